@@ -1,0 +1,75 @@
+"""The contracts that the parts of jaxdd agree on.
+
+Axis letters, used in every docstring of the package: B real batch, M distilled items, C classes, H W K image height,
+width and channels, T snapshots of a trajectory, E experts, P network parameters, F features, N real examples.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+
+Array = jax.Array
+Params = chex.ArrayTree
+PyTree = Any
+
+
+class Examples(NamedTuple):
+    """Labelled examples as a loss sees them, real or distilled.
+
+    Attributes:
+        images: `[..., B, H, W, K]` normalised float images.
+        targets: `[..., B, C]` target class probabilities (one-hot for real examples, softmax of the label logits for
+            distilled ones).
+        weights: `[..., B]` instance weights that sum to one over B; `1/B` for a plain mean.
+        indices: `[..., B]` int32 position of each example in the set that it was drawn from.
+    """
+
+    images: Array
+    targets: Array
+    weights: Array
+    indices: Array
+
+
+class Model(NamedTuple):
+    """A network as three pure functions of its parameters; the only thing that jaxdd knows of a network.
+
+    Attributes:
+        init: `(key) -> params`.
+        apply: `(params, images [B,H,W,K]) -> logits [B,C]`.
+        features: `(params, images [B,H,W,K]) -> [B,F]`, the input of the last linear layer.
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[[Params, Array], Array]
+    features: Callable[[Params, Array], Array]
+
+
+Losses = Callable[[Params, Examples], Array]
+"""Per-example losses, `(params, examples) -> [B]`: what ties a method to a task."""
+
+Augment = Callable[[Array, Array], Array]
+"""`(key, images [B,H,W,K]) -> images [B,H,W,K]`, differentiable in the images."""
+
+
+class Method(NamedTuple):
+    """A distillation method: pure functions over its State, built by `build(...)` of the method's module.
+
+    A method neither jits nor prints, reads no files and does not know how many devices there are.
+
+    Attributes:
+        prepare: `(key, sources) -> sources`, runs once before the first step: computes what the method wants cached
+            (`sources.cache`). The identity for most methods.
+        init: `(key, distilled) -> State`, the state before step 0 from an initial distilled set.
+        sample: `(key, step, sources) -> Batch`, everything random that a step needs. Fields that hold real examples
+            are `Examples`: the driver shards them over the devices.
+        step: `(key, state, batch) -> (State, Info)`, one update of the distilled set.
+        distilled: `(state) -> Distilled`, the set as a user would save it.
+    """
+
+    prepare: Callable[[Array, Any], Any]
+    init: Callable[[Array, Any], Any]
+    sample: Callable[[Array, Array, Any], Any]
+    step: Callable[[Array, Any, Any], tuple[Any, Any]]
+    distilled: Callable[[Any], Any]
