@@ -66,6 +66,7 @@ class Method(NamedTuple):
             are `Examples`: the driver shards them over the devices.
         step: `(key, state, batch) -> (State, Info)`, one update of the distilled set.
         distilled: `(state) -> Distilled`, the set as a user would save it.
+        warn: `({name: value of Info}) -> text or None`, on the host: what a person should be told, once.
     """
 
     prepare: Callable[[Array, Any], Any]
@@ -73,3 +74,4 @@ class Method(NamedTuple):
     sample: Callable[[Array, Array, Any], Any]
     step: Callable[[Array, Any, Any], tuple[Any, Any]]
     distilled: Callable[[Any], Any]
+    warn: Callable[[dict[str, float]], str | None] = lambda info: None

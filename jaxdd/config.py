@@ -1,0 +1,81 @@
+"""The configuration of a run: nested frozen dataclasses, a Python file, and typed overrides from the command line."""
+
+import argparse
+import dataclasses
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from jaxdd.data import DataConfig
+from jaxdd.evaluate import EvaluateConfig
+from jaxdd.experts import ExpertsConfig
+from jaxdd.methods import coresets, infmatch, mtt
+from jaxdd.models import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run of jaxdd. The defaults are the digits run: real 8×8 digits, one image per class, Inf-Match, two minutes."""
+
+    data: DataConfig = DataConfig()
+    """The real data."""
+    model: ModelConfig = ModelConfig(width=32, depth=2)
+    """The network of experts, distillation and evaluation."""
+    experts: ExpertsConfig = ExpertsConfig()
+    """Expert trajectories."""
+    method: infmatch.Config | mtt.Config | coresets.Config = infmatch.Config()
+    """The distillation method; which one it is, the config file says."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Scoring."""
+    seed: int = 0
+    """Root of all randomness of the run, but for the validation split (data.split_seed)."""
+    workdir: str = "runs/digits_infmatch"
+    """Folder for everything that the run writes; the same command continues a run that was stopped."""
+    deterministic: bool = True
+    """Ask XLA for deterministic GPU kernels, without which a resumed run is not bit-identical on a GPU."""
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a configuration file: Python that defines `get_config()`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What its `get_config()` returns.
+
+    Raises:
+        ValueError: There is no such file, or it defines no `get_config()` that returns a `Config`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"--config {path}: no such file; give a Python file that defines get_config() -> jaxdd.Config")
+    get_config = runpy.run_path(str(path)).get("get_config")
+    config = get_config() if callable(get_config) else None
+    if not isinstance(config, Config):
+        raise ValueError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
+    return config
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """Read the command line: `[--config FILE.py] [--field value …]`, the fields of `Config` by their dotted names.
+
+    Raises:
+        ValueError: A bad value.
+        SystemExit: `--help`, or an unknown field.
+    """
+    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file.add_argument("--config")
+    known, overrides = file.parse_known_args(arguments)
+    default = Config() if known.config is None else load_config(known.config)
+    return tyro.cli(
+        Config,
+        args=overrides,
+        default=default,
+        prog="python -m jaxdd.main [--config FILE.py]",
+        description="Distil a dataset: train experts, learn the small set, evaluate it, write a report. --config FILE.py "
+        "names a Python file whose get_config() gives the defaults below (and the method).",
+        config=(tyro.conf.AvoidSubcommands,),
+    )

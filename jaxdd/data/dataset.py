@@ -1,0 +1,234 @@
+"""Datasets on the host: loaded by name or built from arrays, with a validation split and a fitted normalisation."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxdd.data import folder, sampling, tfds_source
+from jaxdd.data import normalisation as normalisations
+from jaxdd.data.normalisation import Normalisation
+from jaxdd.data.sampling import RealSet
+from jaxdd.data.splits import RawDataset, Split, hold_out
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled image dataset in host memory.
+
+    Attributes:
+        name: name of the dataset.
+        class_names: `C` names; label `c` means `class_names[c]`.
+        train: what is distilled; at least one example of every class.
+        validation: carved off the original train split, stratified; empty where that fraction is 0. Distilled sets and
+            settings are chosen on it, never on the test split.
+        test: what results are reported on.
+        normalisation: fitted on `train` alone.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    normalisation: Normalisation
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, K)` of one image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    def fingerprint(self) -> str:
+        """Identify what networks were trained on: name, train images and labels, and kind of normalisation.
+
+        Returns:
+            A sha256 in hexadecimal; computed once.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        # The header separates the fields and says how the bytes that follow are shaped.
+        header = (self.name, self.train.images.shape, self.normalisation.kind)
+        digest.update(repr(header).encode())
+        digest.update(np.ascontiguousarray(self.train.images).data)
+        digest.update(np.ascontiguousarray(self.train.labels.astype("<i4")).data)
+        return digest.hexdigest()
+
+    def real_set(self) -> RealSet:
+        """Index the train split by class, for the samplers of `jaxdd.data.sampling`."""
+        return sampling.real_set(self.train.images, self.train.labels, self.num_classes, self.normalisation)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data to distil: the arguments of `load`."""
+
+    name: str = "digits"
+    """TFDS name of an image-classification set, "digits" (scikit-learn's, no download), or "folder:PATH" with one
+    folder of images per class."""
+    data_dir: str | None = None
+    """TFDS directory; TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets) by default."""
+    validation: float = 0.1
+    """Fraction of every class of the train split that is held out for choosing; in [0, 1)."""
+    split_seed: int = 0
+    """Seed of the draw of the validation split."""
+    normalisation: Literal["standard", "zca"] = "standard"
+    """Per-channel mean and standard deviation, or ZCA whitening; fitted on the train split."""
+    image_size: int | None = None
+    """Scale and centre-crop images to squares of this side in pixels; required where sizes differ."""
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    validation: float = 0.1,
+    split_seed: int = 0,
+    normalisation: Literal["standard", "zca"] = "standard",
+    image_size: int | None = None,
+) -> Dataset:
+    """Load a dataset by name.
+
+    Names are `digits` (scikit-learn's real 8×8 digits, written to `data_dir` on first use), `folder:PATH` (one folder
+    of images per class, see `jaxdd.data.folder.read`), and every TFDS image-classification set that is prepared as
+    array_record (see `jaxdd.data.tfds_source.read`). TensorFlow is never imported.
+
+    Args:
+        name: name of the dataset.
+        data_dir: TFDS directory, or None for TFDS's own (`$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
+        validation: fraction of every class of train that becomes the validation split, in [0, 1).
+        split_seed: seed of that draw.
+        normalisation: `"standard"` or `"zca"`.
+        image_size: side in pixels to scale and centre-crop to; required where images differ in size.
+
+    Returns:
+        The dataset, in host memory.
+
+    Raises:
+        ValueError: if an argument is out of range, or the dataset is unknown, not prepared or damaged.
+    """
+    _check_options(validation, normalisation)
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    data_dir = os.path.expanduser(data_dir) if data_dir else None
+    if name.startswith("folder:"):
+        raw = folder.read(Path(name.removeprefix("folder:")), image_size)
+    elif name == "digits":
+        from jaxdd.data import digits
+
+        raw = tfds_source.read(name, digits.prepare(data_dir), image_size)
+    else:
+        raw = tfds_source.read(name, data_dir, image_size)
+    return _assemble(raw, validation, split_seed, normalisation)
+
+
+def from_arrays(
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+    *,
+    name: str = "arrays",
+    class_names: Sequence[str] | None = None,
+    validation: float = 0.1,
+    split_seed: int = 0,
+    normalisation: Literal["standard", "zca"] = "standard",
+) -> Dataset:
+    """Build a dataset from arrays.
+
+    Args:
+        train_images: `[N, H, W, K]` or `[N, H, W]` (greyscale) uint8, K 1 or 3.
+        train_labels: `[N]` integers in [0, C); every class at least once.
+        test_images: `[N', H, W, K]` or `[N', H, W]` uint8.
+        test_labels: `[N']` integers in [0, C).
+        name: name of the dataset.
+        class_names: C names; by default the numbers up to the largest label of train.
+        validation: fraction of every class of train that becomes the validation split, in [0, 1).
+        split_seed: seed of that draw.
+        normalisation: `"standard"` or `"zca"`.
+
+    Returns:
+        The dataset, in host memory.
+
+    Raises:
+        ValueError: if the arrays are no such images and labels, or an argument is out of range.
+    """
+    _check_options(validation, normalisation)
+    train = _as_split(train_images, train_labels, "train")
+    test = _as_split(test_images, test_labels, "test")
+    if class_names is None:
+        class_names = [str(label) for label in range(int(train.labels.max(initial=0)) + 1)]
+    return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalisation)
+
+
+def _check_options(validation: float, normalisation: str) -> None:
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation must be a fraction of the train split in [0, 1), got {validation}; try 0.1")
+    normalisations.check_kind(normalisation)
+
+
+def _as_split(images: Any, labels: Any, split: str) -> Split:
+    """Check one pair of arrays that a user passed."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        span = f"[{images.min()}, {images.max()}]" if images.size else "[]"
+        scale = " * 255" if images.size and 0 <= images.min() and images.max() <= 1 else ""
+        raise ValueError(
+            f"{split} images have dtype {images.dtype} and range {span}, but uint8 in 0..255 is needed: undo any "
+            f"normalisation and pass np.round(images{scale}).astype(np.uint8)"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{split} labels must be integers of shape [N], got {labels.dtype} {list(labels.shape)}; one-hot labels "
+            "become such by labels.argmax(-1)"
+        )
+    if len(images) != len(labels):
+        raise ValueError(f"{split} has {len(images)} images but {len(labels)} labels; every image needs one label")
+    return Split(images, labels.astype(np.int32))
+
+
+def _assemble(raw: RawDataset, validation: float, split_seed: int, normalisation: str) -> Dataset:
+    """Check what was read, carve off the validation split and fit the normalisation on what remains."""
+    for split, (images, labels) in (("train", raw.train), ("test", raw.test)):
+        if len(images) == 0:
+            raise ValueError(f"the {split} split has no examples; add some")
+        if images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"{split} images have shape {list(images.shape)}, but [N, H, W, K] with 1 or 3 channels K last is "
+                "needed; transpose channels to the end and drop an alpha channel"
+            )
+        if images.shape[1:] != raw.train.images.shape[1:]:
+            raise ValueError(
+                f"train images are {list(raw.train.images.shape[1:])} but {split} images {list(images.shape[1:])}; "
+                "resize them to one shape"
+            )
+        if labels.min() < 0 or labels.max() >= len(raw.class_names):
+            raise ValueError(
+                f"{split} labels span {labels.min()}..{labels.max()}, but {len(raw.class_names)} classes need "
+                f"0..{len(raw.class_names) - 1}"
+            )
+    sizes = np.bincount(raw.train.labels, minlength=len(raw.class_names))
+    if not sizes.all():
+        empty = int(np.argmin(sizes))
+        raise ValueError(
+            f"class {empty} ({raw.class_names[empty]!r}) has no train example; add some, or remove the class and "
+            "number the others without a gap"
+        )
+    train, held_out = hold_out(raw.train, validation, split_seed)
+    fitted = normalisations.fit(normalisation, train.images)
+    return Dataset(raw.name, raw.class_names, train, held_out, raw.test, fitted)

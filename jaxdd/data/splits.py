@@ -1,0 +1,80 @@
+"""Labelled uint8 images on the host, and the stratified draw that carves one split out of another."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+TEST_FRACTION = 0.2
+"""Part of every class that becomes the test split where the set brings none. [our choice]"""
+
+TEST_SEED = 0
+"""Fixed, so that the test split stays the same whatever seed carves the validation split. [our choice]"""
+
+
+class Split(NamedTuple):
+    """One split of a dataset, in host memory.
+
+    Attributes:
+        images: `[N, H, W, K]` uint8 pixels.
+        labels: `[N]` int32 class of each image.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class RawDataset(NamedTuple):
+    """What a reader hands over: train and test as they were stored, nothing carved off or normalised yet.
+
+    Attributes:
+        name: name of the dataset.
+        class_names: `C` names; label `c` means `class_names[c]`.
+        train: the training split.
+        test: the test split.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+def subset(split: Split, indices: np.ndarray) -> Split:
+    """Select examples of a split.
+
+    Args:
+        split: images `[N, H, W, K]` and labels `[N]`.
+        indices: `[n]` positions.
+
+    Returns:
+        The split of those `n` examples, in the order of `indices`.
+    """
+    return Split(split.images[indices], split.labels[indices])
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Carve a stratified part out of a split.
+
+    Of a class with `n` examples, `min(round(fraction · n), n − 1)` are held out, drawn without replacement: every class
+    keeps at least one example. Both parts keep the order of the original. [our choice]
+
+    Args:
+        split: images `[N, H, W, K]` and labels `[N]`.
+        fraction: part of every class to hold out, in [0, 1).
+        seed: seed of `numpy.random.default_rng`.
+
+    Returns:
+        The part that is kept and the part that is held out; disjoint, together the whole split.
+
+    Raises:
+        ValueError: if `fraction` is outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"the fraction to hold out must lie in [0, 1), got {fraction}; 0.1 is a common choice")
+    rng = np.random.default_rng(seed)
+    held_out = np.zeros(len(split.labels), bool)
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        count = min(round(fraction * len(members)), len(members) - 1)
+        held_out[rng.permutation(members)[:count]] = True
+    return subset(split, np.flatnonzero(~held_out)), subset(split, np.flatnonzero(held_out))

@@ -1,0 +1,259 @@
+"""The outer loop: whole stretches of steps in one dispatch, checkpointed, scored on the validation split, resumable."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdd import methods
+from jaxdd.checkpoint import Checkpoints
+from jaxdd.data import Dataset, sampling
+from jaxdd.distilled import Distilled
+from jaxdd.evaluate import EvaluateConfig, validator
+from jaxdd.keys import stage_key
+from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
+from jaxdd.methods import MethodConfig, Sources
+from jaxdd.trajectories import Trajectories
+from jaxdd.types import Array, Method, Model, PyTree
+
+STEPS_PER_DISPATCH = 10
+
+
+class Outcome(NamedTuple):
+    """What distillation ends with, on the host.
+
+    Attributes:
+        distilled: The best set on the validation split, or the last one if there was no validation.
+        step: The number of steps after which it was the set.
+        accuracy: Its validation accuracy as a fraction, NaN without validation.
+        last: The set after the last step.
+        seconds: Wall-clock time over all sessions of the run.
+    """
+
+    distilled: Distilled
+    step: int
+    accuracy: float
+    last: Distilled
+    seconds: float
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved what it had computed."""
+
+
+def advance(method: Method, mesh: Mesh) -> Callable[..., tuple[PyTree, PyTree]]:
+    """Build the jitted function that runs a stretch of outer steps.
+
+    Step `it` draws from `fold_in(key, it)` alone, so that a run goes the same way whatever stretches it is cut into.
+
+    Args:
+        method: What a step is.
+        mesh: Devices that the real examples of each batch are spread over.
+
+    Returns:
+        `(key, state, sources, first, last) -> (state, infos)` for `last − first ≤ STEPS_PER_DISPATCH` steps, whose
+        infos fill the first rows of arrays `[STEPS_PER_DISPATCH]`. One compilation serves every stretch.
+    """
+
+    def one_step(key: Array, state: PyTree, sources: Sources, it: Array) -> tuple[PyTree, PyTree]:
+        sample_key, step_key = jax.random.split(jax.random.fold_in(key, it))
+        batch = shard_examples(method.sample(sample_key, it, sources), mesh)
+        return method.step(step_key, state, batch)
+
+    @jax.jit
+    def run(key: Array, state: PyTree, sources: Sources, first: Array, last: Array) -> tuple[PyTree, PyTree]:
+        def body(it: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            state, infos = carry
+            state, info = one_step(key, state, sources, it)
+            return state, jax.tree.map(lambda rows, value: rows.at[it - first].set(value), infos, info)
+
+        shapes = jax.eval_shape(one_step, key, state, sources, first)[1]
+        infos = jax.tree.map(lambda x: jnp.zeros((STEPS_PER_DISPATCH, *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(first, last, body, (state, infos))
+
+    return run
+
+
+def run_method(
+    method: Method,
+    distilled: Distilled,
+    sources: Sources,
+    *,
+    name: str,
+    steps: int,
+    key: Array,
+    mesh: Mesh | None = None,
+    every: int = 50,
+    validate: Callable[[Distilled], float] | None = None,
+    checkpoints: Checkpoints | None = None,
+    on_resume: Callable[[int], None] = lambda step: None,
+    on_metrics: Callable[..., None] = lambda step, stage, **values: None,
+    on_warning: Callable[[str], None] = lambda text: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Run a method to its last step, from its newest checkpoint if there is one.
+
+    Args:
+        method: The method.
+        distilled: Its distilled set before step 0.
+        sources: What it samples from.
+        name: What to call it, with its learning rates, if it fails.
+        steps: Outer steps in all.
+        key: Root of the run's randomness.
+        mesh: Devices, all by default.
+        every: Steps between checkpoints, each scored by `validate`; also at steps 0 and `steps`.
+        validate: Scores a set; the highest score decides which set is kept as the result.
+        checkpoints: Where states are saved and resumed from.
+        on_resume: Called before the first step with the step of the checkpoint that the run goes on from, −1 if none.
+        on_metrics: `(step, stage, **values)`, called with the mean infos of every dispatch (stage `distill`) and every
+            score (stage `validate`).
+        on_warning: Called with the first text that the method warns of.
+        stop: Asked after every dispatch; if true the state is saved and `Interrupted` raised.
+
+    Returns:
+        The best set and the last one.
+
+    Raises:
+        FloatingPointError: A loss is not finite; the checkpoints before it are kept.
+        Interrupted: `stop` said so.
+    """
+    mesh = mesh or make_mesh()
+    prepare_key, init_key, step_key = jax.random.split(key, 3)
+    sources = replicate(sources, mesh)
+    state = jax.jit(method.init)(init_key, replicate(distilled, mesh))
+    progress = {
+        "state": state,
+        "best": distilled,
+        "best_step": np.int64(0),
+        "best_accuracy": np.float64(np.nan),
+        "seconds": np.float64(0.0),
+    }
+    done, restored = 0, checkpoints.restore(progress) if checkpoints else None
+    if restored is not None:
+        done, progress = restored
+    on_resume(-1 if restored is None else done)
+    state = replicate(progress["state"], mesh)
+    began = time.monotonic() - float(progress["seconds"])
+    if done < steps:
+        sources = jax.jit(method.prepare)(prepare_key, sources)
+    run = advance(method, mesh)
+    warned = False
+
+    def save(step: int, *, score: bool) -> None:
+        if score:
+            current = to_host(method.distilled(state))
+            accuracy = np.nan if validate is None else validate(current)
+            if validate is not None:
+                on_metrics(step, "validate", accuracy=accuracy)
+            if validate is None or not accuracy <= progress["best_accuracy"]:
+                progress.update(best=current, best_step=np.int64(step), best_accuracy=np.float64(accuracy))
+        progress.update(state=to_host(state), seconds=np.float64(time.monotonic() - began))
+        if checkpoints is not None:
+            checkpoints.save(step, progress)
+
+    if restored is None:
+        save(0, score=True)
+    while done < steps:
+        # Stretches end at multiples of `every`, so that a resumed run is scored at the same steps.
+        last = min(done + STEPS_PER_DISPATCH, done + every - done % every, steps)
+        state, infos = run(step_key, state, sources, jnp.int32(done), jnp.int32(last))
+        rows = {field: np.asarray(values)[: last - done] for field, values in infos._asdict().items()}
+        _check_finite(rows, done, name)
+        done = last
+        means = {field: float(np.mean(values)) for field, values in rows.items()}
+        on_metrics(done, "distill", **means)
+        if not warned and (text := method.warn(means)):
+            warned = True
+            on_warning(text)
+        scheduled = done % every == 0 or done == steps
+        if scheduled or stop():
+            save(done, score=scheduled)
+        if stop() and done < steps:
+            raise Interrupted(f"distillation stopped after step {done} of {steps}")
+    return Outcome(
+        Distilled(*progress["best"]),
+        int(progress["best_step"]),
+        float(progress["best_accuracy"]),
+        to_host(method.distilled(state)),
+        float(progress["seconds"]),
+    )
+
+
+def distill(
+    model: Model,
+    dataset: Dataset,
+    config: MethodConfig,
+    trajectories: Trajectories | None = None,
+    *,
+    seed: int = 0,
+    evaluate: EvaluateConfig = EvaluateConfig(),
+    mesh: Mesh | None = None,
+    checkpoints: Checkpoints | None = None,
+    **hooks: Any,
+) -> Outcome:
+    """Distil the train split of a dataset.
+
+    Args:
+        model: The network.
+        dataset: The real data; its validation split decides which set is kept.
+        config: The method and its settings (`jaxdd.methods.mtt.Config(ipc=1)`, …).
+        trajectories: The experts, for a method that needs them.
+        seed: Root of all randomness.
+        evaluate: How often and how the validation split is asked, and the learning rate of sets that learn none.
+        mesh: Devices, all by default.
+        checkpoints: Where to save and from where to resume; nothing is saved by default.
+        **hooks: `on_resume`, `on_metrics`, `on_warning`, `stop` of `run_method`.
+
+    Returns:
+        The best set on the validation split, and the last one.
+
+    Raises:
+        ValueError: The method needs experts, or longer ones, or more images of a class than there are.
+        FloatingPointError: A loss is not finite; the checkpoints before it are kept.
+    """
+    mesh = mesh or make_mesh()
+    real = dataset.real_set()
+    sampling.check_per_class(real, config.ipc)
+    have = 0 if trajectories is None else trajectories.length
+    if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
+        raise ValueError(
+            f"{methods.name_of(config)} needs experts of {config.snapshots_needed} snapshots and was given {have}: "
+            "train them with jaxdd.train_experts, with more epochs or snapshots more often"
+        )
+    # The methods read experts on the devices; what they hold on the host is moved there once.
+    sources = replicate(Sources(real, trajectories), mesh)
+    initial = jax.jit(partial(methods.initial_distilled, model=model, config=config, lr=evaluate.recipe.lr))
+    rates = {
+        field.name.removesuffix("_optimiser"): getattr(config, field.name).lr
+        for field in dataclasses.fields(config)
+        if field.name.endswith("_optimiser")
+    }
+    return run_method(
+        methods.build(model, config),
+        to_host(initial(stage_key(seed, "initial"), sources=sources)),
+        sources,
+        name=f"{methods.name_of(config)} with learning rates {', '.join(f'{k} {v:g}' for k, v in rates.items())}",
+        steps=config.steps,
+        key=stage_key(seed, "distill"),
+        mesh=mesh,
+        every=evaluate.validate_every,
+        validate=validator(model, dataset, evaluate, seed=seed, mesh=mesh),
+        checkpoints=checkpoints,
+        **hooks,
+    )
+
+
+def _check_finite(rows: dict[str, np.ndarray], done: int, name: str) -> None:
+    finite = np.all([np.isfinite(values) for values in rows.values()], axis=0)
+    if not finite.all():
+        step = done + int(np.argmin(finite))
+        values = ", ".join(f"{field} {values[step - done]}" for field, values in rows.items())
+        raise FloatingPointError(
+            f"step {step} of {name} is not finite ({values}); lower a learning rate. Checkpoints before it are kept"
+        )

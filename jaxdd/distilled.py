@@ -1,0 +1,255 @@
+"""The distilled set, and the file that carries it to people who do not have jaxdd.
+
+`distilled.npz` describes itself and needs nothing but numpy. A set with hard labels and per-channel standardisation:
+
+    file = np.load("distilled.npz", allow_pickle=False)
+    images, labels = file["images"], file["labels"]  # [M,H,W,K] float32 as a network wants them, [M] int32
+    names = file["class_names"][labels]
+    pictures = np.clip(images * file["normalisation_std"] + file["normalisation_mean"], 0, 1)
+
+and with ZCA whitening, `normalisation_kind == "zca"`, the last line is
+
+    flat = images.reshape(len(images), -1)
+    pictures = (flat @ file["normalisation_unwhiten"] + file["normalisation_mean"]).clip(0, 1).reshape(images.shape)
+
+Its arrays:
+
+| name | content |
+|---|---|
+| `format_version` | 1 |
+| `images` | `[M,H,W,K]` float32, normalised |
+| `label_kind` | `"hard"`, `"logits"` or `"probabilities"` |
+| `labels` | hard: `[M]` int32 class indices; logits: `[M,C]` float32 label logits; probabilities: their softmax |
+| `lr` | `[]` float32, the learning rate that the set was made for |
+| `dataset`, `class_names` | a string; `[C]` strings |
+| `normalisation_kind`, `normalisation_…` | the normalisation and its arrays |
+| `recipe`, `provenance` | JSON objects: how to train on the set; how it was made |
+
+Axis letters: M distilled items, C classes, H W K image height, width and channels.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd.data.normalisation import Normalisation, from_arrays
+from jaxdd.files import atomic_write, to_json
+from jaxdd.types import Array
+
+LabelKind = Literal["hard", "logits", "probabilities"]
+
+FORMAT_VERSION = 1
+
+HARD_LABEL_SCALE = 128.0
+"""The logit of the true class of a hard label, the others being 0. [our choice]
+
+In the softmax the true class has `exp(0) = 1` and the others `exp(-128) = 2.6e-56`. The smallest positive float32 is
+1.4e-45, so these are exactly 0, and the sum is exactly 1. Any scale above 104 does so; 128, a power of two, is exact in
+every float type. The logarithm of the softmax stays finite. The derivative of the softmax is exactly 0: a hard label
+does not move under gradient descent, so labels to be learned need softer logits.
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a distilled set says of itself beside its arrays.
+
+    Attributes:
+        dataset: name of the real dataset.
+        class_names: C names, in the order of the label logits.
+        label_kind: what `labels` holds in the file: class indices, label logits, or their softmax.
+        normalisation: the normalisation that the images are in, fitted on the real train images.
+        recipe: how to train on the set, as JSON-able values.
+        provenance: how the set was made (config, method, seed, step, versions), as JSON-able values.
+    """
+
+    dataset: str
+    class_names: tuple[str, ...]
+    label_kind: LabelKind
+    normalisation: Normalisation
+    recipe: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Distilled(NamedTuple):
+    """A distilled set, a pytree.
+
+    Attributes:
+        images: `[M, H, W, K]` float32, normalised.
+        labels: `[M, C]` float32 label logits; `hard_labels` makes them from classes.
+        lr: `[]` float32 learning rate of a network trained on the set, learned or the recipe's.
+    """
+
+    images: Array
+    labels: Array
+    lr: Array
+
+    @property
+    def targets(self) -> Array:
+        """`[M, C]` target probabilities, `softmax(labels)`."""
+        return jax.nn.softmax(self.labels)
+
+    def save(self, path: str | Path, card: Card) -> None:
+        """Write the set as one npz file that numpy alone can read, atomically; equal sets make equal bytes.
+
+        Args:
+            path: the file, `distilled.npz` by custom; replaced if it exists.
+            card: what to say of the set. Its `label_kind` decides in which form the labels are written; logits and
+                hard labels come back exactly, probabilities as logits with the same softmax up to rounding.
+
+        Raises:
+            ValueError: if arrays and card do not fit each other, or the card says hard labels and they are not.
+        """
+        images, labels = _array(self.images), _array(self.labels)
+        _check_shapes(images.shape, labels.shape, np.shape(self.lr), card.class_names)
+        arrays = {
+            "format_version": np.int32(FORMAT_VERSION),
+            "images": images,
+            "label_kind": np.str_(card.label_kind),
+            "labels": _LABELS_TO_FILE[_known_kind(card.label_kind)](labels),
+            "lr": _array(self.lr),
+            "dataset": np.str_(card.dataset),
+            "class_names": np.asarray(card.class_names, np.str_),
+            **{f"normalisation_{name}": array for name, array in card.normalisation.to_arrays().items()},
+            "recipe": np.str_(to_json(card.recipe)),
+            "provenance": np.str_(to_json(card.provenance)),
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # numpy dates every entry 1980, so the bytes do not depend on the clock
+        atomic_write(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> tuple["Distilled", Card]:
+        """Read a file that `save` wrote.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The set and its card.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not an npz, is damaged, lacks an array or has another format version.
+        """
+        try:
+            return _from_arrays(_read_arrays(path))
+        except ValueError as error:
+            raise ValueError(f"cannot load a distilled set from {path}: {error}") from error
+
+
+def hard_labels(classes: Array | np.ndarray, num_classes: int) -> Array:
+    """Return label logits whose softmax is exactly one-hot, `HARD_LABEL_SCALE · onehot(classes)`.
+
+    Args:
+        classes: `[M]` integer class indices.
+        num_classes: C.
+
+    Returns:
+        `[M, C]` float32 label logits.
+    """
+    return HARD_LABEL_SCALE * jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
+
+
+def _classes_of_hard_labels(labels: np.ndarray) -> np.ndarray:
+    classes = labels.argmax(axis=1)
+    wrong = np.flatnonzero((labels != _array(hard_labels(classes, labels.shape[1]))).any(axis=1))
+    if wrong.size:
+        raise ValueError(
+            f"label_kind is 'hard', but the labels of {wrong.size} of {len(labels)} images, the first at {wrong[0]}, "
+            "are not what hard_labels(classes, C) makes: save them with label_kind 'logits' or 'probabilities'"
+        )
+    return classes.astype(np.int32)
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    # log 0 would be minus infinity, whose softmax has gradients that are not numbers; this one's is 0 just as well.
+    positive = probabilities > 0
+    return np.where(positive, np.log(np.where(positive, probabilities, 1)), np.float32(-HARD_LABEL_SCALE))
+
+
+_LABELS_TO_FILE = {
+    "hard": _classes_of_hard_labels,
+    "logits": lambda labels: labels,
+    "probabilities": lambda labels: _array(jax.nn.softmax(labels)),
+}
+
+
+def _labels_from_file(kind: str, labels: np.ndarray, num_classes: int) -> Array:
+    if kind != "hard":
+        return jnp.asarray(_log(labels) if kind == "probabilities" else labels, jnp.float32)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"hard labels must be [M] class indices, got {labels.dtype} {labels.shape}")
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {num_classes} class names")
+    return hard_labels(labels, num_classes)
+
+
+def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        if not file.read(2) == b"PK":
+            raise ValueError("it is not an npz file")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return dict(archive)
+        except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"the npz file is truncated or damaged ({error})") from error
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
+    if "format_version" not in arrays:
+        raise ValueError(f"it has no array 'format_version' (but {sorted(arrays)}), so jaxdd did not write it")
+    version = arrays["format_version"]
+    if version != FORMAT_VERSION:
+        raise ValueError(f"its format version is {version}, and this jaxdd reads {FORMAT_VERSION}: use another jaxdd")
+    names = ["images", "label_kind", "labels", "lr", "dataset", "class_names", "recipe", "provenance"]
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise ValueError(f"it lacks the arrays {missing}")
+    prefix = "normalisation_"
+    card = Card(
+        dataset=str(arrays["dataset"]),
+        class_names=tuple(arrays["class_names"].tolist()),
+        label_kind=_known_kind(str(arrays["label_kind"])),
+        normalisation=from_arrays({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}),
+        recipe=json.loads(str(arrays["recipe"])),
+        provenance=json.loads(str(arrays["provenance"])),
+    )
+    labels = _labels_from_file(card.label_kind, arrays["labels"], len(card.class_names))
+    distilled = Distilled(jnp.asarray(arrays["images"], jnp.float32), labels, jnp.asarray(arrays["lr"], jnp.float32))
+    _check_shapes(distilled.images.shape, distilled.labels.shape, distilled.lr.shape, card.class_names)
+    return distilled, card
+
+
+def _known_kind(kind: str) -> LabelKind:
+    for known in get_args(LabelKind):
+        if kind == known:
+            return known
+    raise ValueError(f"unknown label_kind {kind!r}; choose one of {', '.join(map(repr, get_args(LabelKind)))}")
+
+
+def _check_shapes(
+    images: tuple[int, ...], labels: tuple[int, ...], lr: tuple[int, ...], class_names: tuple[str, ...]
+) -> None:
+    if len(images) != 4:
+        raise ValueError(f"images must be [M, H, W, K], got {list(images)}")
+    if labels != (images[0], len(class_names)):
+        raise ValueError(
+            f"{images[0]} images and {len(class_names)} class names need labels [{images[0]}, {len(class_names)}], "
+            f"got {list(labels)}"
+        )
+    if lr != ():
+        raise ValueError(f"lr must be one number, got {list(lr)}")
+
+
+def _array(values: Array | np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float32, order="C")

@@ -1,0 +1,56 @@
+"""The launcher: `python -m jaxdd.main`, and `python -m jaxdd.main evaluate DISTILLED.npz`."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    from jaxdd.distill import Interrupted
+
+    try:
+        return _evaluate(arguments[1:]) if arguments[:1] == ["evaluate"] else _run(arguments)
+    except (ValueError, FloatingPointError) as error:
+        print(f"jaxdd: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as interrupted:
+        command = " ".join(["python -m jaxdd.main", *arguments])
+        print(f"jaxdd: {interrupted}; everything up to here is saved. Continue with: {command}", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from jaxdd.config import parse
+
+    config = parse(arguments)
+    if config.deterministic:  # read when the first device is asked for
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    from jaxdd.run import run
+
+    results = run(config)
+    print_scores(results)
+    print(f"report: {config.workdir}/report.html, distilled set: {config.workdir}/distilled.npz")
+    return 0
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    from jaxdd.rescore import parse, rescore
+
+    print_scores(rescore(parse(arguments)))
+    return 0
+
+
+def print_scores(results: dict) -> None:
+    """Print every accuracy in per cent, one a line."""
+    for name in ("distilled", "random_real", "full_data"):
+        if results.get(name):
+            score = results[name]
+            print(f"{name:12} {100 * score['mean']:5.1f} ± {100 * score['std']:.1f} %  ({len(score['runs'])} networks)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What every method shares: its settings, its sources, and its outer optimiser.
+
+Axis letters: B batch.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdd.augment import dsa
+from jaxdd.data.sampling import RealSet
+from jaxdd.distilled import Distilled
+from jaxdd.trajectories import Trajectories
+from jaxdd.types import Array, Examples
+
+
+class Sources(NamedTuple):
+    """All that a method samples from; lives on the devices.
+
+    Attributes:
+        real: The real training set.
+        trajectories: The experts, None for a method that needs none.
+        cache: What the method's `prepare` computed.
+    """
+
+    real: RealSet
+    trajectories: Trajectories | None = None
+    cache: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """An outer optimiser of one variable."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    """sgd with momentum, or adam."""
+    lr: float = 1.0
+    """Learning rate."""
+    momentum: float = 0.5
+    """Momentum of sgd; adam's first decay rate is its usual 0.9."""
+
+    def __post_init__(self) -> None:
+        if not self.lr >= 0 or not 0 <= self.momentum < 1:
+            raise ValueError(f"optimiser has lr={self.lr}, momentum={self.momentum}; needs lr >= 0, 0 <= momentum < 1")
+
+    def build(self) -> optax.GradientTransformation:
+        """Build the optax transformation."""
+        if self.name == "adam":
+            return optax.adam(self.lr)
+        return optax.sgd(self.lr, momentum=self.momentum or None)
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """Settings that every method has."""
+
+    ipc: int = 1
+    """Images per class."""
+    steps: int = 300
+    """Outer steps: updates of the distilled set."""
+    init: Literal["real", "noise", "herding", "k_center"] = "real"
+    """First images: random real ones, Gaussian noise, or a coreset in the features of an expert (of pixels without)."""
+    labels: Literal["hard", "soft", "learned"] = "hard"
+    """Labels: one-hot; the mean logits of the final experts, fixed; or the same as a start, learned."""
+    image_optimiser: Optimiser = Optimiser()
+    """Optimiser of the images."""
+    label_optimiser: Optimiser = Optimiser()
+    """Optimiser of the label logits, where they are learned."""
+    augment: str = "none"
+    """Siamese augmentation during distillation: operations of color_crop_cutout_flip_scale_rotate, or none."""
+
+    def __post_init__(self) -> None:
+        if self.ipc < 1:
+            raise ValueError(f"method.ipc is {self.ipc}; distil to at least 1 image per class")
+        if self.steps < 0:
+            raise ValueError(f"method.steps is {self.steps}; give 0 or more outer steps")
+        dsa(self.augment, siamese=True)  # refuses an unknown operation now, before any work
+
+    @property
+    def snapshots_needed(self) -> int:
+        """How many snapshots of each expert the method reads; 0 if it does without experts."""
+        return 0
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether experts have to be trained for the method or for the first value of its distilled set."""
+        return self.snapshots_needed > 0 or self.labels != "hard"
+
+
+def softened(distilled: Distilled, indices: Array) -> Examples:
+    """Give the distilled items at `indices [B]` as examples with targets softmax(labels) and equal weights."""
+    batch = indices.shape[-1]
+    images = distilled.images[indices]
+    weights = jnp.full((batch,), 1 / batch, images.dtype)
+    return Examples(images, jax.nn.softmax(distilled.labels[indices]), weights, indices)
+
+
+def outer_optimiser(
+    images: Optimiser | None, labels: Optimiser | None = None, lr: Optimiser | None = None
+) -> optax.GradientTransformation:
+    """Build the optimiser of a `Distilled`, one transformation per variable; a variable without one stays fixed."""
+    fields = {"images": images, "labels": labels, "lr": lr}
+    transforms = {name: o.build() if o is not None else optax.set_to_zero() for name, o in fields.items()}
+    return optax.partition(transforms, Distilled("images", "labels", "lr"))
+
+
+def identity_prepare(key: Array, sources: Sources) -> Sources:
+    """Cache nothing."""
+    del key
+    return sources

@@ -1,0 +1,479 @@
+"""Inf-Match: dataset distillation by influence matching (CVPR 2026).
+
+The influence of a set on a network is the displacement of the trained parameters when the set is added or removed:
+`I_{−Z} = θ*_{D−Z} − θ*_D`, `I_{+Z} = θ*_{D+Z} − θ*_D`. Inf-Match learns the distilled set S whose addition offsets the
+removal of the real data D: `S* = argmin ‖ I_{−D} + I_{+S} ‖`. Nothing is retrained: the displacement is estimated
+from checkpoints of one SGD trajectory on D, and the estimate is linear in the gradients and Hessians of S.
+
+G_Z and H_Z are gradient and Hessian of the mean loss on Z at a checkpoint θ^t, η^t its learning rate. Parameters are
+flat vectors here, so that the equations read as they are printed.
+
+Axis letters: m windows, K consecutive checkpoints in a window (1 but for the unrolled estimator), B real batch,
+b distilled mini-batch, M distilled items, P parameters.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdd import autodiff
+from jaxdd.augment import dsa
+from jaxdd.data import sampling
+from jaxdd.distilled import Distilled
+from jaxdd.losses import cross_entropy, mean_loss
+from jaxdd.methods.base import MethodConfig, Optimiser, Sources, outer_optimiser, softened
+from jaxdd.trajectories import Trajectories, Window, flattening
+from jaxdd.types import Array, Examples, Method, Model
+
+Loss = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(MethodConfig):
+    """Settings of Inf-Match."""
+
+    steps: int = 300
+    """Outer steps: updates of the distilled set."""
+    image_optimiser: Optimiser = Optimiser("adam", 0.1)
+    """Optimiser of the images (published: sgd, learning rate 50, momentum 0.9)."""
+    label_optimiser: Optimiser = Optimiser("adam", 0.1)
+    """Optimiser of the label logits, where they are learned (published: sgd, learning rate 7, momentum 0.9)."""
+    estimator: Literal["published", "first_order", "second_order", "unroll"] = "second_order"
+    """Estimate of the displacement: Theorem 1 as printed (no first-order term); the gradient difference alone; the
+    whole second-order expansion over `tau` after each checkpoint; the linear recursion over `horizon` checkpoints."""
+    tau: float = 0.05
+    """Training time (learning rate times steps) after each checkpoint that second_order looks ahead."""
+    horizon: int = 5
+    """Consecutive checkpoints that unroll runs over."""
+    checkpoints: int = 1
+    """m, checkpoints (windows of them for unroll) that each outer step samples; memory does not grow with it."""
+    real_batch: int = 64
+    """B, real examples per gradient and, drawn independently, per Hessian."""
+    batch: int | None = None
+    """Distilled items per outer step, drawn without replacement; all by default (published: 50)."""
+    cache: int | None = None
+    """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples; by default every step draws
+    its own. Without augmentation only."""
+    window: Window = Window(start=16)
+    """Checkpoints in use, and how they progress."""
+    hvp: Literal["exact", "finite_difference"] = "exact"
+    """Hessian products by forward over reverse mode, or by central differences of gradients."""
+    gradient: Literal["two_pass", "autodiff"] = "two_pass"
+    """Gradient with respect to S: in two passes, memory independent of m; or automatic, for checking."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tau", "horizon", "checkpoints", "real_batch"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"method.{name} is {getattr(self, name)}; Inf-Match needs a positive one")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"method.batch is {self.batch}; give at least 1 distilled item per outer step")
+        if self.cache is not None and self.cache < self.real_batch:
+            raise ValueError(f"method.cache is {self.cache}; cache at least method.real_batch={self.real_batch} examples")
+        if self.cache is not None and self.augment != "none":
+            raise ValueError(
+                f"method.cache={self.cache} with method.augment={self.augment!r}: cached real gradients cannot share "
+                "the distilled set's augmentation; leave one of them out"
+            )
+
+    @property
+    def snapshots_needed(self) -> int:
+        """The last window's last checkpoint; unroll needs the learning rate up to one more."""
+        return self.window.last + (self.horizon if self.estimator == "unroll" else 0)
+
+
+class State(NamedTuple):
+    """What the next step needs: the distilled set and the state of its optimisers."""
+
+    distilled: Distilled
+    optimiser: optax.OptState
+
+
+class Cached(NamedTuple):
+    """Real gradients that stay the same: G_D and H_D G_D, both `[..., P]`."""
+
+    gradient: Array
+    product: Array
+
+
+class Checkpoint(NamedTuple):
+    """One checkpoint and the real data that it is seen with.
+
+    Attributes:
+        params: `[..., P]` θ^t.
+        a: `[...]` coefficient of the first-order term G_S − G_D.
+        b: `[...]` coefficient of the bracket H_D G_S + H_S G_D − 2 H_D G_D.
+        for_gradient: Real batch of G_D.
+        for_hessian: An independent real batch of H_D: the same for both would bias H_D G_D.
+        cached: G_D and H_D G_D if they were cached, else None.
+        key: Key of the augmentation, shared by real and distilled images.
+    """
+
+    params: Array
+    a: Array
+    b: Array
+    for_gradient: Examples
+    for_hessian: Examples
+    cached: Cached | None
+    key: Array
+
+
+class Batch(NamedTuple):
+    """What a step draws: m windows of K checkpoints (leading axes `[m, K]`) and distilled items `[b]`."""
+
+    windows: Checkpoint
+    indices: Array
+
+
+class Info(NamedTuple):
+    """What a person wants to see: the residual J, and the norm of its gradient with respect to the images."""
+
+    loss: Array
+    image_gradient: Array
+
+
+class Problem(NamedTuple):
+    """The scalar losses at one checkpoint, as functions of flat parameters, and how to take Hessian products.
+
+    Attributes:
+        synthetic: L_S; differentiable in the distilled set that it closes over.
+        real_gradient: L_D on the batch for gradients.
+        real_hessian: L_D on the batch for Hessians.
+        hvp: `(loss, params, v) -> H v`.
+        hessian_form: `(loss, params, u, v) -> uᵀ H v`.
+    """
+
+    synthetic: Loss
+    real_gradient: Loss
+    real_hessian: Loss
+    hvp: Callable[[Loss, Array, Array], Array]
+    hessian_form: Callable[[Loss, Array, Array, Array], Array]
+
+
+ProblemOf = Callable[[Checkpoint], Problem]
+HESSIANS = {
+    "exact": (autodiff.hvp, autodiff.hessian_form),
+    "finite_difference": (autodiff.finite_difference_hvp, autodiff.finite_difference_hessian_form),
+}
+
+
+def coefficients(estimator: str, lr: Array, remaining: Array, tau: float) -> tuple[Array, Array]:
+    """Give the weights (a, b) of the first-order term and of the bracket at a checkpoint.
+
+    - published:    `(0, c_t)` with `c_t = η^t Σ_{k>t} η^k`.
+    - first_order:  `(−η^t, 0)`.
+    - second_order: `(−τ, τ²/2)`.
+    - unroll:       `(−η^t, 0)`, and the recursion couples the checkpoints.
+
+    Args:
+        estimator: One of the above.
+        lr: η^t, the training time that the checkpoint stands for.
+        remaining: `Σ_{k>t} η^k`, the training time after it.
+        tau: τ, the training time that second_order looks ahead.
+
+    Returns:
+        a and b, shaped like `lr`.
+
+    References:
+        [published: bracket and sign; derived: coefficient] Inf-Match, Theorem 1; the factor |Z|/|D| is common to all
+        checkpoints and cancels in J. [derived] the others.
+    """
+    zero, one = jnp.zeros_like(lr), jnp.ones_like(lr)
+    table = {
+        "published": (zero, lr * remaining),
+        "first_order": (-lr, zero),
+        "second_order": (-tau * one, tau**2 / 2 * one),
+        "unroll": (-lr, zero),
+    }
+    return table[estimator]
+
+
+class Estimator(NamedTuple):
+    """An estimate r(S) of the displacement over a window of checkpoints, affine in the gradient and Hessian of S.
+
+    Attributes:
+        residual: `(problem_of, window) -> (r(S), r(∅))`, both `[P]`; r(∅) is what no distilled set at all would leave.
+        pairing: `(problem_of, window, u) -> ⟨u, r(S)⟩` up to a constant in S, for a constant u `[P]`, written so that
+            its derivative with respect to S passes through the network backwards once.
+    """
+
+    residual: Callable[[ProblemOf, Checkpoint], tuple[Array, Array]]
+    pairing: Callable[[ProblemOf, Checkpoint, Array], Array]
+
+
+def expansion(*, bracket: bool) -> Estimator:
+    """Build the estimators that expand the displacement at one checkpoint, K = 1.
+
+    `r = a (G_S − G_D) + b (H_D G_S + H_S G_D − 2 H_D G_D)`, and `⟨u, r⟩ = ⟨v, G_S⟩ + b uᵀ H_S G_D + constant` with
+    `v = a u + b H_D u`.
+
+    Args:
+        bracket: Whether b is not zero; without it no Hessian product is computed.
+
+    Returns:
+        The estimator.
+
+    References:
+        [published: bracket and sign] Inf-Match, Theorem 1. [derived] the bracket is the second-order correction of the
+        displacement, the gradient `∇_θ ⟨G_D, G_S − G_D⟩` of an inner product; the pairing is equal to automatic
+        differentiation to rounding.
+    """
+
+    def real_gradient(problem: Problem, c: Checkpoint) -> Array:
+        return jax.grad(problem.real_gradient)(c.params) if c.cached is None else c.cached.gradient
+
+    def residual(problem_of: ProblemOf, window: Checkpoint) -> tuple[Array, Array]:
+        c = jax.tree.map(lambda x: x[0], window)
+        problem = problem_of(c)
+        g_s, g_d = jax.grad(problem.synthetic)(c.params), real_gradient(problem, c)
+        r, r_empty = c.a * (g_s - g_d), -c.a * g_d
+        if not bracket:
+            return r, r_empty
+        hd_gs = problem.hvp(problem.real_hessian, c.params, g_s)
+        hs_gd = problem.hvp(problem.synthetic, c.params, g_d)
+        hd_gd = problem.hvp(problem.real_hessian, c.params, g_d) if c.cached is None else c.cached.product
+        return r + c.b * (hd_gs + hs_gd - 2 * hd_gd), r_empty - c.b * 2 * hd_gd
+
+    def pairing(problem_of: ProblemOf, window: Checkpoint, u: Array) -> Array:
+        c = jax.tree.map(lambda x: x[0], window)
+        problem = problem_of(c)
+        if not bracket:
+            return jax.jvp(problem.synthetic, (c.params,), (c.a * u,))[1]
+        v = c.a * u + c.b * problem.hvp(problem.real_hessian, c.params, u)
+        g_d = real_gradient(problem, c)
+        return jax.jvp(problem.synthetic, (c.params,), (v,))[1] + c.b * problem.hessian_form(
+            problem.synthetic, c.params, u, g_d
+        )
+
+    return Estimator(residual, pairing)
+
+
+def recursion() -> Estimator:
+    """Build the estimator that unrolls the linearised dynamics over K consecutive checkpoints.
+
+    `I ← (I − η^t H_D^t) I − η^t (G_S^t − G_D^t)` from I = 0. Its adjoint runs backwards, `u ← u − η^t H_D^t u`, and
+    `⟨u, r⟩ = −Σ_t η^t ⟨u_t, G_S^t⟩ + constant`.
+
+    Returns:
+        The estimator. [derived] η^t λ_max must stay below 2, and the window short, for the recursion not to blow up.
+    """
+
+    def propagate(problem: Problem, c: Checkpoint, v: Array) -> Array:
+        return v + c.a * problem.hvp(problem.real_hessian, c.params, v)
+
+    def real_gradient(problem: Problem, c: Checkpoint) -> Array:
+        return jax.grad(problem.real_gradient)(c.params) if c.cached is None else c.cached.gradient
+
+    def residual(problem_of: ProblemOf, window: Checkpoint) -> tuple[Array, Array]:
+        def step(carry: tuple[Array, Array], c: Checkpoint) -> tuple[tuple[Array, Array], None]:
+            problem = problem_of(c)
+            g_s, g_d = jax.grad(problem.synthetic)(c.params), real_gradient(problem, c)
+            r, r_empty = (propagate(problem, c, v) for v in carry)
+            return (r + c.a * (g_s - g_d), r_empty - c.a * g_d), None
+
+        zero = jnp.zeros_like(window.params[0])
+        return jax.lax.scan(step, (zero, zero), window)[0]
+
+    def pairing(problem_of: ProblemOf, window: Checkpoint, u: Array) -> Array:
+        def adjoint(u: Array, c: Checkpoint) -> tuple[Array, Array]:
+            return propagate(problem_of(c), c, u), u
+
+        adjoints = jax.lax.stop_gradient(jax.lax.scan(adjoint, u, window, reverse=True)[1])
+
+        def slope(total: Array, entry: tuple[Checkpoint, Array]) -> tuple[Array, None]:
+            c, u = entry
+            return total + jax.jvp(problem_of(c).synthetic, (c.params,), (c.a * u,))[1], None
+
+        return jax.lax.scan(jax.checkpoint(slope), jnp.zeros((), u.dtype), (window, adjoints))[0]
+
+    return Estimator(residual, pairing)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "published": expansion(bracket=True),
+    "first_order": expansion(bracket=False),
+    "second_order": expansion(bracket=True),
+    "unroll": recursion(),
+}
+
+
+def objective(
+    estimator: Estimator, problem_of: Callable[[Distilled], ProblemOf], distilled: Distilled, windows: Checkpoint
+) -> Array:
+    """Compute the Inf-Match objective `J(S) = ‖ Σ_t r_t(S) ‖ / ‖ Σ_t r_t(∅) ‖` over m windows.
+
+    Args:
+        estimator: The estimate r of the displacement.
+        problem_of: The losses at a checkpoint, for a distilled set.
+        distilled: S.
+        windows: m windows of K checkpoints.
+
+    Returns:
+        J: 1 for no distilled set at all, 0 for one that offsets the real data.
+
+    References:
+        [published] the norm of the residual, Inf-Match; [our choice] what it is divided by.
+    """
+    residual, empty = _sum_residuals(estimator, problem_of(distilled), windows)
+    return _norm(residual) / _norm(jax.lax.stop_gradient(empty))
+
+
+def two_pass(
+    estimator: Estimator, problem_of: Callable[[Distilled], ProblemOf], distilled: Distilled, windows: Checkpoint
+) -> tuple[Array, Distilled]:
+    """Compute J and its gradient with respect to S in memory that does not grow with the number of windows.
+
+    Pass 1 sums the residual r without a graph. Pass 2 visits one window at a time with `u = r / (‖r‖ ‖r(∅)‖)` constant
+    and adds up `∇_S ⟨u, r_t(S)⟩`.
+
+    Args:
+        estimator: See `objective`.
+        problem_of: See `objective`.
+        distilled: See `objective`.
+        windows: See `objective`.
+
+    Returns:
+        J and ∇_S J. [derived] Equal to automatic differentiation of `objective` to rounding.
+    """
+    residual, empty = _sum_residuals(estimator, problem_of(distilled), windows)
+    scale = _norm(empty)
+    u = residual / (_norm(residual) * scale)
+
+    def accumulate(total: Distilled, window: Checkpoint) -> tuple[Distilled, None]:
+        grads = jax.grad(lambda s: estimator.pairing(problem_of(s), window, u))(distilled)
+        return jax.tree.map(jnp.add, total, grads), None
+
+    grads = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, distilled), windows)[0]
+    return _norm(residual) / scale, grads
+
+
+def _sum_residuals(estimator: Estimator, problem_of: ProblemOf, windows: Checkpoint) -> tuple[Array, Array]:
+    def add(total: tuple[Array, Array], window: Checkpoint) -> tuple[tuple[Array, Array], None]:
+        return jax.tree.map(jnp.add, total, estimator.residual(problem_of, window)), None
+
+    zero = jnp.zeros_like(windows.params[0, 0])
+    return jax.lax.scan(add, (zero, zero), windows)[0]
+
+
+def _norm(v: Array) -> Array:
+    # The smallest normal number keeps the gradient of a zero residual finite.
+    return jnp.sqrt(jnp.vdot(v, v) + jnp.finfo(v.dtype).tiny)
+
+
+def build(model: Model, config: Config) -> Method:
+    """Build Inf-Match for a model.
+
+    Args:
+        model: The network of the experts.
+        config: See `Config`.
+
+    Returns:
+        The method; its sources need trajectories of at least `config.snapshots_needed` snapshots.
+    """
+    losses, augment, unravel = cross_entropy(model), dsa(config.augment, siamese=True), flattening(model)[1]
+    estimator = ESTIMATORS[config.estimator]
+    hvp, hessian_form = HESSIANS[config.hvp]
+    optimiser = outer_optimiser(config.image_optimiser, config.label_optimiser if config.labels == "learned" else None)
+    length = config.horizon if config.estimator == "unroll" else 1
+
+    def loss_on(examples: Examples, key: Array | None = None) -> Loss:
+        if key is not None:
+            examples = examples._replace(images=augment(key, examples.images))
+        loss = mean_loss(losses, examples)
+        return lambda flat: loss(unravel(flat))
+
+    def problems(indices: Array) -> Callable[[Distilled], ProblemOf]:
+        return lambda distilled: lambda c: Problem(
+            synthetic=loss_on(softened(distilled, indices), c.key),
+            real_gradient=loss_on(c.for_gradient, c.key),
+            real_hessian=loss_on(c.for_hessian, c.key),
+            hvp=hvp,
+            hessian_form=hessian_form,
+        )
+
+    def cached(key: Array, trajectories: Trajectories, sources: Sources) -> Cached:
+        """Average over chunks of `real_batch`, gradients and Hessians on independent draws."""
+        chunks = -(-config.cache // config.real_batch)
+
+        def of_checkpoint(entry: tuple[Array, Array]) -> Cached:
+            key, params = entry
+
+            def mean_over(key: Array, function: Callable[[Loss], Array]) -> Array:
+                def add(total: Array, key: Array) -> tuple[Array, None]:
+                    examples = sampling.take(sources.real, sampling.uniform(key, sources.real, config.real_batch))
+                    return total + function(loss_on(examples)) / chunks, None
+
+                return jax.lax.scan(add, jnp.zeros_like(params), jax.random.split(key, chunks))[0]
+
+            gradient_key, hessian_key = jax.random.split(key)
+            gradient = mean_over(gradient_key, lambda loss: jax.grad(loss)(params))
+            return Cached(gradient, mean_over(hessian_key, lambda loss: hvp(loss, params, gradient)))
+
+        used = trajectories.snapshots[:, : config.snapshots_needed]
+        flat = used.reshape(-1, used.shape[-1])
+        computed = jax.lax.map(of_checkpoint, (jax.random.split(key, len(flat)), flat))
+        return jax.tree.map(lambda x: x.reshape(used.shape), computed)
+
+    def prepare(key: Array, sources: Sources) -> Sources:
+        if config.cache is None:
+            return sources
+        return sources._replace(cache=cached(key, sources.trajectories, sources))
+
+    def init(key: Array, distilled: Distilled) -> State:
+        del key
+        return State(distilled, optimiser.init(distilled))
+
+    def sample(key: Array, step: Array, sources: Sources) -> Batch:
+        trajectories, m = sources.trajectories, config.checkpoints
+        expert_key, start_key, gradient_key, hessian_key, item_key, augment_key = jax.random.split(key, 6)
+        expert = jax.random.randint(expert_key, (m, 1), 0, trajectories.count)
+        start = config.window.sample(start_key, step, config.steps, (m, 1))
+        t = start + jnp.arange(length)[None]
+        # A recorded interval may span several SGD steps: to the recursion it is one step of their summed length.
+        ends = jnp.append(trajectories.time[1:], trajectories.total_time)
+        lr = (ends - trajectories.time)[t] if config.estimator == "unroll" else trajectories.lr[t]
+        a, b = coefficients(config.estimator, lr, trajectories.total_time - trajectories.time[t] - lr, config.tau)
+
+        def real(key: Array) -> Examples:
+            indices = sampling.uniform(key, sources.real, m * length * config.real_batch)
+            return sampling.take(sources.real, indices.reshape(m, length, config.real_batch))
+
+        cache = sources.cache
+        windows = Checkpoint(
+            params=trajectories.snapshots[expert, t],
+            a=a,
+            b=b,
+            for_gradient=real(gradient_key),
+            for_hessian=real(hessian_key),
+            cached=None if cache is None else jax.tree.map(lambda x: x[expert, t], cache),
+            key=jax.random.split(augment_key, (m, length)),
+        )
+        size = config.ipc * sources.real.class_sizes.shape[0]
+        return Batch(windows, jax.random.permutation(item_key, size)[: config.batch or size])
+
+    def step(key: Array, state: State, batch: Batch) -> tuple[State, Info]:
+        del key
+        problem_of = problems(batch.indices)
+        if config.gradient == "two_pass":
+            loss, grads = two_pass(estimator, problem_of, state.distilled, batch.windows)
+        else:
+            loss, grads = jax.value_and_grad(lambda s: objective(estimator, problem_of, s, batch.windows))(
+                state.distilled
+            )
+        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
+        info = Info(loss, optax.tree.norm(grads.images))
+        return State(optax.apply_updates(state.distilled, updates), optimiser_state), info
+
+    def warn(info: dict[str, float]) -> str | None:
+        if config.estimator == "unroll" and info["loss"] > 1:
+            return (
+                f"Inf-Match's unrolled residual is {info['loss']:.2g}, more than no distilled set leaves: the recursion "
+                "may be diverging; shorten method.horizon or record snapshots more often (experts.snapshot_every)"
+            )
+        return None
+
+    return Method(prepare, init, sample, step, lambda state: state.distilled, warn)

@@ -1,0 +1,221 @@
+"""Scalars of a run, as JSON lines, in TensorBoard, and on a progress bar.
+
+`metrics.jsonl` holds one object per line: `{"step": 40, "stage": "distill", "time": 1767225600.125, "loss": 0.5}`.
+`time` is in seconds since 1970. A value that is not finite is written as the string `"NaN"`, `"Infinity"` or
+`"-Infinity"`, because JSON has no number for it; `float` in Python and `Number` in JavaScript read these strings, and
+`read` gives them back as floats.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxdd.files import NOT_FINITE, atomic_write, to_json
+
+
+class Metrics:
+    """Append the scalars of a run to `workdir/metrics.jsonl` and to TensorBoard in `workdir/tensorboard`.
+
+    Every stage is one run of TensorBoard, `tensorboard/<stage>`, because the steps of different stages do not share
+    an axis. In a job of many processes one writes and the others pass `enabled=False`, which makes every method do
+    nothing.
+
+    Args:
+        workdir: the folder of the run; made if missing.
+        enabled: whether this process writes, `jax.process_index() == 0` for a driver.
+    """
+
+    def __init__(self, workdir: str | Path, *, enabled: bool = True):
+        self.enabled = enabled
+        self.path = Path(workdir) / "metrics.jsonl"
+        self._writers: dict[str, Any] = {}
+        self._purge: dict[str, int] = {}
+        if enabled:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                _drop_unfinished_line(self.path)
+            self._file = open(self.path, "ab")
+
+    def write(self, step: int, stage: str, **values: float) -> None:
+        """Append one line; it is with the operating system when this returns.
+
+        Args:
+            step: the step of the stage that the values belong to.
+            stage: `"experts"`, `"distill"`, `"validate"` or another name.
+            **values: scalars, also arrays of shape `[]`; these are waited for.
+
+        Raises:
+            ValueError: if a value is not a scalar or is called `time`.
+        """
+        if not self.enabled:
+            return
+        if "time" in values:
+            raise ValueError("a metric cannot be called 'time', which holds the clock: rename it, e.g. to 'seconds'")
+        scalars = {name: _scalar(name, value) for name, value in values.items()}
+        now = time.time()
+        line = to_json({"step": int(step), "stage": stage, "time": round(now, 3), **scalars}) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+        writer = self._writer(stage)
+        for name, value in scalars.items():
+            if math.isfinite(value):  # tensorboardX would warn at every step of a run that has diverged
+                writer.add_scalar(name, value, int(step), walltime=now)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget what a stage recorded after a step, so that a resumed run records no step twice.
+
+        Args:
+            stage: the stage that resumes; the lines of the others stay.
+            step: the last step to keep.
+
+        Raises:
+            ValueError: if a line before the last one is not JSON.
+        """
+        if not self.enabled:
+            return
+        self._file.close()
+        kept = [line for line in read(self.path) if line.get("stage") != stage or line["step"] <= step]
+        atomic_write(self.path, "".join(to_json(line) + "\n" for line in kept).encode())
+        self._file = open(self.path, "ab")
+        if stage in self._writers:
+            self._writers.pop(stage).close()
+        self._purge[stage] = step + 1  # TensorBoard hides what older files of the run hold from this step on
+
+    def progress(self, description: str, total: int, initial: int = 0) -> tqdm:
+        """Return `progress(description, total, initial)` for this process.
+
+        Args:
+            description: what is being counted.
+            total: where the count ends.
+            initial: where it starts, for a run that resumes.
+
+        Returns:
+            The bar; it shows nothing if this process does not write.
+        """
+        return progress(description, total, initial, enabled=self.enabled)
+
+    def close(self) -> None:
+        """Close the files; further writes fail."""
+        if self.enabled:
+            self._file.close()
+            for writer in self._writers.values():
+                writer.close()
+            self._writers.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _writer(self, stage: str) -> Any:
+        if stage not in self._writers:
+            from tensorboardX import SummaryWriter
+
+            self._writers[stage] = SummaryWriter(
+                str(self.path.parent / "tensorboard" / stage),
+                purge_step=self._purge.pop(stage, None),
+                # Without it two writers that open within a second share a name, and the second empties the file.
+                filename_suffix=f".{time.time_ns()}",
+            )
+        return self._writers[stage]
+
+
+def read(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
+    """Read the lines of a `metrics.jsonl`, in the order in which they were written.
+
+    A last line that a kill cut short (one without a newline) is left out.
+
+    Args:
+        path: the file.
+        stage: return the lines of this stage only.
+
+    Returns:
+        One dict per line; values that are not finite are floats again.
+
+    Raises:
+        ValueError: if a finished line is not a JSON object.
+    """
+    lines = Path(path).read_bytes().split(b"\n")[:-1]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = {name: _restore(name, value) for name, value in json.loads(line).items()}
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number} is not a JSON object ({error}): remove the line") from error
+        if stage is None or record.get("stage") == stage:
+            records.append(record)
+    return records
+
+
+def progress(description: str, total: int, initial: int = 0, *, enabled: bool = True) -> tqdm:
+    """Return a progress bar on standard error; plain lines, one a minute and one at the end, if that is no terminal.
+
+    Args:
+        description: what is being counted.
+        total: where the count ends.
+        initial: where it starts, for a run that resumes.
+        enabled: whether to show anything; false on all processes but one.
+
+    Returns:
+        A `tqdm`: call `update()` after each step and `close()` at the end, or use it in a `with`.
+    """
+    bar = tqdm if sys.stderr.isatty() else _Lines
+    return bar(desc=description, total=total, initial=initial, disable=not enabled)
+
+
+class _Lines(tqdm):
+    """A bar for log files: whole lines, seldom."""
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            **options,
+            mininterval=60,
+            maxinterval=60,
+            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+            position=0,
+        )
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        def print_line(text: str) -> None:
+            file.write(text + "\n")
+            file.flush()
+
+        return print_line
+
+    def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **values: Any) -> None:
+        super().set_postfix(ordered_dict, refresh=False, **values)  # a refresh per step would be a line per step
+
+    def close(self) -> None:
+        if not self.disable:
+            self.display()
+            self.sp = None  # or tqdm would print the last line again, and an empty one
+        super().close()
+
+
+def _scalar(name: str, value: Any) -> float:
+    if np.shape(value) != ():
+        raise ValueError(f"metric {name!r} has shape {np.shape(value)}: reduce it to one number, e.g. with mean()")
+    return float(value)
+
+
+def _restore(name: str, value: Any) -> Any:
+    return NOT_FINITE.get(value, value) if isinstance(value, str) and name != "stage" else value
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    content = path.read_bytes()
+    finished = content.rfind(b"\n") + 1
+    if finished < len(content):
+        atomic_write(path, content[:finished])

@@ -1,0 +1,499 @@
+"""Pictures of a distilled set, and one page that tells what a run did.
+
+Matplotlib is imported where it draws, through its object interface: no display, no state of pyplot. Axis letters:
+M distilled items, C classes, H W K image height, width and channels.
+"""
+
+import base64
+import html
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxdd.data.normalisation import ZCA
+from jaxdd.distilled import Card, Distilled
+from jaxdd.files import atomic_write, plain
+from jaxdd.metrics import read
+from jaxdd.types import Array
+
+SHOWN_PER_CLASS = 50
+"""Images of a class that a grid shows, the first ones."""
+
+DPI = 100
+GREY, BLUE = "#8b8f97", "#4a8fe7"
+"""Colours of text and of data that are legible on white and on black."""
+
+
+def image_grid(
+    images: Array | np.ndarray,
+    classes: Array | np.ndarray,
+    class_names: Sequence[str],
+    path: str | Path,
+    *,
+    title: str | None = None,
+) -> None:
+    """Draw images to a PNG file, one row per class, up to `SHOWN_PER_CLASS` each.
+
+    Small images are enlarged by a whole factor, so that their pixels show. Where rows are short and classes many, the
+    rows stand in several columns.
+
+    Args:
+        images: `[M, H, W, K]`, 0 black to 1 white; clipped to this range. Three channels are red, green and blue; of
+            any other number the mean is drawn in grey.
+        classes: `[M]` class indices; for soft labels, of the largest probability.
+        class_names: C names; a class without images has an empty row.
+        path: the PNG file to write or replace.
+        title: a line above the grid.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a class has no name.
+    """
+    atomic_write(path, _grid(np.asarray(images), np.asarray(classes), class_names, title=title))
+
+
+def write_report(
+    workdir: str | Path,
+    *,
+    distilled: Distilled,
+    card: Card,
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metrics_path: str | Path | None,
+    histograms: Mapping[str, np.ndarray] | None = None,
+    evaluate_command: str | None = None,
+) -> Path:
+    """Write `report.html`, one page that needs no other file and no network.
+
+    Args:
+        workdir: the folder to write to.
+        distilled: the set that was evaluated.
+        card: its card.
+        results: `dataset`, `method`, `ipc` and `distilled`, and optionally `random_real`, `full_data`, `selected_on`,
+            `steps`, `seconds` (stage to seconds) and `versions`. Each of the three accuracies is a mapping of `mean`,
+            `std` and `runs`, as fractions, or None.
+        config: the settings of the run.
+        metrics_path: the `metrics.jsonl` whose scalars are plotted; no curves if it is None or absent.
+        histograms: title to values of any shape, drawn as one histogram each; what is not finite is left out.
+        evaluate_command: the shell command that evaluates the set again.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: if `metrics_path` holds a broken line.
+    """
+    name = f"{results['dataset']} · {results['method']} · {_images_per_class(results['ipc'])}"
+    body = "\n".join(
+        [
+            f"<h1>{_text(name)}</h1>",
+            _summary(distilled, card, results),
+            _section("Accuracy", _accuracies(results, card)),
+            _section("Images", _grid_figure(distilled, card)),
+            *_curves(metrics_path, card.provenance.get("step")),
+            _section("Distributions", _histograms(distilled, card, histograms or {})),
+            _section("Use the set", _usage(card, evaluate_command)),
+            '<div class="columns">',
+            _section("Recipe of the networks", _table(card.recipe)),
+            _section("Time", _table({stage: _duration(s) for stage, s in (results.get("seconds") or {}).items()})),
+            _section("Versions", _table(results.get("versions") or {})),
+            "</div>",
+            _section("Settings", _folded("config", config) + _folded("provenance", card.provenance)),
+        ]
+    )
+    path = Path(workdir) / "report.html"
+    atomic_write(path, _PAGE.format(title=_text(name), body=body).encode())
+    return path
+
+
+# The grid
+
+
+def _grid(
+    images: np.ndarray,
+    classes: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    title: str | None = None,
+    per_class: int = SHOWN_PER_CLASS,
+    pixels: int = 12_000_000,
+    text: str = "black",
+    background: str = "white",
+) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    if images.ndim != 4 or classes.shape != images.shape[:1]:
+        raise ValueError(f"need images [M, H, W, K] and classes [M], got {images.shape} and {classes.shape}")
+    if classes.size and not 0 <= classes.min() <= classes.max() < len(class_names):
+        raise ValueError(f"classes run from {classes.min()} to {classes.max()}, with {len(class_names)} class names")
+    rows = [np.flatnonzero(classes == c)[:per_class] for c in range(len(class_names))]
+    widest = max([1, *map(len, rows)])
+    height, width = _cell_size(images.shape[1], images.shape[2], widest, len(rows), pixels)
+    gap = 1 if height < 24 else 2
+
+    canvas = FigureCanvasAgg(Figure(dpi=DPI))
+    font = FontProperties(size=min(14.0, max(8.0, 0.7 * height)) * 72 / DPI)
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in class_names]
+    measure = canvas.get_renderer().get_text_width_height_descent
+    label = 6 + math.ceil(max([0, *(measure(name, font, False)[0] for name in names)]))
+    block = label + widest * (width + gap) + 10
+    line = max(height + gap, math.ceil(font.get_size() * DPI / 72) + 2)
+    columns = _columns(block, line, len(rows))
+    lines = -(-len(rows) // columns)
+    head = 26 if title else 4
+    mosaic = np.zeros((head + lines * line + 4, columns * block + 4, 4), np.uint8)
+
+    figure = canvas.figure
+    figure.set_size_inches(mosaic.shape[1] / DPI, mosaic.shape[0] / DPI)
+    figure.set_facecolor(background)
+    for number, (name, row) in enumerate(zip(names, rows, strict=True)):
+        left, top = number // lines * block + label + 4, number % lines * line + head
+        for position, index in enumerate(row):
+            x = left + position * (width + gap)
+            mosaic[top : top + height, x : x + width] = _picture(images[index], height, width)
+        figure.text(
+            (left - 6) / mosaic.shape[1],
+            1 - (top + height / 2) / mosaic.shape[0],
+            name,
+            fontproperties=font,
+            color=text,
+            ha="right",
+            va="center_baseline",
+            parse_math=False,
+        )
+    if title:
+        figure.text(8 / mosaic.shape[1], 1 - 13 / mosaic.shape[0], title, color=text, va="center", parse_math=False)
+    figure.figimage(mosaic, origin="upper")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor=background)
+    return buffer.getvalue()
+
+
+def _cell_size(height: int, width: int, widest: int, rows: int, pixels: int) -> tuple[int, int]:
+    """Return the size at which an image is drawn: enlarged by a whole factor, or reduced to what there is room for."""
+    native = max(height, width)
+    room = min(2400 / widest, math.sqrt(pixels / max(1, rows * widest)))
+    side = max(1, round(48 / native)) * native
+    while side > max(room, native):
+        side -= native
+    side = max(min(side, int(room)), min(native, 8))
+    return max(1, round(height * side / native)), max(1, round(width * side / native))
+
+
+def _columns(block: int, line: int, rows: int) -> int:
+    """Return the number of columns that brings the grid closest to the proportions of a page, 4 : 3."""
+
+    def distance(columns: int) -> float:
+        return abs(math.log(columns * block / (-(-rows // columns) * line) / (4 / 3)))
+
+    return min(range(1, rows + 1), key=distance, default=1)
+
+
+def _picture(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return one image as `[height, width, 4]` uint8."""
+    if image.shape[-1] != 3:
+        image = np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1)
+    levels = np.round(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
+    filtering = Image.Resampling.NEAREST if height >= image.shape[0] else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(levels).resize((width, height), filtering).convert("RGBA"))
+
+
+def _grid_figure(distilled: Distilled, card: Card, *, most: int = 900_000) -> str:
+    """Return the grid for the page, of as many images per class as fit into so many bytes."""
+    images = np.asarray(card.normalisation.inverse(distilled.images))
+    classes = np.asarray(distilled.labels).argmax(axis=1)
+    largest = int(np.bincount(classes, minlength=1).max())
+    for shown in (50, 20, 10, 5, 2, 1):
+        for pixels in (4_000_000, 1_000_000) if shown == 1 else (4_000_000,):
+            png = _grid(images, classes, card.class_names, per_class=shown, pixels=pixels, text=GREY, background="none")
+            if len(png) <= most:
+                break
+        if len(png) <= most:
+            break
+    parts = ["One row per class" if card.label_kind == "hard" else "One row per most probable class"]
+    if shown < largest:
+        parts.append(f"the first {shown} of up to {largest} images of each")
+    parts.append("normalisation undone and clipped to what a screen shows")
+    return _figure(png, ", ".join(parts) + ".", "grid")
+
+
+# Curves and histograms
+
+
+def _curves(path: str | Path | None, saved_step: Any) -> list[str]:
+    if path is None or not Path(path).exists():
+        return []
+    records = read(path)
+    stages = list(dict.fromkeys(record["stage"] for record in records))
+    order = {"distill": 0, "validate": 1, "experts": 2}
+    titles = {"distill": "Distillation", "validate": "Validation", "experts": "Experts"}
+    sections = []
+    for stage in sorted(stages, key=lambda stage: order.get(stage, len(order))):
+        of_stage = [record for record in records if record["stage"] == stage]
+        names = dict.fromkeys(name for record in of_stage for name in record if name not in ("step", "stage", "time"))
+        mark = saved_step if stage in ("distill", "validate") and isinstance(saved_step, int) else None
+        plots = "".join(_curve(name, of_stage, mark) for name in names)
+        note = "<p>The dashed line is the step that was saved.</p>" if mark is not None else ""
+        sections.append(_section(titles.get(stage, stage), f'<div class="plots">{plots}</div>{note}' if plots else ""))
+    return sections
+
+
+def _curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
+    """Plot one scalar against the step: the mean of the values of a step, and their range where there are several."""
+    pairs = [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
+    if not pairs:
+        return ""
+    steps, values = np.asarray(pairs, np.float64).T
+    finite = np.isfinite(values)
+    lost = f"{np.sum(~finite)} of {len(values)} values are not finite" if not finite.all() else ""
+    if not finite.any():
+        return f"<p>{_text(name)}: {lost}</p>"
+    steps, values = steps[finite], values[finite]
+    unique, first, counts = np.unique(steps, return_inverse=True, return_counts=True)
+    mean = np.bincount(first, values) / counts
+    low, high = np.full(len(unique), np.inf), np.full(len(unique), -np.inf)
+    np.minimum.at(low, first, values)
+    np.maximum.at(high, first, values)
+
+    figure, axes = _axes(name)
+    few = len(unique) <= 40
+    axes.plot(unique, mean, color=BLUE, linewidth=1.3, marker="o" if few else None, markersize=2.5)
+    if (counts > 1).any():
+        axes.fill_between(unique, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    if low.min() > 0 and high.max() > 100 * low.min() and "accuracy" not in name:
+        axes.set_yscale("log")
+    if mark is not None:
+        axes.axvline(mark, color=GREY, linewidth=1, linestyle="--")
+    axes.set_xlabel("step", color=GREY, fontsize=8)
+    return _figure(_png(figure), lost, alt=f"{name} against step")
+
+
+def _histograms(distilled: Distilled, card: Card, histograms: Mapping[str, np.ndarray]) -> str:
+    plots = []
+    if card.label_kind != "hard":
+        title = "entropy of the labels, nats"
+        plots.append(_histogram(title, _entropy(distilled), (0, math.log(max(2, len(card.class_names))))))
+    plots += [_histogram(title, np.asarray(values)) for title, values in histograms.items()]
+    return f'<div class="plots">{"".join(plots)}</div>' if plots else ""
+
+
+def _entropy(distilled: Distilled) -> np.ndarray:
+    p = np.asarray(distilled.targets, np.float64)
+    return -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1)
+
+
+def _histogram(title: str, values: np.ndarray, limits: tuple[float, float] | None = None) -> str:
+    values = np.asarray(values, np.float64).ravel()
+    finite = values[np.isfinite(values)]
+    lost = f"{values.size - finite.size} of {values.size} values are not finite" if finite.size < values.size else ""
+    if not finite.size:
+        return f"<p>{_text(title)}: {lost or 'no values'}</p>"
+    figure, axes = _axes(title)
+    axes.hist(finite, bins=40, range=limits, color=BLUE)
+    axes.set_ylabel("count", color=GREY, fontsize=8)
+    return _figure(_png(figure), lost, alt=f"Histogram: {title}")
+
+
+def _axes(title: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6, 2.15), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, color=GREY, fontsize=9, parse_math=False)
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=GREY, labelsize=7, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.grid(color=GREY, alpha=0.2, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=160, transparent=True)
+    return buffer.getvalue()
+
+
+# The words
+
+
+def _summary(distilled: Distilled, card: Card, results: Mapping[str, Any]) -> str:
+    count, *shape = distilled.images.shape
+    facts = [f"{count} images of {' × '.join(map(str, shape))}", f"{card.label_kind} labels"]
+    facts.append(f"learning rate {float(distilled.lr):.4g}")
+    if results.get("steps") is not None:
+        facts.append(f"{results['steps']} distillation steps")
+    if results.get("selected_on"):
+        facts.append(f"selected on {results['selected_on']}")
+    return f'<p class="facts">{_text(" · ".join(facts))}</p>'
+
+
+def _accuracies(results: Mapping[str, Any], card: Card) -> str:
+    ipc = results["ipc"]
+    rows = {
+        "distilled": f"Distilled, {_images_per_class(ipc)}",
+        "random_real": f"Random real, {_images_per_class(ipc)}",
+        "full_data": "All of the real train set",
+    }
+    table = []
+    for key, label in rows.items():
+        accuracy = results.get(key)
+        if not accuracy:
+            continue
+        runs = accuracy.get("runs") or []
+        mean = accuracy.get("mean")
+        share = 100 * float(mean) if mean is not None and math.isfinite(float(mean)) else 0.0
+        table.append(
+            f'<tr class="{key}"><th>{_text(label)}</th>'
+            f'<td class="number">{_percent(mean)} ± {_percent(accuracy.get("std"))}</td>'
+            f'<td class="bar"><div style="width:{min(100.0, max(0.0, share)):.2f}%"></div></td>'
+            f'<td class="number">{len(runs)}</td>'
+            f'<td class="runs">{" ".join(_percent(run) for run in runs)}</td></tr>'
+        )
+    return (
+        "<table><thead><tr><th>Trained on</th><th>Test accuracy, %</th><th></th><th>Networks</th><th>Each network"
+        f"</th></tr></thead><tbody>{''.join(table)}</tbody></table><p>{_comparison(results)}Mean ± standard deviation "
+        "over networks that differ in their seed.</p>"
+    )
+
+
+def _comparison(results: Mapping[str, Any]) -> str:
+    means = {
+        key: float(results[key]["mean"])
+        for key in ("distilled", "random_real", "full_data")
+        if results.get(key) and results[key].get("mean") is not None
+    }
+    parts = []
+    if {"distilled", "random_real"} <= means.keys():
+        difference = 100 * (means["distilled"] - means["random_real"])
+        parts.append(f"{difference:+.1f} points against random real images".replace("-", "−"))
+    if {"distilled", "full_data"} <= means.keys() and means["full_data"] > 0:
+        parts.append(f"{100 * means['distilled'] / means['full_data']:.0f} % of the accuracy of the full data")
+    return ", ".join(parts) + ". " if parts else ""
+
+
+def _usage(card: Card, evaluate_command: str | None) -> str:
+    lines = ["import numpy as np", "", 'file = np.load("distilled.npz", allow_pickle=False)']
+    lines.append('images, labels = file["images"], file["labels"]')
+    if card.label_kind == "hard":
+        lines.append('names = file["class_names"][labels]')
+    else:
+        lines.append('names = file["class_names"][labels.argmax(axis=1)]')
+    if card.label_kind == "logits":
+        lines.append("targets = np.exp(labels - labels.max(axis=1, keepdims=True))")
+        lines.append("targets /= targets.sum(axis=1, keepdims=True)")
+    if isinstance(card.normalisation, ZCA):
+        lines.append("flat = images.reshape(len(images), -1)")
+        lines.append('pictures = flat @ file["normalisation_unwhiten"] + file["normalisation_mean"]')
+        lines.append("pictures = pictures.clip(0, 1).reshape(images.shape)")
+    else:
+        lines.append('pictures = images * file["normalisation_std"] + file["normalisation_mean"]')
+        lines.append("pictures = pictures.clip(0, 1)")
+    code = "<p>With numpy alone; <code>images</code> are normalised as a network wants them, <code>pictures</code> "
+    code += f"are for the eye:</p><pre>{_text(chr(10).join(lines))}</pre>"
+    if evaluate_command:
+        code += f"<p>Evaluate it again:</p><pre>{_text(evaluate_command)}</pre>"
+    return code
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{content}</section>" if content else ""
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{_text(key)}</th><td>{_text(value if isinstance(value, str) else _json(value, None))}</td></tr>"
+        for key, value in values.items()
+    )
+    return f'<table class="facts">{rows}</table>' if rows else ""
+
+
+def _folded(title: str, value: Any) -> str:
+    return f"<details><summary>{_text(title)}</summary><pre>{_text(_json(value, 2))}</pre></details>"
+
+
+def _json(value: Any, indent: int | None) -> str:
+    # A page is for reading: an object without a form in JSON must not cost the report of a long run.
+    return json.dumps(plain(value), indent=indent, ensure_ascii=False, default=repr)
+
+
+def _figure(png: bytes, caption: str = "", kind: str = "plot", alt: str = "Images of the distilled set") -> str:
+    data = base64.b64encode(png).decode()
+    caption = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
+    return f'<figure class="{kind}"><img alt="{_text(alt)}" src="data:image/png;base64,{data}">{caption}</figure>'
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _percent(fraction: Any) -> str:
+    return "–" if fraction is None else f"{100 * float(fraction):.1f}"
+
+
+def _images_per_class(ipc: Any) -> str:
+    return f"{ipc} image{'' if ipc == 1 else 's'} per class"
+
+
+def _duration(seconds: Any) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --text: #1d2126; --soft: #676d76; --line: #e2e5e9; --back: #fff; --code: #f5f6f8;
+  --data: #4a8fe7; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --text: #e4e7eb; --soft: #9aa1ab; --line: #333941; --back: #16191d; --code: #1f2329; }} }}
+body {{ max-width: 66rem; margin: 2.5rem auto; padding: 0 1.25rem; background: var(--back); color: var(--text);
+  font: 15px/1.5 system-ui, sans-serif; }}
+h1 {{ font-size: 1.7rem; margin: 0; }}
+h2 {{ font-size: 1.1rem; margin: 2.2rem 0 .6rem; }}
+p, figcaption {{ color: var(--soft); margin: .5rem 0; }}
+figcaption {{ font-size: .85rem; }}
+p.facts {{ margin-top: .2rem; }}
+table {{ border-collapse: collapse; }}
+th, td {{ text-align: left; padding: .35rem 1.2rem .35rem 0; border-bottom: 1px solid var(--line); font-weight: 400; }}
+thead th, table.facts th {{ color: var(--soft); }}
+thead th {{ font-size: .85rem; }}
+.number {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
+.distilled th, .distilled .number {{ font-weight: 650; }}
+.runs {{ color: var(--soft); font-size: .85rem; font-variant-numeric: tabular-nums; }}
+.bar {{ width: 9rem; }}
+.bar div {{ height: .6rem; background: var(--soft); opacity: .6; border-radius: 2px; }}
+.distilled .bar div {{ background: var(--data); opacity: 1; }}
+figure {{ margin: 0; }}
+figure img {{ max-width: 100%; }}
+.columns {{ display: flex; flex-wrap: wrap; gap: 0 4rem; }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: .8rem; }}
+.plot img {{ width: 100%; }}
+pre {{ background: var(--code); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
+  font: 13px/1.45 ui-monospace, monospace; }}
+summary {{ cursor: pointer; margin: .4rem 0; }}
+</style>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,299 @@
+"""The pipeline: data → experts → distill → evaluate → report. Every stage continues from what the workdir holds."""
+
+import dataclasses
+import json
+import logging
+import platform
+import signal
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxdd import data, methods, models
+from jaxdd.checkpoint import Checkpoints
+from jaxdd.config import Config
+from jaxdd.data import Dataset
+from jaxdd.distill import Interrupted, Outcome, distill
+from jaxdd.distilled import Card
+from jaxdd.evaluate import evaluate
+from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
+from jaxdd.files import differences, plain, write_json
+from jaxdd.mesh import make_mesh
+from jaxdd.metrics import Metrics
+from jaxdd.report import image_grid, write_report
+from jaxdd.trajectories import Trajectories
+from jaxdd.types import Model
+
+log = logging.getLogger("jaxdd")
+
+
+def run(config: Config, *, mesh: Mesh | None = None) -> dict[str, Any]:
+    """Run the whole pipeline, continuing whatever the workdir already holds.
+
+    Args:
+        config: The run.
+        mesh: Devices, all by default.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        ValueError: A setting that cannot work, before any training; or a workdir that holds another run.
+        FloatingPointError: Training or distillation diverged; what was computed before is kept.
+        Interrupted: SIGINT or SIGTERM; the same call continues.
+    """
+    mesh = mesh or make_mesh()
+    workdir = Path(config.workdir)
+    dataset = data.load(**dataclasses.asdict(config.data))
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    check(config, dataset)
+    claim(workdir, config)
+    with Metrics(workdir, enabled=jax.process_index() == 0) as metrics, StopSignal() as stop:
+        done = Progress(workdir / "progress.json")
+        trajectories = _experts(config, workdir, dataset, model, mesh, metrics, stop, done)
+        outcome = _distill(config, workdir, dataset, model, trajectories, mesh, metrics, stop)
+        scores = _evaluate(config, dataset, model, outcome, mesh, metrics, stop, done)
+    results = {
+        "dataset": dataset.name,
+        "method": methods.name_of(config.method),
+        "ipc": config.method.ipc,
+        **{name: scores.get(name) for name in ("distilled", "random_real", "full_data")},
+        "selected_on": "last step" if np.isnan(outcome.accuracy) else "validation",
+        "selected_step": outcome.step,
+        "steps": config.method.steps,
+        "seconds": {**done.seconds, "distill": outcome.seconds},
+        "versions": versions(),
+    }
+    if jax.process_index() == 0:
+        _write_outputs(config, workdir, dataset, outcome, results)
+    return results
+
+
+def check(config: Config, dataset: Dataset) -> None:
+    """Refuse what cannot work, before any training.
+
+    Raises:
+        ValueError: More images per class than there are, or experts too short for the method.
+    """
+    data.sampling.check_per_class(dataset.real_set(), config.method.ipc)
+    if config.method.needs_experts:
+        check_length(config.experts, len(dataset.train.labels), config.method.snapshots_needed)
+
+
+def record(config: Config) -> dict[str, Any]:
+    """Give the configuration as JSON, its method by name; without the workdir, which does not change the results."""
+    fields = plain(config)
+    del fields["workdir"]
+    return {**fields, "method": {"name": methods.name_of(config.method), **fields["method"]}}
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Write `config.json`, or make sure that the run in the workdir is this one.
+
+    Raises:
+        ValueError: The workdir holds a run of another configuration; the differences are named.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        if jax.process_index() == 0:
+            write_json(path, record(config))
+    elif found := differences(json.loads(path.read_text()), record(config)):
+        raise ValueError(
+            f"{workdir} holds a run of another configuration ({'; '.join(found)}); choose another --workdir, or delete "
+            "that folder to start over"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Name what the numbers were computed with."""
+    packages = {name: metadata.version(name) for name in ("jaxdd", "jax", "jaxlib", "flax", "optax", "numpy")}
+    return {**packages, "python": platform.python_version(), "device": jax.devices()[0].device_kind}
+
+
+class StopSignal:
+    """Turns SIGINT and SIGTERM into a question that the stages ask: `stop()`. A second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._previous: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        """Say whether the run was asked to stop."""
+        return self._asked
+
+    def __enter__(self) -> Self:
+        # Python delivers signals to the main thread only; a run on another one is stopped by whoever started it.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        log.warning("%s: stopping as soon as the work in progress is saved", signal.Signals(number).name)
+
+
+class Progress:
+    """What the run has computed besides experts and checkpoints, in a file: accuracies, and seconds spent."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        self.accuracies: dict[str, list[float]] = stored.get("accuracies", {})
+        self.seconds: dict[str, float] = stored.get("seconds", {"experts": 0.0, "evaluate": 0.0})
+
+    def add(self, stage: str, seconds: float, **accuracies: list[float]) -> None:
+        """Record time spent in a stage, and accuracies if it computed any."""
+        self.seconds[stage] += seconds
+        self.accuracies.update(accuracies)
+        if jax.process_index() == 0:
+            write_json(self._path, {"accuracies": self.accuracies, "seconds": self.seconds})
+
+
+def _experts(
+    config: Config,
+    workdir: Path,
+    dataset: Dataset,
+    model: Model,
+    mesh: Mesh,
+    metrics: Metrics,
+    stop: StopSignal,
+    done: Progress,
+) -> Trajectories | None:
+    if not config.method.needs_experts:
+        return None
+    store = ExpertStore(
+        Path(config.experts.directory or workdir / "experts"),
+        describe(dataset, config.model, config.experts, config.seed),
+    )
+    missing = len(store.missing(config.experts.count))
+    clock = time.monotonic()
+    with metrics.progress("experts", config.experts.count, config.experts.count - missing) as bar:
+
+        def on_expert(index: int, expert: Expert) -> None:
+            nonlocal clock
+            now = time.monotonic()
+            done.add("experts", now - clock)
+            clock = now
+            metrics.write(index, "experts", loss=float(expert.losses[-1]))
+            bar.update()
+            if stop():
+                raise Interrupted(f"expert training stopped after expert {index + 1} of {config.experts.count}")
+
+        return train_experts(
+            model, dataset, config.experts, seed=config.seed, mesh=mesh, store=store, on_expert=on_expert
+        )
+
+
+def _distill(
+    config: Config,
+    workdir: Path,
+    dataset: Dataset,
+    model: Model,
+    trajectories: Trajectories | None,
+    mesh: Mesh,
+    metrics: Metrics,
+    stop: StopSignal,
+) -> Outcome:
+    shown: dict[str, float] = {}
+    with Checkpoints(workdir / "checkpoints") as checkpoints, metrics.progress("distill", config.method.steps) as bar:
+
+        def on_resume(step: int) -> None:
+            for stage in ("distill", "validate"):
+                metrics.rewind(stage, step)
+            bar.update(max(step, 0))
+
+        def on_metrics(step: int, stage: str, **values: float) -> None:
+            metrics.write(step, stage, **values)
+            shown.update(values)
+            bar.set_postfix(shown)
+            bar.update(step - bar.n)
+
+        return distill(
+            model,
+            dataset,
+            config.method,
+            trajectories,
+            seed=config.seed,
+            evaluate=config.evaluate,
+            mesh=mesh,
+            checkpoints=checkpoints,
+            on_resume=on_resume,
+            on_metrics=on_metrics,
+            on_warning=log.warning,
+            stop=stop,
+        )
+
+
+def _evaluate(
+    config: Config,
+    dataset: Dataset,
+    model: Model,
+    outcome: Outcome,
+    mesh: Mesh,
+    metrics: Metrics,
+    stop: StopSignal,
+    done: Progress,
+) -> dict[str, dict[str, Any]]:
+    clock = time.monotonic()
+    total = 3 if config.evaluate.full_recipe is not None else 2
+    with metrics.progress("evaluate", total, len(done.accuracies)) as bar:
+
+        def on_result(name: str, runs: list[float]) -> None:
+            nonlocal clock
+            now = time.monotonic()
+            done.add("evaluate", now - clock, **{name: runs})
+            clock = now
+            bar.update()
+            if stop():
+                raise Interrupted(f"evaluation stopped after {name}")
+
+        return evaluate(
+            model,
+            dataset,
+            outcome.distilled,
+            config.evaluate,
+            seed=config.seed,
+            mesh=mesh,
+            known=done.accuracies,
+            on_result=on_result,
+        )
+
+
+def _write_outputs(
+    config: Config, workdir: Path, dataset: Dataset, outcome: Outcome, results: dict[str, Any]
+) -> None:
+    distilled = outcome.distilled
+    card = Card(
+        dataset=dataset.name,
+        class_names=dataset.class_names,
+        label_kind="hard" if config.method.labels == "hard" else "logits",
+        normalisation=dataset.normalisation,
+        recipe=plain(config.evaluate.recipe),
+        provenance={"config": record(config), "step": outcome.step, "versions": versions()},
+    )
+    distilled.save(workdir / "distilled.npz", card)
+    display = np.asarray(dataset.normalisation.inverse(distilled.images))
+    image_grid(display, np.argmax(distilled.labels, -1), dataset.class_names, workdir / "grid.png")
+    write_json(workdir / "results.json", results)
+    write_report(
+        workdir,
+        distilled=distilled,
+        card=card,
+        results=results,
+        config=record(config),
+        metrics_path=workdir / "metrics.jsonl",
+    )

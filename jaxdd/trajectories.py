@@ -1,0 +1,96 @@
+"""Expert trajectories on the device, and which part of them a step of distillation looks at.
+
+Axis letters: E experts, T snapshots, P parameters.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxdd.types import Array, Model, Params
+
+
+class Trajectories(NamedTuple):
+    """Recorded SGD trajectories of E networks on the real data, all under one learning rate schedule.
+
+    Attributes:
+        snapshots: `[E, T, P]` flattened parameters θ^t.
+        final: `[E, P]` the parameters after the last epoch.
+        lr: `[T]` learning rate η of the step taken at each snapshot.
+        time: `[T]` training time so far, the sum of the learning rates of the steps before each snapshot.
+        total_time: [] the sum of the learning rates of all steps.
+        steps: `[T]` int32, the number of SGD steps before each snapshot.
+    """
+
+    snapshots: Array
+    final: Array
+    lr: Array
+    time: Array
+    total_time: Array
+    steps: Array
+
+    @property
+    def count(self) -> int:
+        """E, the number of experts."""
+        return self.snapshots.shape[0]
+
+    @property
+    def length(self) -> int:
+        """T, the number of snapshots of each."""
+        return self.snapshots.shape[1]
+
+
+def flattening(model: Model) -> tuple[int, Callable[[Array], Params]]:
+    """Give P and the function that shapes a flat vector `[P]` into the parameters of `model`."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    flat, unravel = ravel_pytree(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes))
+    return flat.size, unravel
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Which snapshots a step may start from, and how that moves as distillation goes on.
+
+    At step `it` starts are drawn uniformly from `lower … U − 1` with `U = min(start + ⌊(end − start) · it / grow⌋, end)`;
+    `lower` stays at `first` (expanding), or keeps its distance to U (sliding).
+
+    References:
+        [published] expanding: DATM, Guo et al. 2024, arXiv 2310.05773, as its code computes it. [our choice] sliding,
+        for the unpublished law of Inf-Match's progressive timestep sampling.
+    """
+
+    first: int = 0
+    """First snapshot that may be drawn."""
+    start: int = 16
+    """Snapshots below this one may be drawn at the beginning."""
+    end: int | None = None
+    """Snapshots below this one may be drawn in the end; `start` by default: the window stays as it is."""
+    grow: int | None = None
+    """Outer step at which the window has reached its end; the last step by default."""
+    kind: Literal["expanding", "sliding"] = "expanding"
+    """expanding keeps the early snapshots in; sliding leaves them behind."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.start <= self.last:
+            raise ValueError(
+                f"window has first={self.first}, start={self.start}, end={self.end}; it needs 0 <= first < start <= end"
+            )
+        if self.grow is not None and self.grow < 1:
+            raise ValueError(f"window.grow is {self.grow}; give the outer step at which the window is full, 1 or more")
+
+    @property
+    def last(self) -> int:
+        """One past the last snapshot that is ever drawn."""
+        return self.start if self.end is None else self.end
+
+    def sample(self, key: Array, step: Array, steps: int, shape: tuple[int, ...] = ()) -> Array:
+        """Draw snapshot indices for outer step `step` of `steps`, int32 of the given shape."""
+        progress = step / (self.grow or max(steps, 1))
+        upper = jnp.minimum(self.start + jnp.floor((self.last - self.start) * progress), self.last).astype(jnp.int32)
+        lower = self.first if self.kind == "expanding" else upper - (self.start - self.first)
+        return jax.random.randint(key, shape, lower, upper)

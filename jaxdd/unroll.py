@@ -1,0 +1,127 @@
+"""Inner training that can be differentiated: what the outer gradient costs in memory is an argument.
+
+Axis letters: N student steps, M distilled items, B mini-batch, P parameters.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxdd.types import Array, Params
+
+Carry = TypeVar("Carry")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unroll:
+    """How to differentiate through N student steps."""
+
+    mode: Literal["full", "segmented", "truncated"] = "segmented"
+    """full stores every step's activations; segmented recomputes them (same gradient, memory of about two segments);
+    truncated differentiates the last steps only (another, biased gradient)."""
+    segment: int | None = None
+    """Student steps per segment of recomputation; the square root of their number by default."""
+    last: int = 10
+    """Steps that `truncated` differentiates through."""
+
+    def __post_init__(self) -> None:
+        if self.segment is not None and self.segment < 1:
+            raise ValueError(f"unroll.segment is {self.segment}; give at least 1 step per segment, or leave it out")
+        if self.last < 1:
+            raise ValueError(f"unroll.last is {self.last}; truncated differentiation needs at least 1 step")
+
+
+def segmented_scan(
+    step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any, *, segment: int | None = None
+) -> tuple[Carry, Any]:
+    """Scan like `jax.lax.scan`, storing for the backward pass only the carries between segments of steps.
+
+    The backward pass recomputes one segment at a time from its first carry, and within the segment one step at a time
+    from its own: with N steps in segments of s, N/s + s carries and the activations of one step are alive at once,
+    against N times the activations of one step for a plain scan. Every step is computed three times.
+
+    Args:
+        step: `(carry, x) -> (carry, y)`. What is constant over the steps should be closed over, not carried: every
+            stored carry would hold a copy.
+        init: The first carry.
+        xs: Pytree of arrays with leading axis N.
+        segment: Steps per segment, `ceil(sqrt(N))` by default.
+
+    Returns:
+        The last carry and the stacked ys, as `jax.lax.scan` does.
+
+    [derived] The values are those of `jax.lax.scan`, the gradient equal to rounding.
+    """
+    length = jax.tree.leaves(xs)[0].shape[0]
+    segment = min(segment or math.ceil(math.sqrt(length)), length) or 1
+    # prevent_cse: inside a scan the barriers that it adds are not needed and cost time.
+    inner = jax.checkpoint(step, prevent_cse=False)
+
+    def run_segment(carry: Carry, xs: Any) -> tuple[Carry, Any]:
+        return jax.lax.scan(inner, carry, xs)
+
+    outer = jax.checkpoint(run_segment, prevent_cse=False)
+    whole = length // segment * segment
+    head = jax.tree.map(lambda x: x[:whole].reshape(whole // segment, segment, *x.shape[1:]), xs)
+    carry, ys = jax.lax.scan(outer, init, head)
+    ys = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), ys)
+    if whole == length:
+        return carry, ys
+    carry, tail = jax.checkpoint(run_segment)(carry, jax.tree.map(lambda x: x[whole:], xs))
+    return carry, jax.tree.map(lambda y, t: jnp.concatenate([y, t]), ys, tail)
+
+
+def unroll(
+    step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any, *, how: Unroll
+) -> tuple[Carry, Any]:
+    """Scan `step` over `xs`, differentiated as `how` says.
+
+    Args:
+        step: `(carry, x) -> (carry, y)`.
+        init: The first carry.
+        xs: Pytree of arrays with leading axis N.
+        how: `full`, `segmented` (the same gradient in less memory) or `truncated` (the first N − last steps are
+            constants to the gradient).
+
+    Returns:
+        The last carry and the stacked ys, the same whatever `how` is.
+    """
+    if how.mode == "full":
+        return jax.lax.scan(step, init, xs)
+    if how.mode == "segmented":
+        return segmented_scan(step, init, xs, segment=how.segment)
+    length = jax.tree.leaves(xs)[0].shape[0]
+    constant = max(length - how.last, 0)
+    carry, head = jax.lax.stop_gradient(jax.lax.scan(step, init, jax.tree.map(lambda x: x[:constant], xs)))
+    carry, tail = segmented_scan(step, carry, jax.tree.map(lambda x: x[constant:], xs), segment=how.segment)
+    return carry, jax.tree.map(lambda h, t: jnp.concatenate([h, t]), head, tail)
+
+
+def inner_sgd(
+    loss: Callable[[Params, Any], Array], params: Params, batches: Any, lr: Array, *, how: Unroll
+) -> tuple[Params, Array]:
+    """Train a student by plain SGD, `θ_{n+1} = θ_n − α ∇ℓ(θ_n; b_n)`, differentiable in what `loss` closes over and in α.
+
+    Args:
+        loss: `(params, batch) -> scalar`; closes over the distilled set.
+        params: θ_0.
+        batches: What each step is given (indices into the distilled set, keys), leading axis N.
+        lr: [] student learning rate α.
+        how: The way to differentiate.
+
+    Returns:
+        θ_N and the losses `[N]` before each step.
+
+    References:
+        [published] the student of MTT, Cazenavette et al. 2022, arXiv 2203.11932, Algorithm 1.
+    """
+
+    def step(params: Params, batch: Any) -> tuple[Params, Array]:
+        value, grad = jax.value_and_grad(loss)(params, batch)
+        return jax.tree.map(lambda p, g: p - lr * g, params, grad), value
+
+    return unroll(step, params, batches, how=how)

@@ -1,0 +1,169 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from jaxdd import metrics
+from jaxdd.metrics import Metrics, progress, read
+
+
+def events(folder):
+    """Return the (step, tag, value) and the restarts that TensorBoard finds in a folder, oldest file first."""
+    found, restarts = [], []
+    for path in sorted(folder.iterdir()):
+        content, position = path.read_bytes(), 0
+        while position < len(content):  # a TFRecord: length, its checksum, the record, its checksum
+            length = int.from_bytes(content[position : position + 8], "little")
+            event = event_pb2.Event.FromString(content[position + 12 : position + 12 + length])
+            position += 16 + length
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            if event.HasField("session_log"):
+                restarts.append(event.step)
+    return found, restarts
+
+
+def test_write_appends_one_json_object_per_line(tmp_path):
+    before = time.time()
+    with Metrics(tmp_path / "run") as run:
+        run.write(0, "experts", loss=2.5, accuracy=jnp.asarray(0.25))
+        run.write(np.int64(1), "distill", loss=np.float32(0.5))
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()  # there before the file is closed
+    first, second = map(json.loads, lines)
+    assert before - 0.001 <= first.pop("time") <= second.pop("time") <= time.time() + 0.001
+    assert first == {"step": 0, "stage": "experts", "loss": 2.5, "accuracy": 0.25}
+    assert second == {"step": 1, "stage": "distill", "loss": 0.5}
+    assert list(json.loads(lines[0])) == ["step", "stage", "time", "loss", "accuracy"]
+
+
+def test_tensorboard_has_one_run_per_stage(tmp_path):
+    with Metrics(tmp_path) as run:
+        run.write(3, "distill", loss=0.5)
+        run.write(7, "validate", accuracy=0.75)
+        run.write(8, "validate", accuracy=math.nan)
+    assert events(tmp_path / "tensorboard" / "distill") == ([(3, "loss", 0.5)], [])
+    assert events(tmp_path / "tensorboard" / "validate") == ([(7, "accuracy", 0.75)], [])
+
+
+def test_values_that_are_not_finite_survive_strict_json(tmp_path):
+    with Metrics(tmp_path) as run:
+        run.write(0, "distill", a=math.nan, b=jnp.inf, c=-np.inf, d=1.5)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert [line[name] for name in "abcd"] == ["NaN", "Infinity", "-Infinity", 1.5]
+    (record,) = read(tmp_path / "metrics.jsonl")
+    assert math.isnan(record["a"])
+    assert [record[name] for name in "bcd"] == [math.inf, -math.inf, 1.5]
+
+
+def test_write_refuses_what_is_not_a_scalar(tmp_path):
+    with Metrics(tmp_path) as run:
+        with pytest.raises(ValueError, match=r"'losses' has shape \(2,\)"):
+            run.write(0, "distill", losses=jnp.zeros(2))
+        with pytest.raises(ValueError, match="cannot be called 'time'"):
+            run.write(0, "distill", time=1.0)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_rewind_forgets_later_steps_of_one_stage(tmp_path):
+    with Metrics(tmp_path) as run:
+        for step in range(4):
+            run.write(step, "distill", loss=step + math.pi)
+            run.write(step, "validate", accuracy=math.inf)
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    with Metrics(tmp_path) as run:
+        run.rewind("distill", 1)
+        run.write(2, "distill", loss=-1)
+    after = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert after[:-1] == [line for number, line in enumerate(before) if number not in (4, 6)]
+    assert [record["loss"] for record in read(tmp_path / "metrics.jsonl", "distill")] == [math.pi, 1 + math.pi, -1]
+    assert len(read(tmp_path / "metrics.jsonl", "validate")) == 4
+    steps, restarts = events(tmp_path / "tensorboard" / "distill")
+    assert [step for step, _, _ in steps] == [0, 1, 2, 3, 2]
+    assert restarts == [2]  # TensorBoard hides what came before and has this step or a later one
+
+
+def test_rewind_in_the_middle_of_writing(tmp_path):
+    with Metrics(tmp_path) as run:
+        run.write(5, "distill", loss=1)
+        run.rewind("distill", 0)
+        run.write(1, "distill", loss=2)
+    assert [(r["step"], r["loss"]) for r in read(tmp_path / "metrics.jsonl")] == [(1, 2)]
+    assert events(tmp_path / "tensorboard" / "distill")[1] == [1]
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with Metrics(tmp_path) as run:
+        run.write(0, "distill", loss=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"step": 1, "stage": "dis')
+    assert [record["step"] for record in read(path)] == [0]
+    with Metrics(tmp_path) as run:
+        run.write(1, "distill", loss=2)
+    assert [(record["step"], record["loss"]) for record in read(path)] == [(0, 1), (1, 2)]
+    assert path.read_bytes().startswith(whole)
+
+
+def test_what_was_written_outlives_a_kill(tmp_path):
+    child = (
+        "import os, signal, sys; from jaxdd.metrics import Metrics\n"
+        "run = Metrics(sys.argv[1])\n"
+        "for step in range(3): run.write(step, 'distill', loss=step)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", child, tmp_path], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    assert [record["loss"] for record in read(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+def test_read_names_the_line_that_is_broken(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "stage": "distill"}\n{"step": \n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not a JSON object"):
+        read(path)
+    path.write_text("3\n")
+    with pytest.raises(ValueError, match="line 1"):
+        read(path)
+
+
+def test_a_process_that_does_not_write_leaves_no_trace(tmp_path, capfd):
+    with Metrics(tmp_path / "run", enabled=False) as run:
+        run.write(0, "distill", loss=1)
+        run.rewind("distill", 0)
+        with run.progress("distill", 3) as bar:
+            for _ in range(3):
+                bar.update()
+    assert not (tmp_path / "run").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_in_a_log_is_few_whole_lines(capfd):
+    with progress("distill", 1000, 200) as bar:
+        for step in range(800):
+            bar.set_postfix(loss=f"{step}")
+            bar.update()
+    out, err = capfd.readouterr()
+    first, last = err.splitlines()
+    assert out == "" and "\r" not in err
+    assert first.startswith("distill: 200/1000 [")
+    assert last.startswith("distill: 1000/1000 [") and "loss=799" in last
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, capfd):
+    monkeypatch.setattr(metrics.sys.stderr, "isatty", lambda: True, raising=False)
+    with progress("distill", 3) as bar:
+        for _ in range(3):
+            bar.update()
+    assert "\r" in capfd.readouterr().err
