@@ -170,11 +170,18 @@ def progress(description: str, total: int, initial: int = 0, *, enabled: bool = 
     Returns:
         A `tqdm`: call `update()` after each step and `close()` at the end, or use it in a `with`.
     """
-    bar = tqdm if sys.stderr.isatty() else _Lines
+    bar = _Bar if sys.stderr.isatty() else _Lines
     return bar(desc=description, total=total, initial=initial, disable=not enabled)
 
 
-class _Lines(tqdm):
+class _Bar(tqdm):
+    """A bar that shows its postfix when it is next drawn, rather than be drawn for it at every step."""
+
+    def set_postfix(self, ordered_dict: Any = None, refresh: bool = False, **values: Any) -> None:
+        super().set_postfix(ordered_dict, refresh=refresh, **values)
+
+
+class _Lines(_Bar):
     """A bar for log files: whole lines, seldom."""
 
     def __init__(self, **options: Any):
@@ -193,9 +200,6 @@ class _Lines(tqdm):
             file.flush()
 
         return print_line
-
-    def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **values: Any) -> None:
-        super().set_postfix(ordered_dict, refresh=False, **values)  # a refresh per step would be a line per step
 
     def close(self) -> None:
         if not self.disable:

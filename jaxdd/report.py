@@ -63,10 +63,10 @@ def write_report(
     distilled: Distilled,
     card: Card,
     results: Mapping[str, Any],
-    config: Mapping[str, Any],
+    config: Any,
     metrics_path: str | Path | None,
     histograms: Mapping[str, np.ndarray] | None = None,
-    evaluate_command: str | None = None,
+    evaluate_command: str = "python -m jaxdd.main evaluate distilled.npz",
 ) -> Path:
     """Write `report.html`, one page that needs no other file and no network.
 
@@ -77,7 +77,7 @@ def write_report(
         results: `dataset`, `method`, `ipc` and `distilled`, and optionally `random_real`, `full_data`, `selected_on`,
             `steps`, `seconds` (stage to seconds) and `versions`. Each of the three accuracies is a mapping of `mean`,
             `std` and `runs`, as fractions, or None.
-        config: the settings of the run.
+        config: the settings of the run, in any form that JSON can show.
         metrics_path: the `metrics.jsonl` whose scalars are plotted; no curves if it is None or absent.
         histograms: title to values of any shape, drawn as one histogram each; what is not finite is left out.
         evaluate_command: the shell command that evaluates the set again.
@@ -121,7 +121,7 @@ def _grid(
     *,
     title: str | None = None,
     per_class: int = SHOWN_PER_CLASS,
-    pixels: int = 12_000_000,
+    pixels: int = 8_000_000,
     text: str = "black",
     background: str = "white",
 ) -> bytes:
@@ -205,16 +205,18 @@ def _picture(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(levels).resize((width, height), filtering).convert("RGBA"))
 
 
-def _grid_figure(distilled: Distilled, card: Card, *, most: int = 900_000) -> str:
+def _grid_figure(distilled: Distilled, card: Card, *, most: int = 1_100_000) -> str:
     """Return the grid for the page, of as many images per class as fit into so many bytes."""
     images = np.asarray(card.normalisation.inverse(distilled.images))
     classes = np.asarray(distilled.labels).argmax(axis=1)
     largest = int(np.bincount(classes, minlength=1).max())
-    for shown in (50, 20, 10, 5, 2, 1):
-        for pixels in (4_000_000, 1_000_000) if shown == 1 else (4_000_000,):
-            png = _grid(images, classes, card.class_names, per_class=shown, pixels=pixels, text=GREY, background="none")
-            if len(png) <= most:
-                break
+    # Fewer images whole before all of them reduced; only where one per class is too much are they made smaller.
+    area = images.shape[1] * images.shape[2] * len(card.class_names)
+    attempts = [(shown, max(600_000, shown * area)) for shown in (min(largest, 50), 20, 10, 5, 2, 1)]
+    for shown, pixels in [*attempts, (1, 250_000), (1, 60_000)]:
+        if shown > largest or pixels > 4_000_000:
+            continue
+        png = _grid(images, classes, card.class_names, per_class=shown, pixels=pixels, text=GREY, background="none")
         if len(png) <= most:
             break
     parts = ["One row per class" if card.label_kind == "hard" else "One row per most probable class"]
@@ -256,16 +258,12 @@ def _curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
     if not finite.any():
         return f"<p>{_text(name)}: {lost}</p>"
     steps, values = steps[finite], values[finite]
-    unique, first, counts = np.unique(steps, return_inverse=True, return_counts=True)
-    mean = np.bincount(first, values) / counts
-    low, high = np.full(len(unique), np.inf), np.full(len(unique), -np.inf)
-    np.minimum.at(low, first, values)
-    np.maximum.at(high, first, values)
+    unique, mean, low, high = _by_step(steps, values)
 
     figure, axes = _axes(name)
     few = len(unique) <= 40
     axes.plot(unique, mean, color=BLUE, linewidth=1.3, marker="o" if few else None, markersize=2.5)
-    if (counts > 1).any():
+    if (low < high).any():
         axes.fill_between(unique, low, high, color=BLUE, alpha=0.25, linewidth=0)
     if low.min() > 0 and high.max() > 100 * low.min() and "accuracy" not in name:
         axes.set_yscale("log")
@@ -273,6 +271,15 @@ def _curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
         axes.axvline(mark, color=GREY, linewidth=1, linestyle="--")
     axes.set_xlabel("step", color=GREY, fontsize=8)
     return _figure(_png(figure), lost, alt=f"{name} against step")
+
+
+def _by_step(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the steps in order, each once, and the mean, the smallest and the largest of its values."""
+    unique, place, counts = np.unique(steps, return_inverse=True, return_counts=True)
+    low, high = np.full(len(unique), np.inf), np.full(len(unique), -np.inf)
+    np.minimum.at(low, place, values)
+    np.maximum.at(high, place, values)
+    return unique, np.bincount(place, values) / counts, low, high
 
 
 def _histograms(distilled: Distilled, card: Card, histograms: Mapping[str, np.ndarray]) -> str:
@@ -330,7 +337,10 @@ def _png(figure: Any) -> bytes:
 
 def _summary(distilled: Distilled, card: Card, results: Mapping[str, Any]) -> str:
     count, *shape = distilled.images.shape
-    facts = [f"{count} images of {' × '.join(map(str, shape))}", f"{card.label_kind} labels"]
+    facts = [
+        f"{count} images of {' × '.join(map(str, shape))}",
+        "hard labels" if card.label_kind == "hard" else f"soft labels ({card.label_kind})",
+    ]
     facts.append(f"learning rate {float(distilled.lr):.4g}")
     if results.get("steps") is not None:
         facts.append(f"{results['steps']} distillation steps")
@@ -383,7 +393,7 @@ def _comparison(results: Mapping[str, Any]) -> str:
     return ", ".join(parts) + ". " if parts else ""
 
 
-def _usage(card: Card, evaluate_command: str | None) -> str:
+def _usage(card: Card, evaluate_command: str) -> str:
     lines = ["import numpy as np", "", 'file = np.load("distilled.npz", allow_pickle=False)']
     lines.append('images, labels = file["images"], file["labels"]')
     if card.label_kind == "hard":
@@ -402,8 +412,7 @@ def _usage(card: Card, evaluate_command: str | None) -> str:
         lines.append("pictures = pictures.clip(0, 1)")
     code = "<p>With numpy alone; <code>images</code> are normalised as a network wants them, <code>pictures</code> "
     code += f"are for the eye:</p><pre>{_text(chr(10).join(lines))}</pre>"
-    if evaluate_command:
-        code += f"<p>Evaluate it again:</p><pre>{_text(evaluate_command)}</pre>"
+    code += f"<p>Evaluate it again:</p><pre>{_text(evaluate_command)}</pre>"
     return code
 
 

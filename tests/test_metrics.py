@@ -167,3 +167,8 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, capfd):
         for _ in range(3):
             bar.update()
     assert "\r" in capfd.readouterr().err
+    with progress("distill", 10_000) as bar:
+        for step in range(10_000):
+            bar.set_postfix(loss=step)
+            bar.update()
+    assert capfd.readouterr().err.count("\r") < 500  # it is not drawn again for every postfix

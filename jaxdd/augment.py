@@ -1,0 +1,216 @@
+"""Differentiable siamese augmentation (Zhao & Bilen 2021, arXiv 2102.08259).
+
+Each operation is `(key, images [B,H,W,K], *, siamese) -> images`, affine in the images. With `siamese` one draw of the
+parameters serves all images, and depends on the key and the image size alone, so that the same key transforms real and
+distilled batches of different sizes alike; otherwise every image has its own draw. Images are normalised ones: what an
+operation brings in from outside an image is zero in that space, as published. Parameters are the published ones.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdd.types import Array, Augment
+
+
+def _draws(images: Array, siamese: bool) -> int:
+    return 1 if siamese else images.shape[0]
+
+
+def _uniform(key: Array, images: Array, siamese: bool, low: float, high: float) -> Array:
+    """Draw U(low, high) once or per image, as `[1 or B, 1, 1, 1]`."""
+    return jax.random.uniform(key, (_draws(images, siamese), 1, 1, 1), images.dtype, low, high)
+
+
+def brightness(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Add a constant: `x + b`, b ~ U(-0.5, 0.5). [published]."""
+    return images + _uniform(key, images, siamese, -0.5, 0.5)
+
+
+def saturation(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Scale the distance of a pixel to its mean m over channels: `s (x - m) + m`, s ~ U(0, 2). [published]."""
+    mean = images.mean(axis=3, keepdims=True)
+    return (images - mean) * _uniform(key, images, siamese, 0.0, 2.0) + mean
+
+
+def contrast(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Scale the distance of an image to its mean m: `c (x - m) + m`, c ~ U(0.5, 1.5). [published]."""
+    mean = images.mean(axis=(1, 2, 3), keepdims=True)
+    return (images - mean) * _uniform(key, images, siamese, 0.5, 1.5) + mean
+
+
+def color(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Apply `brightness`, `saturation` and `contrast` in turn. [published]."""
+    brightness_key, saturation_key, contrast_key = jax.random.split(key, 3)
+    images = brightness(brightness_key, images, siamese=siamese)
+    images = saturation(saturation_key, images, siamese=siamese)
+    return contrast(contrast_key, images, siamese=siamese)
+
+
+def crop(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Shift by whole pixels and fill with zeros: up to `int(H / 8 + 1 / 2)` rows either way, alike for columns.
+
+    [published].
+    """
+    _, height, breadth, _ = images.shape
+
+    def positions(key: Array, size: int) -> Array:
+        largest = int(size * 0.125 + 0.5)
+        shift = jax.random.randint(key, (_draws(images, siamese), 1), -largest, largest + 1)
+        return (jnp.arange(size)[None] + shift).astype(images.dtype)
+
+    row_key, column_key = jax.random.split(key)
+    return _resample(images, positions(row_key, height), positions(column_key, breadth))
+
+
+def cutout(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Zero a rectangle of half the height and half the width, centred anywhere and clipped at the border. [published].
+
+    With s = int(H / 2 + 1 / 2), rows o - s // 2 ... o - s // 2 + s - 1 for o uniform in {0 ... H - s % 2}, alike for
+    columns.
+    """
+    _, height, breadth, _ = images.shape
+
+    def inside(key: Array, size: int) -> Array:
+        side = int(size * 0.5 + 0.5)
+        centre = jax.random.randint(key, (_draws(images, siamese), 1), 0, size + 1 - side % 2)
+        offset = jnp.arange(size)[None] - (centre - side // 2)
+        return (offset >= 0) & (offset < side)
+
+    row_key, column_key = jax.random.split(key)
+    rows, columns = inside(row_key, height), inside(column_key, breadth)
+    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], jnp.zeros((), images.dtype), images)
+
+
+def flip(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Mirror left and right with probability 1/2. [published]."""
+    return jnp.where(_uniform(key, images, siamese, 0.0, 1.0) < 0.5, images[:, :, ::-1], images)
+
+
+def scale(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Zoom rows and columns by 1 / s about the centre, each with its s ~ U(1 / 1.2, 1.2). [published].
+
+    A pixel at p, in coordinates where the image is [-1, 1], takes the bilinear value at s p, zero outside.
+    """
+    _, height, breadth, _ = images.shape
+
+    def positions(key: Array, size: int) -> Array:
+        factor = jax.random.uniform(key, (_draws(images, siamese), 1), images.dtype, 1 / 1.2, 1.2)
+        return _pixels(factor * _centres(size, images.dtype)[None], size)
+
+    row_key, column_key = jax.random.split(key)
+    return _resample(images, positions(row_key, height), positions(column_key, breadth))
+
+
+def rotate(key: Array, images: Array, *, siamese: bool) -> Array:
+    """Rotate about the centre by an angle a ~ U(-15, 15) degrees. [published].
+
+    A pixel at (x, y), in coordinates where the image is [-1, 1]^2, takes the bilinear value at
+    `(x cos a - y sin a, x sin a + y cos a)`, zero outside. Images that are not square are sheared a little, as in the
+    published code.
+    """
+    batch, height, breadth, channels = images.shape
+    limit = math.radians(15)
+    angle = _uniform(key, images, siamese, -limit, limit)[..., 0]
+    x = _centres(breadth, images.dtype)[None, None, :]
+    y = _centres(height, images.dtype)[None, :, None]
+    rows = _pixels(x * jnp.sin(angle) + y * jnp.cos(angle), height)
+    columns = _pixels(x * jnp.cos(angle) - y * jnp.sin(angle), breadth)
+
+    # Gathering the four neighbours beats the dense [HW, HW] matrix on CPUs by an order of magnitude.
+    pixels = images.reshape(batch, height * breadth, channels)
+    rotated = jnp.zeros_like(pixels)
+    for row in (jnp.floor(rows), jnp.floor(rows) + 1):
+        for column in (jnp.floor(columns), jnp.floor(columns) + 1):
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < breadth)
+            weight = inside * (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
+            nearest = jnp.clip(row, 0, height - 1) * breadth + jnp.clip(column, 0, breadth - 1)
+            index = nearest.astype(jnp.int32).reshape(-1, height * breadth)
+            if siamese:
+                neighbour = jnp.take(pixels, index[0], axis=1)
+            else:
+                neighbour = jax.vmap(lambda image, index: image[index])(pixels, index)
+            rotated += weight.reshape(-1, height * breadth, 1) * neighbour
+    return rotated.reshape(images.shape)
+
+
+def _centres(size: int, dtype: jnp.dtype) -> Array:
+    """Return the coordinates of pixel centres where the image is [-1, 1] (PyTorch's align_corners=False)."""
+    return (2 * jnp.arange(size, dtype=dtype) + 1) / size - 1
+
+
+def _pixels(coordinates: Array, size: int) -> Array:
+    """Invert `_centres`: coordinates in [-1, 1] to fractional pixel indices."""
+    return ((coordinates + 1) * size - 1) / 2
+
+
+def _resample(images: Array, rows: Array, columns: Array) -> Array:
+    """Interpolate bilinearly on a grid of rows `[1 or B, H]` and columns `[1 or B, W]`, zero outside the images.
+
+    `out[h, w] = sum_ij hat(rows[h] - i) hat(columns[w] - j) x[i, j]`, hat(t) = max(0, 1 - |t|): two matrix products,
+    whose transposes are matrix products too, where a gather would have a scatter.
+    """
+    batch, height, breadth, channels = images.shape
+
+    def weights(positions: Array, size: int) -> Array:
+        distance = jnp.abs(positions[:, :, None] - jnp.arange(size, dtype=images.dtype)[None, None, :])
+        return jnp.maximum(0, 1 - distance)
+
+    # Accelerators round the factors of a matrix product by default, which would change even the pixels of a pure shift.
+    product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    images = product(weights(rows, height), images.reshape(batch, height, breadth * channels))
+    images = images.reshape(batch, height, breadth, channels)
+    return product(weights(columns, breadth)[:, None], images)
+
+
+OPERATIONS: dict[str, Callable[..., Array]] = {
+    "color": color,
+    "crop": crop,
+    "cutout": cutout,
+    "flip": flip,
+    "scale": scale,
+    "rotate": rotate,
+}
+"""Published name to operation `(key, images, *, siamese) -> images`."""
+
+
+def dsa(strategy: str, *, siamese: bool) -> Augment:
+    """Build an augmentation that applies one operation per call, drawn uniformly from a strategy. [published].
+
+    Args:
+        strategy: names of `OPERATIONS` joined by underscores, such as `color_crop_cutout_flip_scale_rotate`; a name
+            given twice is drawn twice as often. `none` or the empty string is the identity.
+        siamese: draw the parameters of the operation once for all images, so that calls with the same key transform
+            batches of any size alike (matching gradients or features); otherwise once per image (training a network).
+
+    Returns:
+        `(key, images [B,H,W,K]) -> images`, differentiable in the images; the operation is drawn once per call in
+        either mode.
+
+    Raises:
+        ValueError: if the strategy names an unknown operation; from the augmentation, if the images do not have four
+            axes.
+    """
+    names = [] if strategy in ("", "none", "None") else strategy.split("_")
+    unknown = [name for name in names if name not in OPERATIONS]
+    if unknown:
+        raise ValueError(
+            f"unknown operation {unknown[0]!r} in augmentation {strategy!r}; "
+            f"join some of {', '.join(OPERATIONS)} by underscores, or give none"
+        )
+    operations = [partial(OPERATIONS[name], siamese=siamese) for name in names]
+
+    def augment(key: Array, images: Array) -> Array:
+        if images.ndim != 4:
+            raise ValueError(f"images have shape {images.shape}; augmentation needs four axes, [B, H, W, K]")
+        if not operations:
+            return images
+        choice_key, operation_key = jax.random.split(key)
+        choice = jax.random.randint(choice_key, (), 0, len(operations))
+        return lax.switch(choice, operations, operation_key, images)
+
+    return augment

@@ -1,0 +1,252 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxdd import autodiff
+from jaxdd.distilled import Distilled
+from jaxdd.losses import mean_loss
+from jaxdd.methods import infmatch
+from jaxdd.methods.base import softened
+from jaxdd.trajectories import flattening
+from jaxdd.types import Examples
+from tests.conftest import dot, finite_difference, random_like
+
+ESTIMATORS = ["published", "first_order", "second_order", "unroll"]
+
+
+def real_batch(key, leading, dtype):
+    images_key, labels_key = jax.random.split(key)
+    shape = (*leading, 10)
+    labels = jax.random.randint(labels_key, shape, 0, 3)
+    return Examples(
+        images=jax.random.normal(images_key, (*shape, 4, 4, 1), dtype),
+        targets=jax.nn.one_hot(labels, 3, dtype=dtype),
+        weights=jnp.full(shape, 1 / 10, dtype),
+        indices=jnp.zeros(shape, jnp.int32),
+    )
+
+
+def windows_of(estimator, m, horizon, size, dtype=jnp.float64):
+    """Draw m windows of checkpoints with real batches, independent for gradients and Hessians."""
+    length = horizon if estimator == "unroll" else 1
+    keys = jax.random.split(jax.random.key(20), 4)
+    lr = 0.05 + 0.05 * jax.random.uniform(keys[0], (m, length), dtype)
+    a, b = infmatch.coefficients(estimator, lr, 1 - lr, 0.1)
+    return infmatch.Checkpoint(
+        params=0.5 * jax.random.normal(keys[1], (m, length, size), dtype),
+        a=a,
+        b=b,
+        for_gradient=real_batch(keys[2], (m, length), dtype),
+        for_hessian=real_batch(keys[3], (m, length), dtype),
+        cached=None,
+        key=jax.random.split(jax.random.key(21), (m, length)),
+    )
+
+
+@pytest.fixture
+def setting(x64, toy):
+    model, losses, examples = toy(jnp.float64)
+    size, unravel = flattening(model)
+    labels = jax.random.normal(jax.random.key(3), (6, 3), jnp.float64)
+    distilled = Distilled(examples.images[:6], labels, jnp.asarray(0.1, jnp.float64))
+
+    def problem_of(distilled, *, hvp=autodiff.hvp, hessian_form=autodiff.hessian_form):
+        def on(examples):
+            loss = mean_loss(losses, examples)
+            return lambda flat: loss(unravel(flat))
+
+        return lambda c: infmatch.Problem(
+            on(softened(distilled, jnp.arange(6))), on(c.for_gradient), on(c.for_hessian), hvp, hessian_form
+        )
+
+    return size, distilled, problem_of
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences(setting, estimator):
+    size, distilled, problem_of = setting
+    windows, method = windows_of(estimator, 3, 4, size), infmatch.ESTIMATORS[estimator]
+
+    @jax.jit
+    def objective(distilled):
+        return infmatch.objective(method, problem_of, distilled, windows)
+
+    value, grads = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows))(distilled)
+    np.testing.assert_allclose(value, objective(distilled), rtol=1e-12)
+    expected = jax.grad(objective)(distilled)
+    for field in ("images", "labels"):
+        ours, theirs = getattr(grads, field), getattr(expected, field)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-12 * float(jnp.abs(theirs).max()))
+        direction = random_like(getattr(distilled, field))
+        slope = finite_difference(
+            lambda v, field=field: objective(distilled._replace(**{field: v})), getattr(distilled, field), direction
+        )
+        np.testing.assert_allclose(dot(ours, direction), slope, rtol=1e-6)
+        forward = jax.jvp(lambda v, field=field: objective(distilled._replace(**{field: v})),
+                          (getattr(distilled, field),), (direction,))[1]
+        np.testing.assert_allclose(forward, slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["published", "second_order"])
+def test_finite_difference_products_give_nearly_the_same_gradient(setting, estimator):
+    size, distilled, problem_of = setting
+    windows, method = windows_of(estimator, 2, 1, size), infmatch.ESTIMATORS[estimator]
+    approximate = {"hvp": autodiff.finite_difference_hvp, "hessian_form": autodiff.finite_difference_hessian_form}
+    exact = infmatch.two_pass(method, problem_of, distilled, windows)[1]
+    near = infmatch.two_pass(method, lambda s: problem_of(s, **approximate), distilled, windows)[1]
+    gap = np.linalg.norm(near.images - exact.images) / np.linalg.norm(exact.images)
+    assert 0 < gap < 1e-4
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_residual_is_the_printed_formula_with_dense_hessians(setting, estimator):
+    size, distilled, problem_of = setting
+    window = jax.tree.map(lambda x: x[0], windows_of(estimator, 1, 3, size))
+    problem_at, expected = problem_of(distilled), np.zeros(size)
+    for k in range(window.a.shape[0]):
+        c = jax.tree.map(lambda x, k=k: x[k], window)
+        problem = problem_at(c)
+        g_s, g_d = jax.grad(problem.synthetic)(c.params), jax.grad(problem.real_gradient)(c.params)
+        h_s, h_d = jax.hessian(problem.synthetic)(c.params), jax.hessian(problem.real_hessian)(c.params)
+        if estimator == "unroll":
+            expected = expected + c.a * h_d @ expected + c.a * (g_s - g_d)
+        else:
+            expected = c.a * (g_s - g_d) + c.b * (h_d @ g_s + h_s @ g_d - 2 * h_d @ g_d)
+    residual, _ = infmatch.ESTIMATORS[estimator].residual(problem_at, window)
+    np.testing.assert_allclose(residual, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_bracket_is_the_gradient_of_an_inner_product(setting):
+    # H_D G_S + H_S G_D − 2 H_D G_D = ∇_θ ⟨G_D, G_S − G_D⟩ where both factors see the same real batch.
+    size, distilled, problem_of = setting
+    window = jax.tree.map(lambda x: x[0], windows_of("published", 1, 1, size))
+    window = window._replace(for_hessian=window.for_gradient, a=jnp.zeros(1), b=jnp.ones(1))
+    problem, params = problem_of(distilled)(jax.tree.map(lambda x: x[0], window)), window.params[0]
+
+    def inner(params):
+        g_d = jax.grad(problem.real_gradient)(params)
+        return jnp.vdot(g_d, jax.grad(problem.synthetic)(params) - g_d)
+
+    residual, _ = infmatch.ESTIMATORS["published"].residual(problem_of(distilled), window)
+    np.testing.assert_allclose(residual, jax.grad(inner)(params), rtol=1e-9, atol=1e-12)
+
+
+def test_memory_of_two_pass_does_not_grow_with_the_checkpoints(toy):
+    model, losses, examples = toy(jnp.float32)
+    size, unravel = flattening(model)
+    distilled = Distilled(jnp.tile(examples.images, (32, 1, 1, 1)), jnp.zeros((256, 3)), jnp.asarray(0.1))
+
+    def problem_of(distilled):
+        def on(examples):
+            loss = mean_loss(losses, examples)
+            return lambda flat: loss(unravel(flat))
+
+        return lambda c: infmatch.Problem(
+            on(softened(distilled, jnp.arange(256))), on(c.for_gradient), on(c.for_hessian),
+            autodiff.hvp, autodiff.hessian_form,
+        )
+
+    def memory(function, m):
+        windows = windows_of("second_order", m, 1, size, jnp.float32)
+        compiled = jax.jit(lambda s, w: function(infmatch.ESTIMATORS["second_order"], problem_of, s, w))
+        return compiled.lower(distilled, windows).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(infmatch.two_pass, 16) < 1.1 * memory(infmatch.two_pass, 2)
+
+    def autodiff_gradient(*args):
+        return jax.grad(lambda s: infmatch.objective(args[0], args[1], s, args[3]))(args[2])
+
+    # The same measure sees the growth that the two passes avoid.
+    assert memory(autodiff_gradient, 16) > 2 * memory(autodiff_gradient, 2)
+
+
+def cosine(x, y):
+    return float(jnp.vdot(x, y) / (jnp.linalg.norm(x) * jnp.linalg.norm(y)))
+
+
+def displacement_cosines(toy, steps, lr):
+    """Compare every estimate of a displacement with true retraining: a tenth of the data is removed."""
+    model, losses, _ = toy(jnp.float64)
+    size, unravel = flattening(model)
+    full = jax.tree.map(lambda x: x.reshape(40, *x.shape[2:]), real_batch(jax.random.key(1), (4,), jnp.float64))
+    full = full._replace(weights=jnp.full((40,), 1 / 40))
+    kept = jax.tree.map(lambda x: x[:36], full)._replace(weights=jnp.full((36,), 1 / 36))
+
+    def flat_loss(examples):
+        loss = mean_loss(losses, examples)
+        return lambda flat: loss(unravel(flat))
+
+    def descend(loss, start):
+        def step(params, _):
+            return params - lr * jax.grad(loss)(params), params
+
+        return jax.lax.scan(step, start, length=steps)
+
+    start = ravel_pytree(model.init(jax.random.key(5)))[0].astype(jnp.float64)
+    end, path = descend(flat_loss(full), start)
+    truth = descend(flat_loss(kept), start)[0] - end
+
+    def estimate(estimator):
+        length = steps if estimator == "unroll" else 1
+        many = 1 if estimator in ("unroll", "second_order") else steps
+        rates = jnp.full((many, length), lr)
+        remaining = lr * (steps - 1 - jnp.arange(many))[:, None] * jnp.ones((1, length))
+        a, b = infmatch.coefficients(estimator, rates, remaining, lr * steps)
+        broadcast = jax.tree.map(lambda x: jnp.broadcast_to(x, (many, length, *x.shape)), full)
+        windows = infmatch.Checkpoint(
+            params=path[: many * length].reshape(many, length, size), a=a, b=b,
+            for_gradient=broadcast, for_hessian=broadcast, cached=None,
+            key=jax.random.split(jax.random.key(0), (many, length)),
+        )
+
+        def problem_of(c):
+            return infmatch.Problem(
+                flat_loss(kept), flat_loss(c.for_gradient), flat_loss(c.for_hessian), autodiff.hvp,
+                autodiff.hessian_form,
+            )
+
+        method = infmatch.ESTIMATORS[estimator]
+        residuals = [method.residual(problem_of, jax.tree.map(lambda x, i=i: x[i], windows))[0] for i in range(many)]
+        return sum(residuals)
+
+    return {estimator: cosine(estimate(estimator), truth) for estimator in ESTIMATORS}
+
+
+def test_displacements_against_true_retraining(x64, toy, record_property):
+    short, long = displacement_cosines(toy, 5, 0.05), displacement_cosines(toy, 60, 0.05)
+    for name, cosines in (("short", short), ("long", long)):
+        record_property(name, {k: round(v, 4) for k, v in cosines.items()})
+        print(name, {k: round(v, 4) for k, v in cosines.items()})
+    assert short["second_order"] > 0.999
+    assert short["unroll"] > 0.999
+    assert long["unroll"] > 0.98
+    assert long["unroll"] > long["first_order"]
+    # The bracket alone is the correction that opposes the displacement, not the displacement.
+    assert short["published"] < 0
+
+
+def test_impossible_settings_are_refused():
+    for settings, message in [
+        ({"tau": 0.0}, "method.tau is 0.0"),
+        ({"checkpoints": 0}, "method.checkpoints is 0"),
+        ({"batch": 0}, "method.batch is 0"),
+        ({"cache": 10, "real_batch": 64}, "method.cache is 10"),
+        ({"cache": 128, "augment": "flip"}, "cannot share"),
+        ({"ipc": 0}, "method.ipc is 0"),
+        ({"steps": -1}, "method.steps is -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            infmatch.Config(**settings)
+
+
+def test_unrolled_residual_that_blows_up_is_told(toy):
+    model, _, _ = toy(jnp.float32)
+    config = infmatch.Config(estimator="unroll")
+    method = infmatch.build(model, config)
+    assert method.warn({"loss": 0.7, "image_gradient": 1.0}) is None
+    assert "method.horizon" in method.warn({"loss": 3.0, "image_gradient": 1.0})
+    assert infmatch.build(model, dataclasses.replace(config, estimator="published")).warn({"loss": 3.0}) is None

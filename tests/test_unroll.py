@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdd.unroll import Unroll, inner_sgd, segmented_scan
+from tests.conftest import finite_difference, random_like
+
+MODES = [Unroll("full"), Unroll("segmented"), Unroll("segmented", segment=3), Unroll("segmented", segment=100)]
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_sgd_on_a_quadratic_follows_the_closed_form(x64, how):
+    # L(θ) = ½ (θ − b)ᵀ A (θ − b): θ_N = b + (I − α A)^N (θ_0 − b), differentiated in α by hand.
+    a = jnp.diag(jnp.array([1.0, 2.0, 5.0])) + 0.1
+    b, start, lr, steps = jnp.array([1.0, -2.0, 0.5]), jnp.array([3.0, 1.0, -1.0]), 0.07, 11
+
+    def loss(params, _):
+        return 0.5 * jnp.vdot(params - b, a @ (params - b))
+
+    def run(lr):
+        return inner_sgd(loss, start, jnp.zeros(steps), lr, how=how)[0]
+
+    step = jnp.eye(3) - lr * a
+    np.testing.assert_allclose(run(lr), b + jnp.linalg.matrix_power(step, steps) @ (start - b), rtol=1e-12)
+    slope = -steps * a @ jnp.linalg.matrix_power(step, steps - 1) @ (start - b)
+    np.testing.assert_allclose(jax.jacrev(run)(lr), slope, rtol=1e-10)
+    np.testing.assert_allclose(jax.jacfwd(run)(lr), slope, rtol=1e-10)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 50])
+@pytest.mark.parametrize("segment", [None, 1, 4, 7])
+def test_segmented_scan_is_scan(x64, length, segment):
+    xs = jnp.linspace(0.1, 1.0, length)
+
+    def step(carry, x):
+        return jnp.sin(carry) + x, carry * x
+
+    def total(scan):
+        def objective(init, xs):
+            carry, ys = scan(step, init, xs)
+            return carry**2 + jnp.sum(ys)
+
+        return objective
+
+    plain = total(jax.lax.scan)
+    segmented = total(lambda *args: segmented_scan(*args, segment=segment))
+    np.testing.assert_allclose(plain(0.3, xs), segmented(0.3, xs), rtol=1e-14)
+    for argument in (0, 1):
+        expected = jax.grad(plain, argument)(0.3, xs)
+        np.testing.assert_allclose(jax.grad(segmented, argument)(0.3, xs), expected, rtol=1e-12)
+
+
+def test_truncated_is_the_gradient_of_the_last_steps_alone(x64):
+    target = jnp.array([1.0, 2.0])
+
+    def student(scale, start, steps, how):
+        return inner_sgd(lambda p, _: jnp.sum((scale * p - target) ** 4), start, jnp.zeros(steps), 0.01, how=how)[0]
+
+    start, scale = jnp.array([0.2, -0.1]), 0.9
+    truncated = jax.jacrev(lambda s: student(s, start, 9, Unroll("truncated", last=4)))(scale)
+    middle = student(scale, start, 5, Unroll("full"))
+    expected = jax.jacrev(lambda s: student(s, middle, 4, Unroll("full")))(scale)
+    np.testing.assert_allclose(truncated, expected, rtol=1e-12)
+    whole = jax.jacrev(lambda s: student(s, start, 9, Unroll("truncated", last=9)))(scale)
+    np.testing.assert_allclose(whole, jax.jacrev(lambda s: student(s, start, 9, Unroll("full")))(scale), rtol=1e-12)
+
+
+def gradient_memory(how, steps=64, width=256):
+    """Temporary bytes of the outer gradient of a student with wide activations."""
+    images = jnp.ones((32, width))
+
+    def objective(images):
+        def loss(params, _):
+            return jnp.mean(jnp.tanh(jnp.tanh(images @ params) @ params) ** 2)
+
+        return jnp.sum(inner_sgd(loss, jnp.eye(width), jnp.zeros(steps), 0.1, how=how)[0] ** 2)
+
+    return jax.jit(jax.grad(objective)).lower(images).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_segments_bound_the_memory_of_unrolling():
+    full, segmented, truncated = (gradient_memory(how) for how in (Unroll("full"), MODES[1], Unroll("truncated", last=8)))
+    assert segmented < full / 3
+    assert truncated < full / 3
+
+
+def test_memory_of_segments_grows_with_the_root_of_the_steps():
+    assert gradient_memory(MODES[1], steps=256) < 2.5 * gradient_memory(MODES[1], steps=64)
+
+
+def test_gradients_of_a_student_agree_with_finite_differences(x64):
+    images = jax.random.normal(jax.random.key(0), (5, 3))
+    direction = random_like(images)
+
+    def objective(images):
+        def loss(params, row):
+            return jnp.sum(jnp.tanh(images[row] @ params) ** 2)
+
+        return jnp.sum(inner_sgd(loss, jnp.ones((3, 2)), jnp.arange(7) % 5, 0.3, how=Unroll())[0] ** 3)
+
+    expected = finite_difference(objective, images, direction)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(objective)(images), direction), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("field, value", [("segment", 0), ("last", 0)])
+def test_impossible_settings_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"unroll.{field} is 0"):
+        Unroll(**{field: value})
