@@ -11,7 +11,7 @@ import tyro
 from jaxdd.data import DataConfig
 from jaxdd.evaluate import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
-from jaxdd.methods import coresets, infmatch, mtt
+from jaxdd.methods import MethodConfig, infmatch
 from jaxdd.models import ModelConfig
 
 
@@ -25,7 +25,7 @@ class Config:
     """The network of experts, distillation and evaluation."""
     experts: ExpertsConfig = ExpertsConfig()
     """Expert trajectories."""
-    method: infmatch.Config | mtt.Config | coresets.Config = infmatch.Config()
+    method: MethodConfig = infmatch.Config()
     """The distillation method; which one it is, the config file says."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Scoring."""

@@ -77,18 +77,27 @@ def test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences(setting
 
     value, grads = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows))(distilled)
     np.testing.assert_allclose(value, objective(distilled), rtol=1e-12)
-    expected = jax.grad(objective)(distilled)
+    expected = jax.jit(jax.grad(objective))(distilled)
     for field in ("images", "labels"):
         ours, theirs = getattr(grads, field), getattr(expected, field)
         np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-12 * float(jnp.abs(theirs).max()))
-        direction = random_like(getattr(distilled, field))
-        slope = finite_difference(
-            lambda v, field=field: objective(distilled._replace(**{field: v})), getattr(distilled, field), direction
-        )
-        np.testing.assert_allclose(dot(ours, direction), slope, rtol=1e-6)
-        forward = jax.jvp(lambda v, field=field: objective(distilled._replace(**{field: v})),
-                          (getattr(distilled, field),), (direction,))[1]
-        np.testing.assert_allclose(forward, slope, rtol=1e-6)
+        along = jax.tree.map(jnp.zeros_like, distilled)._replace(**{field: random_like(ours)})
+        slope = finite_difference(objective, distilled, along)
+        np.testing.assert_allclose(dot(grads, along), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["second_order", "unroll"])
+def test_forward_mode_agrees_with_two_pass(setting, estimator):
+    size, distilled, problem_of = setting
+    windows, method = windows_of(estimator, 2, 3, size), infmatch.ESTIMATORS[estimator]
+    direction = random_like(distilled)
+
+    @jax.jit
+    def slope(distilled):
+        return jax.jvp(lambda s: infmatch.objective(method, problem_of, s, windows), (distilled,), (direction,))[1]
+
+    grads = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows)[1])(distilled)
+    np.testing.assert_allclose(dot(grads, direction), slope(distilled), rtol=1e-9)
 
 
 @pytest.mark.parametrize("estimator", ["published", "second_order"])
@@ -96,8 +105,8 @@ def test_finite_difference_products_give_nearly_the_same_gradient(setting, estim
     size, distilled, problem_of = setting
     windows, method = windows_of(estimator, 2, 1, size), infmatch.ESTIMATORS[estimator]
     approximate = {"hvp": autodiff.finite_difference_hvp, "hessian_form": autodiff.finite_difference_hessian_form}
-    exact = infmatch.two_pass(method, problem_of, distilled, windows)[1]
-    near = infmatch.two_pass(method, lambda s: problem_of(s, **approximate), distilled, windows)[1]
+    exact = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows)[1])(distilled)
+    near = jax.jit(lambda s: infmatch.two_pass(method, lambda s: problem_of(s, **approximate), s, windows)[1])(distilled)
     gap = np.linalg.norm(near.images - exact.images) / np.linalg.norm(exact.images)
     assert 0 < gap < 1e-4
 
@@ -107,16 +116,21 @@ def test_residual_is_the_printed_formula_with_dense_hessians(setting, estimator)
     size, distilled, problem_of = setting
     window = jax.tree.map(lambda x: x[0], windows_of(estimator, 1, 3, size))
     problem_at, expected = problem_of(distilled), np.zeros(size)
-    for k in range(window.a.shape[0]):
-        c = jax.tree.map(lambda x, k=k: x[k], window)
+
+    @jax.jit
+    def dense(c):
         problem = problem_at(c)
         g_s, g_d = jax.grad(problem.synthetic)(c.params), jax.grad(problem.real_gradient)(c.params)
-        h_s, h_d = jax.hessian(problem.synthetic)(c.params), jax.hessian(problem.real_hessian)(c.params)
+        return g_s, g_d, jax.hessian(problem.synthetic)(c.params), jax.hessian(problem.real_hessian)(c.params)
+
+    for k in range(window.a.shape[0]):
+        c = jax.tree.map(lambda x, k=k: x[k], window)
+        g_s, g_d, h_s, h_d = dense(c)
         if estimator == "unroll":
             expected = expected + c.a * h_d @ expected + c.a * (g_s - g_d)
         else:
             expected = c.a * (g_s - g_d) + c.b * (h_d @ g_s + h_s @ g_d - 2 * h_d @ g_d)
-    residual, _ = infmatch.ESTIMATORS[estimator].residual(problem_at, window)
+    residual, _ = jax.jit(lambda w: infmatch.ESTIMATORS[estimator].residual(problem_at, w))(window)
     np.testing.assert_allclose(residual, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -131,8 +145,8 @@ def test_bracket_is_the_gradient_of_an_inner_product(setting):
         g_d = jax.grad(problem.real_gradient)(params)
         return jnp.vdot(g_d, jax.grad(problem.synthetic)(params) - g_d)
 
-    residual, _ = infmatch.ESTIMATORS["published"].residual(problem_of(distilled), window)
-    np.testing.assert_allclose(residual, jax.grad(inner)(params), rtol=1e-9, atol=1e-12)
+    residual, _ = jax.jit(lambda w: infmatch.ESTIMATORS["published"].residual(problem_of(distilled), w))(window)
+    np.testing.assert_allclose(residual, jax.jit(jax.grad(inner))(params), rtol=1e-9, atol=1e-12)
 
 
 def test_memory_of_two_pass_does_not_grow_with_the_checkpoints(toy):
@@ -187,8 +201,8 @@ def displacement_cosines(toy, steps, lr):
         return jax.lax.scan(step, start, length=steps)
 
     start = ravel_pytree(model.init(jax.random.key(5)))[0].astype(jnp.float64)
-    end, path = descend(flat_loss(full), start)
-    truth = descend(flat_loss(kept), start)[0] - end
+    end, path = jax.jit(lambda start: descend(flat_loss(full), start))(start)
+    truth = jax.jit(lambda start: descend(flat_loss(kept), start)[0])(start) - end
 
     def estimate(estimator):
         length = steps if estimator == "unroll" else 1
@@ -210,8 +224,7 @@ def displacement_cosines(toy, steps, lr):
             )
 
         method = infmatch.ESTIMATORS[estimator]
-        residuals = [method.residual(problem_of, jax.tree.map(lambda x, i=i: x[i], windows))[0] for i in range(many)]
-        return sum(residuals)
+        return jax.jit(lambda w: jnp.sum(jax.lax.map(lambda w: method.residual(problem_of, w)[0], w), axis=0))(windows)
 
     return {estimator: cosine(estimate(estimator), truth) for estimator in ESTIMATORS}
 

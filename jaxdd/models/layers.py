@@ -52,10 +52,12 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Conv
     """Cross-correlate images with an odd kernel under zero padding of half the kernel. [published].
 
     `out[b, h, w, o] = sum_{i, j, k} images[b, h s + i - p, w s + j - p, k] kernel[i, j, k, o]`, with s the stride and
-    p half the kernel, rounded down. `direct` is XLA's convolution. `patches` concatenates the shifted images and
-    multiplies once: on CPUs it is on a par for one gradient, 3 times faster for the gradient of a gradient and for
-    networks under `vmap`, and 10 to 25 times for the gradient through an unrolled training, because XLA has no fast
-    kernels for the convolutions that differentiating a convolution brings up. It takes more memory. [our choice]
+    p half the kernel, rounded down.
+
+    `direct` is XLA's convolution. `patches` concatenates the shifted images and
+    multiplies once, which takes more memory. On CPUs it is as fast for one gradient, 2 to 3 times faster for the
+    gradient of a gradient and for networks under `vmap`, and 10 to 25 times for anything inside `lax.scan`, unrolled
+    training above all, where XLA has no fast kernels for convolutions. [our choice]
 
     Args:
         images: `[B, H, W, K]`.

@@ -1,0 +1,376 @@
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from scipy.signal import correlate2d
+
+from jaxdd.models import MODELS, ModelConfig, build
+from jaxdd.models.layers import convolve, max_pool
+
+TINY = ModelConfig(width=4, depth=2)
+
+
+def size(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def as_float64(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+
+
+def perturbed(params, key):
+    """Move every parameter, so that no scale is one and no bias zero."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    moved = [a + 0.3 * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def mean_loss(model, params, images):
+    targets = jax.nn.one_hot(jnp.arange(images.shape[0]) % 3, 3, dtype=images.dtype)
+    return -(jax.nn.log_softmax(model.apply(params, images)) * targets).sum(1).mean()
+
+
+@pytest.mark.parametrize(("classes", "count"), [(10, 320_010), (100, 504_420)])
+def test_convnet_d3_has_the_published_number_of_parameters(classes, count):
+    model = build(ModelConfig(), (32, 32, 3), classes)
+    params = model.init(jax.random.key(0))
+    assert size(params) == count
+    images = jnp.ones((2, 32, 32, 3))
+    assert jax.eval_shape(model.features, params, images).shape == (2, 2048)
+    assert jax.eval_shape(model.apply, params, images).shape == (2, classes)
+
+
+def test_mlp_number_of_parameters():
+    params = build(ModelConfig("mlp", width=32, depth=2), (8, 8, 1), 10).init(jax.random.key(0))
+    assert size(params) == (64 * 32 + 32) + (32 * 32 + 32) + (32 * 10 + 10)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_initialisation_is_uniform_within_the_inverse_root_of_the_fan_in(name):
+    config = ModelConfig(name, width=96, depth=2)
+    params = build(config, (16, 16, 3), 50).init(jax.random.key(0))
+    layers = {**params["body"], "linear": params["linear"]}
+    dense = {key: layer for key, layer in layers.items() if "kernel" in layer}
+    assert len(dense) == 3
+    for layer in dense.values():
+        kernel, bias = np.asarray(layer["kernel"], np.float64), np.asarray(layer["bias"], np.float64)
+        bound = 1 / math.sqrt(kernel[..., 0].size)
+        assert abs(kernel).max() <= bound and abs(bias).max() <= bound
+        assert abs(kernel).max() > 0.99 * bound and abs(bias).max() > 0.9 * bound
+        # Standard errors of the mean and the variance of n uniform draws, five of them.
+        n = kernel.size
+        assert abs(kernel.mean()) < 5 * bound / math.sqrt(3 * n)
+        assert abs(kernel.var() / (bound**2 / 3) - 1) < 5 * math.sqrt(0.8 / n)
+        assert 0.1 < bias.var() / (bound**2 / 3) < 2
+    for layer in layers.values():
+        if "scale" in layer:
+            np.testing.assert_array_equal(layer["scale"], 1)
+            np.testing.assert_array_equal(layer["bias"], 0)
+
+
+def test_initialisation_differs_between_layers_and_keys():
+    model = build(TINY, (8, 8, 4), 3)
+    first, second = model.init(jax.random.key(0)), model.init(jax.random.key(1))
+    assert (first["body"]["conv_0"]["kernel"] != first["body"]["conv_1"]["kernel"]).all()
+    assert (first["linear"]["kernel"] != second["linear"]["kernel"]).all()
+    stacked = jax.jit(jax.vmap(model.init))(jnp.stack([jax.random.key(0), jax.random.key(1)]))
+    jax.tree.map(lambda a, b, c: np.testing.assert_array_equal(c, np.stack([a, b])), first, second, stacked)
+
+
+def normalised_by_hand(x, norm):
+    """Normalise one batch `[B, H, W, K]` in NumPy, group by group."""
+    x = np.array(x)
+    out = np.empty_like(x)
+    batch, channels = x.shape[0], x.shape[3]
+    per = {"instance": 1, "group": channels // 4}.get(norm, 1)
+    examples = [slice(None)] if norm == "batch" else [slice(b, b + 1) for b in range(batch)]
+    for example in examples:
+        for start in range(0, channels, per):
+            part = x[example, :, :, start : start + per]
+            out[example, :, :, start : start + per] = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
+    return x if norm == "none" else out
+
+
+def convnet_by_hand(params, images, config):
+    x = np.asarray(images)
+    for block in range(config.depth):
+        layer = params["body"][f"conv_{block}"]
+        kernel = np.asarray(layer["kernel"])
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = np.stack(
+            [
+                [
+                    sum(correlate2d(image[:, :, k], kernel[:, :, k, o], mode="valid") for k in range(x.shape[3]))
+                    + np.asarray(layer["bias"])[o]
+                    for o in range(config.width)
+                ]
+                for image in padded
+            ]
+        ).transpose(0, 2, 3, 1)
+        if config.norm != "none":
+            affine = params["body"][f"norm_{block}"]
+            x = normalised_by_hand(x, config.norm) * np.asarray(affine["scale"]) + np.asarray(affine["bias"])
+        x = np.where(x > 0, x, {"relu": 0.0, "leaky_relu": 0.01}[config.activation] * x)
+        if config.pooling != "none":
+            rows, columns = x.shape[1] // 2, x.shape[2] // 2
+            reduce = {"avg": np.mean, "max": np.max}[config.pooling]
+            x = np.stack(
+                [
+                    np.stack(
+                        [reduce(x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2], axis=(1, 2)) for j in range(columns)], 1
+                    )
+                    for i in range(rows)
+                ],
+                1,
+            )
+    features = x.reshape(x.shape[0], -1)
+    return features, features @ np.asarray(params["linear"]["kernel"]) + np.asarray(params["linear"]["bias"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"convolution": "direct"},
+        {"norm": "group", "width": 8},
+        {"norm": "batch"},
+        {"norm": "none", "activation": "leaky_relu"},
+        {"pooling": "max"},
+        {"pooling": "none", "depth": 1},
+    ],
+)
+def test_convnet_computes_what_numpy_and_scipy_do(x64, changes):
+    config = dataclasses.replace(TINY, **changes)
+    model = build(config, (7, 9, 2), 3)
+    params = perturbed(model.init(jax.random.key(0)), jax.random.key(1))
+    images = jax.random.normal(jax.random.key(2), (3, 7, 9, 2))
+    assert images.dtype == jnp.float64
+    features, logits = convnet_by_hand(params, images, config)
+    np.testing.assert_allclose(model.features(params, images), features, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(model.apply(params, images), logits, rtol=1e-10, atol=1e-12)
+
+
+def test_mlp_computes_what_numpy_does(x64):
+    model = build(ModelConfig("mlp", width=5, depth=2, activation="sigmoid"), (4, 3, 2), 3)
+    params = perturbed(model.init(jax.random.key(0)), jax.random.key(1))
+    images = jax.random.normal(jax.random.key(2), (3, 4, 3, 2))
+    x = np.asarray(images).reshape(3, 24)
+    for layer in ("linear_0", "linear_1"):
+        weights = params["body"][layer]
+        x = 1 / (1 + np.exp(-(x @ np.asarray(weights["kernel"]) + np.asarray(weights["bias"]))))
+    np.testing.assert_allclose(model.features(params, images), x, rtol=1e-12)
+    logits = x @ np.asarray(params["linear"]["kernel"]) + np.asarray(params["linear"]["bias"])
+    np.testing.assert_allclose(model.apply(params, images), logits, rtol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "swish", "gelu"])
+def test_activations(x64, activation):
+    model = build(ModelConfig("mlp", width=6, depth=1, activation=activation), (2, 2, 1), 3)
+    params = model.init(jax.random.key(0))
+    images = 3 * jax.random.normal(jax.random.key(2), (4, 2, 2, 1))
+    layer = params["body"]["linear_0"]
+    x = np.asarray(images).reshape(4, 4) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+    expected = {
+        "relu": np.maximum(x, 0),
+        "leaky_relu": np.maximum(x, 0.01 * x),
+        "sigmoid": 1 / (1 + np.exp(-x)),
+        "swish": x / (1 + np.exp(-x)),
+        "gelu": x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    }[activation]
+    np.testing.assert_allclose(model.features(params, images), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [TINY, ModelConfig("mlp", width=5, depth=0), ModelConfig("mlp", width=5, depth=1)])
+def test_logits_are_linear_in_the_features(config):
+    model = build(config, (8, 8, 1), 3)
+    params = model.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    expected = model.features(params, images) @ params["linear"]["kernel"] + params["linear"]["bias"][None]
+    np.testing.assert_allclose(model.apply(params, images), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_patches_equal_xla_convolution(x64, kernel_size, stride):
+    images = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (kernel_size, kernel_size, 3, 4))
+    direct = convolve(images, kernel, stride=stride, convolution="direct")
+    patches = convolve(images, kernel, stride=stride, convolution="patches")
+    np.testing.assert_allclose(patches, direct, rtol=1e-10, atol=1e-12)
+    assert direct.shape == (2, -(-7 // stride), 8 // stride, 4)
+    auto = convolve(images, kernel, stride=stride)
+    same = patches if jax.default_backend() == "cpu" else direct
+    np.testing.assert_array_equal(auto, same)
+
+
+def test_max_pool_shares_the_gradient_among_equal_maxima():
+    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient, np.full((1, 2, 2, 1), 0.25))
+
+
+def test_batch_normalisation_takes_the_statistics_of_the_batch_and_instance_does_not():
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    for norm, depends in (("batch", True), ("instance", False), ("group", False)):
+        model = build(dataclasses.replace(TINY, norm=norm), (8, 8, 1), 3)
+        params = model.init(jax.random.key(0))
+        alone, together = model.apply(params, images[:2]), model.apply(params, images)[:2]
+        assert (float(abs(alone - together).max()) > 1e-3) == depends
+
+
+def test_variance_does_not_cancel_on_images_far_from_zero():
+    model = build(dataclasses.replace(TINY, depth=1), (8, 8, 1), 3)
+    params = model.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    with jax.enable_x64(True):
+        exact = model.apply(as_float64(params), images.astype(jnp.float64) + 3000)
+    np.testing.assert_allclose(model.apply(params, images + 3000), exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("convolution", ["direct", "patches"])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_float64_in_float64_out(x64, name, convolution):
+    model = build(dataclasses.replace(TINY, name=name, convolution=convolution), (8, 8, 1), 3)
+    params = model.init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
+    images = jnp.ones((2, 8, 8, 1))
+    assert model.apply(params, images).dtype == jnp.float64
+    lower = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    assert model.apply(lower, images).dtype == jnp.float64
+    assert model.apply(params, images.astype(jnp.float32)).dtype == jnp.float64
+    assert model.apply(lower, images.astype(jnp.float32)).dtype == jnp.float32
+
+
+def direction_like(tree, key):
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        structure, [jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)]
+    )
+
+
+def step_along(tree, direction, length):
+    return jax.tree.map(lambda a, d: a + length * d, tree, direction)
+
+
+DERIVATIVE_CASES = [
+    {"pooling": "avg", "norm": "instance"},
+    {"pooling": "max", "norm": "instance"},
+    {"pooling": "avg", "norm": "batch"},
+    {"pooling": "max", "norm": "group"},
+    {"name": "mlp"},
+]
+
+
+@pytest.mark.parametrize("changes", DERIVATIVE_CASES)
+def test_hessian_vector_product_against_differences_of_gradients(x64, changes):
+    # A smooth activation; max pooling has kinks, but none within a step this short.
+    model = build(dataclasses.replace(TINY, activation="swish", **changes), (8, 8, 1), 3)
+    params = model.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
+    v = direction_like(params, jax.random.key(2))
+    gradient = jax.jit(lambda p: jax.grad(lambda q: mean_loss(model, q, images))(p))
+    product = jax.jvp(gradient, (params,), (v,))[1]
+    step = 1e-5
+    above, below = gradient(step_along(params, v, step)), gradient(step_along(params, v, -step))
+    difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), above, below)
+    scale = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(product))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6 * scale, rtol=1e-5), product, difference)
+
+
+def after_three_steps(model, params, images):
+    def step(inner, _):
+        gradient = jax.grad(lambda q: mean_loss(model, q, images))(inner)
+        return jax.tree.map(lambda a, g: a - 0.1 * g, inner, gradient), None
+
+    trained, _ = lax.scan(jax.checkpoint(step, prevent_cse=False), params, None, length=3)
+    return trained
+
+
+def unrolled_objective(model, params, images):
+    """Loss on constant images after three steps of gradient descent on the images."""
+    held_out = jnp.linspace(-1, 1, 3, dtype=images.dtype)[:, None, None, None] * jnp.ones_like(images[:1])
+    return mean_loss(model, after_three_steps(model, params, images), held_out)
+
+
+@pytest.mark.parametrize("changes", [{"pooling": "avg", "norm": "instance"}, {"pooling": "max", "norm": "batch"}])
+def test_gradient_through_unrolled_training_and_its_derivative(x64, changes):
+    model = build(dataclasses.replace(TINY, depth=1, activation="swish", **changes), (4, 4, 1), 3)
+    params = model.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
+    u = jax.random.normal(jax.random.key(2), images.shape)
+    objective = jax.jit(lambda x: unrolled_objective(model, params, x))
+    gradient = jax.jit(jax.grad(objective))
+    step = 1e-5
+    along = (objective(images + step * u) - objective(images - step * u)) / (2 * step)
+    assert abs(float(along)) > 1e-6
+    np.testing.assert_allclose(jnp.vdot(gradient(images), u), along, rtol=1e-4)
+    # Third order: the derivative of that gradient, which contains the Hessians of the inner loss.
+    second = jnp.vdot(jax.jvp(gradient, (images,), (u,))[1], u)
+    twice = jnp.vdot(gradient(images + step * u) - gradient(images - step * u), u) / (2 * step)
+    np.testing.assert_allclose(second, twice, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("pooling", "convolution"), [("avg", "direct"), ("max", "patches")])
+def test_derivatives_at_constant_images_are_finite(pooling, convolution):
+    model = build(dataclasses.replace(TINY, depth=1, pooling=pooling, convolution=convolution), (4, 4, 1), 3)
+    params = model.init(jax.random.key(0))
+    images = jnp.zeros((3, 4, 4, 1))
+
+    @jax.jit
+    def derivatives(params, images):
+        gradient = jax.grad(lambda q: mean_loss(model, q, images))
+        product = jax.jvp(gradient, (params,), (params,))[1]
+        unrolled = jax.grad(lambda x: unrolled_objective(model, params, x))
+        return gradient(params), product, unrolled(images), jax.jvp(unrolled, (images,), (jnp.ones_like(images),))[1]
+
+    for leaf in jax.tree.leaves(derivatives(params, images)):
+        assert jnp.isfinite(leaf).all()
+
+
+def test_networks_under_vmap_equal_networks_one_by_one():
+    model = build(TINY, (8, 8, 1), 3)
+    stacked = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    together = jax.vmap(model.apply, (0, None))(stacked, images)
+    for i in range(3):
+        alone = model.apply(jax.tree.map(lambda leaf: leaf[i], stacked), images)  # noqa: B023
+        np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "classes", "message"),
+    [
+        ({"depth": 4}, (8, 8, 1), 3, "largest depth with pooling is 3"),
+        ({"depth": 3}, (32, 7, 1), 3, "largest depth with pooling is 2"),
+        ({"depth": 0}, (8, 8, 1), 3, "depth is 0"),
+        ({"width": 0}, (8, 8, 1), 3, "width is 0"),
+        ({"width": -2, "name": "mlp"}, (8, 8, 1), 3, "width is -2"),
+        ({"depth": -1, "name": "mlp"}, (8, 8, 1), 3, "depth is -1"),
+        ({"norm": "group", "width": 6}, (8, 8, 1), 3, "multiple of 4"),
+        ({"pooling": "none"}, (1, 1, 3), 3, "set norm to none"),
+        ({"norm": "layer"}, (8, 8, 1), 3, "instance, batch, group, none"),
+        ({"pooling": "mean"}, (8, 8, 1), 3, "avg, max, none"),
+        ({"activation": "tanh"}, (8, 8, 1), 3, "relu, leaky_relu"),
+        ({"activation": "tanh", "name": "mlp"}, (8, 8, 1), 3, "relu, leaky_relu"),
+        ({"convolution": "fft"}, (8, 8, 1), 3, "auto, direct, patches"),
+        ({"name": "transformer"}, (8, 8, 1), 3, "convnet, mlp"),
+        ({}, (8, 8), 3, "height, width, channels"),
+        ({}, (8, 8, 0), 3, "all positive"),
+        ({}, (8, 8, 1), 0, "num_classes is 0"),
+    ],
+)
+def test_impossible_networks_are_refused(changes, shape, classes, message):
+    with pytest.raises(ValueError, match=message):
+        build(dataclasses.replace(TINY, **changes), shape, classes)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 8, 4, 1), (8, 8, 1)])
+def test_images_of_another_shape_are_refused(shape):
+    model = build(TINY, (8, 8, 1), 3)
+    with pytest.raises(ValueError, match="the network was built for"):
+        model.apply(model.init(jax.random.key(0)), jnp.zeros(shape))
