@@ -78,9 +78,7 @@ def finite_difference_hessian_form(
 ) -> Array:
     """Evaluate `uᵀ H v` as a central difference along v of the slope along u; see `finite_difference_hvp`."""
     step = _step(params, v, relative_step)
-    forward, backward = (
-        jax.jvp(loss, (optax.tree.add_scale(params, sign * step, v),), (u,))[1] for sign in (1, -1)
-    )
+    forward, backward = (jax.jvp(loss, (optax.tree.add_scale(params, sign * step, v),), (u,))[1] for sign in (1, -1))
     return (forward - backward) / (2 * step)
 
 

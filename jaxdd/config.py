@@ -13,6 +13,7 @@ from jaxdd.evaluate import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
 from jaxdd.methods import MethodConfig, infmatch
 from jaxdd.models import ModelConfig
+from jaxdd.training import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Config:
     """Expert trajectories."""
     method: MethodConfig = infmatch.Config()
     """The distillation method; which one it is, the config file says."""
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig(recipe=Recipe(epochs=300, augment="color_crop_cutout_scale_rotate"))
     """Scoring."""
     seed: int = 0
     """Root of all randomness of the run, but for the validation split (data.split_seed)."""
@@ -66,16 +67,22 @@ def parse(arguments: Sequence[str]) -> Config:
         ValueError: A bad value.
         SystemExit: `--help`, or an unknown field.
     """
-    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file = argparse.ArgumentParser("python -m jaxdd.main", add_help=False, allow_abbrev=False)
     file.add_argument("--config")
     known, overrides = file.parse_known_args(arguments)
-    default = Config() if known.config is None else load_config(known.config)
+    command = "python -m jaxdd.main"
+    if known.config is None:
+        default = Config()
+    else:
+        default = load_config(known.config)
+        command += f" --config {known.config}"
     return tyro.cli(
         Config,
         args=overrides,
         default=default,
-        prog="python -m jaxdd.main [--config FILE.py]",
-        description="Distil a dataset: train experts, learn the small set, evaluate it, write a report. --config FILE.py "
-        "names a Python file whose get_config() gives the defaults below (and the method).",
+        prog=command,
+        description="Distil a dataset: train experts, learn the small set, evaluate it, write a report. "
+        "--config FILE.py names a Python file whose get_config() gives the method and the defaults below. "
+        "`python -m jaxdd.main evaluate DISTILLED.npz` scores a saved set again.",
         config=(tyro.conf.AvoidSubcommands,),
     )

@@ -148,6 +148,11 @@ def run_method(
     def save(step: int, *, score: bool) -> None:
         if score:
             current = to_host(method.distilled(state))
+            if not all(np.isfinite(values).all() for values in current):
+                raise FloatingPointError(
+                    f"after step {step} of {name} the distilled set is not finite; lower a learning rate. Checkpoints "
+                    "before it are kept"
+                )
             accuracy = np.nan if validate is None else validate(current)
             if validate is not None:
                 on_metrics(step, "validate", accuracy=accuracy)
@@ -220,7 +225,7 @@ def distill(
     mesh = mesh or make_mesh()
     real = dataset.real_set()
     sampling.check_per_class(real, config.ipc)
-    have = 0 if trajectories is None else trajectories.length
+    have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         raise ValueError(
             f"{methods.name_of(config)} needs experts of {config.snapshots_needed} snapshots and was given {have}: "

@@ -5,7 +5,6 @@ Axis letters: R networks, M distilled items, N real examples, C classes.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from jaxdd.losses import cross_entropy
 from jaxdd.mesh import make_mesh, map_networks, replicate
 from jaxdd.methods.base import softened
 from jaxdd.training import DSA, Recipe, train
-from jaxdd.types import Array, Examples, Model, Params
+from jaxdd.types import AnyArray, Array, Examples, Model, Params
 
 CHUNK = 500  # images scored at a time
 
@@ -33,12 +32,16 @@ class EvaluateConfig:
 
     networks: int = 5
     """R, fresh networks; as many random draws of real images are scored beside them."""
-    recipe: Recipe = Recipe(epochs=300, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="step", augment=DSA)
+    recipe: Recipe = Recipe(
+        epochs=300, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="step", augment=DSA
+    )
     """Training on a small set; its learning rate is replaced by the learned one where a method learned one."""
-    full_recipe: Recipe | None = Recipe(
+    full_data: bool = True
+    """Train on all real data as well, for reference."""
+    full_recipe: Recipe = Recipe(
         epochs=30, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
     )
-    """Training on all real data, for reference; None leaves it out."""
+    """Training on all real data."""
     validate_every: int = 50
     """Outer steps between checkpoints, each of which is scored on the validation split; the best one is kept."""
     validate_networks: int = 2
@@ -53,8 +56,8 @@ class EvaluateConfig:
 class HeldOut(NamedTuple):
     """What networks are scored on: uint8 images `[N, H, W, K]`, labels int32 `[N]`, and the normalisation."""
 
-    images: Array
-    labels: Array
+    images: AnyArray
+    labels: AnyArray
     normalisation: Normalisation
 
 
@@ -203,15 +206,15 @@ def evaluate(
         draws = random_real(stage_key(seed, "random real"), dataset, ipc, config.networks, config.recipe.lr)
         return small(keys, draws, split)
 
-    def of_full_data(recipe: Recipe) -> Array:
-        return full_data_scorer(model, recipe, mesh)(keys, replicate(dataset.real_set(), mesh), split)
+    def of_full_data() -> Array:
+        return full_data_scorer(model, config.full_recipe, mesh)(keys, replicate(dataset.real_set(), mesh), split)
 
     scores: dict[str, Callable[[], Array]] = {
         "distilled": lambda: small(keys, stacked(distilled, config.networks), split),
         "random_real": of_random_real,
     }
-    if config.full_recipe is not None:
-        scores["full_data"] = partial(of_full_data, config.full_recipe)
+    if config.full_data:
+        scores["full_data"] = of_full_data
     results = {}
     for name, score in scores.items():
         if known is not None and name in known:

@@ -28,7 +28,7 @@ from jaxdd.losses import cross_entropy
 from jaxdd.mesh import make_mesh, map_networks, replicate, to_host
 from jaxdd.training import Recipe, batching, schedule_of, train
 from jaxdd.trajectories import Trajectories
-from jaxdd.types import Array, Model
+from jaxdd.types import AnyArray, Array, Model
 
 FORMAT = 1  # of the store, and of the way that an expert follows from its description
 log = logging.getLogger("jaxdd")
@@ -49,8 +49,8 @@ class ExpertsConfig:
     keep: int | None = None
     """Keep only this many snapshots, the earliest; all if None. The last parameters are kept always."""
     storage: Literal["float32", "bfloat16_delta"] = "float32"
-    """float32; or the first snapshot in float32 and every other one's distance from it in bfloat16, half the size, which
-    rounds that distance to 3 significant digits in every parameter."""
+    """float32; or the first snapshot in float32 and every other one's distance from it in bfloat16: half the size, each
+    parameter's distance rounded to within a 256th."""
     per_dispatch: int | None = None
     """Experts trained per dispatch, the most that a kill can lose; one per device by default."""
     directory: str | None = None
@@ -117,9 +117,9 @@ def check_length(config: ExpertsConfig, size: int, needed: int) -> None:
 class Expert(NamedTuple):
     """One expert as it was trained: snapshots `[T, P]`, last parameters `[P]`, training loss at each snapshot `[T]`."""
 
-    snapshots: Array
-    final: Array
-    losses: Array
+    snapshots: AnyArray
+    final: AnyArray
+    losses: AnyArray
 
 
 def trainer(model: Model, config: ExpertsConfig, size: int, mesh: Mesh) -> Callable[[Array, RealSet], Expert]:
@@ -194,16 +194,13 @@ class ExpertStore:
         absent = []
         for expert in range(count):
             path, manifest = self._checkpoint(expert), self._manifest(expert)
-            fault = "has no manifest: its writing was interrupted" if path.exists() else ""
-            if manifest.exists():
-                fault = _fault(path, manifest)
-                if fault is None:
-                    continue
-            if fault:
+            if not path.exists() and not manifest.exists():
+                absent.append(expert)
+            elif fault := _fault(path, manifest):
                 log.warning("expert %s %s; it is trained anew", path, fault)
-            shutil.rmtree(path, ignore_errors=True)
-            manifest.unlink(missing_ok=True)
-            absent.append(expert)
+                shutil.rmtree(path, ignore_errors=True)
+                manifest.unlink(missing_ok=True)
+                absent.append(expert)
         return absent
 
     def read(self, expert: int, snapshots: Iterable[int]) -> np.ndarray:
@@ -219,6 +216,11 @@ class ExpertStore:
         """Read the first `count` experts into host memory."""
         rows = range(len(line.steps))
         return _assemble(((self.read(expert, rows), self.final(expert)) for expert in range(count)), line)
+
+    def losses(self, count: int) -> np.ndarray:
+        """Read the training losses that the first `count` experts recorded at their snapshots, `[count, T]`."""
+        manifests = [json.loads(self._manifest(expert).read_text()) for expert in range(count)]
+        return np.array([manifest["losses"] for manifest in manifests], np.float64)
 
     @property
     def _delta(self) -> bool:
@@ -245,17 +247,20 @@ def _name(snapshot: int) -> str:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    return {
-        str(file.relative_to(path)): hashlib.file_digest(open(file, "rb"), "sha256").hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
+    return {str(file.relative_to(path)): _digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fault(path: Path, manifest: Path) -> str | None:
+    if not manifest.exists():
+        return "has no manifest: its writing was interrupted"
     try:
-        expected = json.loads(manifest.read_text())["files"]
-    except (ValueError, KeyError):
+        expected = dict(json.loads(manifest.read_text())["files"])
+    except (ValueError, KeyError, TypeError):
         return f"has an unreadable manifest {manifest}"
     found = _digests(path) if path.exists() else {}
     damaged = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
@@ -334,16 +339,17 @@ def train_experts(
 
 def _check_finite(index: int, expert: Expert, config: ExpertsConfig) -> None:
     if not np.isfinite(expert.final).all():
-        raise FloatingPointError(f"expert {index} diverged at learning rate {config.recipe.lr}: lower experts.recipe.lr")
+        lr = config.recipe.lr
+        raise FloatingPointError(f"expert {index} diverged at learning rate {lr}: lower experts.recipe.lr")
 
 
-def _assemble(experts: Iterable[tuple[np.ndarray, np.ndarray]], line: Timeline) -> Trajectories:
+def _assemble(experts: Iterable[tuple[AnyArray, AnyArray]], line: Timeline) -> Trajectories:
     snapshots, final = zip(*experts, strict=True)
     return Trajectories(
         snapshots=np.stack(snapshots),
         final=np.stack(final),
         lr=line.lr.astype(np.float32),
         time=line.time.astype(np.float32),
-        total_time=np.float32(line.total_time),
+        total_time=np.asarray(line.total_time, np.float32),
         steps=line.steps,
     )

@@ -2,24 +2,29 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0; 2 for bad input or a run that diverged; 130 if stopped by SIGINT or SIGTERM.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
     from jaxdd.distill import Interrupted
 
     try:
         return _evaluate(arguments[1:]) if arguments[:1] == ["evaluate"] else _run(arguments)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         print(f"jaxdd: {error}", file=sys.stderr)
         return 2
-    except Interrupted as interrupted:
-        command = " ".join(["python -m jaxdd.main", *arguments])
-        print(f"jaxdd: {interrupted}; everything up to here is saved. Continue with: {command}", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        what = f"{stopped}; everything up to here is saved" if isinstance(stopped, Interrupted) else "stopped at once"
+        print(f"jaxdd: {what}. Continue with: python -m jaxdd.main {shlex.join(arguments)}", file=sys.stderr)
         return 130
 
 

@@ -1,7 +1,8 @@
 """Distances that the matching methods minimise."""
 
-from jaxdd.types import Array, Params
 import optax
+
+from jaxdd.types import Array, Params
 
 
 def parameter_distance(student: Params, target: Params, start: Params) -> Array:

@@ -1,8 +1,8 @@
 """Scoring a saved distilled set again, with any network and recipe: `python -m jaxdd.main evaluate DISTILLED.npz`."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import tyro
@@ -19,13 +19,13 @@ from jaxdd.training import Recipe
 class Rescore:
     """Score a saved distilled set beside random real images of its size."""
 
-    distilled: Annotated[str, tyro.conf.Positional]
-    """The distilled.npz."""
-    data: DataConfig
+    distilled: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DISTILLED.npz")] = ""
+    """The set; its card gives the defaults below."""
+    data: DataConfig = DataConfig()
     """The dataset that the set was distilled from."""
-    model: ModelConfig
+    model: ModelConfig = ModelConfig()
     """The network to train on the set."""
-    recipe: Recipe
+    recipe: Recipe = EvaluateConfig().recipe
     """How to train it; the learning rate at the start is the set's own."""
     networks: int = 5
     """Fresh networks to train."""
@@ -35,29 +35,42 @@ class Rescore:
     """Seed of the networks."""
 
 
+def defaults(path: str) -> Rescore:
+    """Take data, network and recipe from the card of a distilled set.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, or its card names settings that this jaxdd does not have.
+    """
+    try:
+        card = Distilled.load(path)[1]
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file; give the distilled.npz of a run") from error
+    config = card.provenance.get("config", {})
+    try:
+        return Rescore(
+            path,
+            DataConfig(**config.get("data", {"name": card.dataset})),
+            ModelConfig(**config.get("model", {})),
+            Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
+        )
+    except TypeError as error:
+        raise ValueError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
+
+
 def parse(arguments: Sequence[str]) -> Rescore:
     """Read the command line; defaults come from the set's own card.
 
     Raises:
-        ValueError: The file cannot be read.
+        ValueError: No file is named, or it cannot be read.
         SystemExit: `--help`, or an unknown field.
     """
-    file = argparse.ArgumentParser(add_help=False)
-    file.add_argument("distilled", nargs="?")
-    path = file.parse_known_args(arguments)[0].distilled
-    default = Rescore("", DataConfig(), ModelConfig(), Recipe())
-    if path is not None and not path.startswith("-"):
-        card = Distilled.load(path)[1]
-        config = card.provenance.get("config", {})
-        default = Rescore(
-            path,
-            DataConfig(**config.get("data", {"name": card.dataset})),
-            ModelConfig(**config.get("model", {})),
-            Recipe(**card.recipe),
-        )
-    return tyro.cli(
-        Rescore, args=arguments, default=default, prog="python -m jaxdd.main evaluate", config=(tyro.conf.AvoidSubcommands,)
-    )
+    read = partial(tyro.cli, Rescore, prog="python -m jaxdd.main evaluate", config=(tyro.conf.AvoidSubcommands,))
+    # Once to learn which file it is, then with that file's defaults; --help shows them.
+    path = read(args=[argument for argument in arguments if argument not in ("-h", "--help")]).distilled
+    command = read(args=arguments, default=defaults(path) if path else Rescore())
+    if not path:
+        raise ValueError("evaluate needs a file: python -m jaxdd.main evaluate DISTILLED.npz")
+    return command
 
 
 def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
@@ -70,11 +83,10 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
     dataset = data.load(**dataclasses.asdict(command.data))
     if distilled.images.shape[1:] != dataset.image_shape or distilled.labels.shape[1] != dataset.num_classes:
         raise ValueError(
-            f"{command.distilled} holds images {distilled.images.shape[1:]} of {distilled.labels.shape[1]} classes, but "
-            f"{dataset.name} has {dataset.image_shape} of {dataset.num_classes}; name its dataset with --data.name"
+            f"{command.distilled} holds images {distilled.images.shape[1:]} of {distilled.labels.shape[1]} classes, "
+            f"but {dataset.name} has {dataset.image_shape} of {dataset.num_classes}; name its dataset with --data.name"
         )
     dataset = dataclasses.replace(dataset, normalisation=card.normalisation)
     model = models.build(command.model, dataset.image_shape, dataset.num_classes)
-    full = EvaluateConfig().full_recipe if command.full_data else None
-    config = EvaluateConfig(networks=command.networks, recipe=command.recipe, full_recipe=full)
+    config = EvaluateConfig(networks=command.networks, recipe=command.recipe, full_data=command.full_data)
     return evaluate(model, dataset, distilled, config, seed=command.seed)

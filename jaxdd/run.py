@@ -7,6 +7,7 @@ import platform
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ from jaxdd.evaluate import evaluate
 from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
 from jaxdd.files import differences, plain, write_json
 from jaxdd.mesh import make_mesh
-from jaxdd.metrics import Metrics
+from jaxdd.metrics import Metrics, read
 from jaxdd.report import image_grid, write_report
 from jaxdd.trajectories import Trajectories
 from jaxdd.types import Model
@@ -188,14 +189,25 @@ def _experts(
             now = time.monotonic()
             done.add("experts", now - clock)
             clock = now
-            metrics.write(index, "experts", loss=float(expert.losses[-1]))
+            bar.set_postfix(loss=float(expert.losses[-1]))
             bar.update()
             if stop():
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {config.experts.count}")
 
-        return train_experts(
+        trajectories = train_experts(
             model, dataset, config.experts, seed=config.seed, mesh=mesh, store=store, on_expert=on_expert
         )
+    _write_losses(metrics, trajectories.steps.tolist(), store.losses(config.experts.count))
+    return trajectories
+
+
+def _write_losses(metrics: Metrics, steps: list[int], losses: np.ndarray) -> None:
+    """Record the mean training loss of all experts over their SGD steps, from losses `[E, T]`, unless it is there."""
+    # All at once: experts come one after another, and the lines of a stage follow its steps.
+    if metrics.enabled and [line["step"] for line in read(metrics.path, "experts")] != steps[1:]:
+        metrics.rewind("experts", -1)
+        for step, loss in zip(steps[1:], losses.mean(0)[1:], strict=True):  # nothing precedes the first snapshot
+            metrics.write(step, "experts", loss=loss)
 
 
 def _distill(
@@ -209,12 +221,15 @@ def _distill(
     stop: StopSignal,
 ) -> Outcome:
     shown: dict[str, float] = {}
-    with Checkpoints(workdir / "checkpoints") as checkpoints, metrics.progress("distill", config.method.steps) as bar:
+    bar: Any = None
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
 
         def on_resume(step: int) -> None:
+            nonlocal bar
             for stage in ("distill", "validate"):
                 metrics.rewind(stage, step)
-            bar.update(max(step, 0))
+            bar = stack.enter_context(metrics.progress("distill", config.method.steps, max(step, 0)))
 
         def on_metrics(step: int, stage: str, **values: float) -> None:
             metrics.write(step, stage, **values)
@@ -249,8 +264,12 @@ def _evaluate(
     done: Progress,
 ) -> dict[str, dict[str, Any]]:
     clock = time.monotonic()
-    total = 3 if config.evaluate.full_recipe is not None else 2
+    total = 3 if config.evaluate.full_data else 2
     with metrics.progress("evaluate", total, len(done.accuracies)) as bar:
+
+        def leave(when: str) -> None:
+            if stop() and len(done.accuracies) < total:
+                raise Interrupted(f"evaluation stopped {when}")
 
         def on_result(name: str, runs: list[float]) -> None:
             nonlocal clock
@@ -258,9 +277,9 @@ def _evaluate(
             done.add("evaluate", now - clock, **{name: runs})
             clock = now
             bar.update()
-            if stop():
-                raise Interrupted(f"evaluation stopped after {name}")
+            leave(f"after {name}")
 
+        leave("before its start")
         return evaluate(
             model,
             dataset,
@@ -273,9 +292,7 @@ def _evaluate(
         )
 
 
-def _write_outputs(
-    config: Config, workdir: Path, dataset: Dataset, outcome: Outcome, results: dict[str, Any]
-) -> None:
+def _write_outputs(config: Config, workdir: Path, dataset: Dataset, outcome: Outcome, results: dict[str, Any]) -> None:
     distilled = outcome.distilled
     card = Card(
         dataset=dataset.name,

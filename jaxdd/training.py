@@ -6,7 +6,7 @@ Axis letters: B batch, T snapshots, P parameters.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,13 @@ class Recipe:
         for name in ("epochs", "batch", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a training recipe needs a positive one")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; a training recipe needs 0 <= momentum < 1")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}; a training recipe needs 0 or more")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule is {self.schedule!r}; choose one of {', '.join(get_args(Schedule))}")
+        dsa(self.augment, siamese=False)  # refuses an unknown operation now, before any work
 
 
 class Snapshots(NamedTuple):
@@ -76,7 +83,7 @@ def batching(size: int, batch: int) -> tuple[int, int]:
 def shuffle(key: Array, size: int, batch: int) -> Array:
     """Shuffle an epoch of `size` examples into batches without replacement: indices `[steps, B]` (see `batching`)."""
     steps, batch = batching(size, batch)
-    order = jax.random.permutation(key, size)
+    order = jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))
     return jnp.concatenate([order, order])[: steps * batch].reshape(steps, batch)
 
 
@@ -110,7 +117,7 @@ def train(
     every: int = 1,
     lr: Array | None = None,
 ) -> tuple[Params, Snapshots | None]:
-    """Train by mini-batch SGD, θ_{t+1} = θ_t − η_t (∇L_B(θ_t) + decay · θ_t) with momentum; pure, one jit for all of it.
+    """Train by mini-batch SGD with momentum, `v ← μ v + ∇L_B(θ) + decay · θ`, `θ ← θ − η v`; pure, to be jitted whole.
 
     Args:
         key: Shuffles, and draws the augmentation (an operation per batch, its parameters per example).

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.types import Array, Model, Params
+from jaxdd.types import AnyArray, Array, Model, Params
 
 
 class Trajectories(NamedTuple):
@@ -27,20 +27,20 @@ class Trajectories(NamedTuple):
         steps: `[T]` int32, the number of SGD steps before each snapshot.
     """
 
-    snapshots: Array
-    final: Array
-    lr: Array
-    time: Array
-    total_time: Array
-    steps: Array
+    snapshots: AnyArray
+    final: AnyArray
+    lr: AnyArray
+    time: AnyArray
+    total_time: AnyArray
+    steps: AnyArray
 
     @property
-    def count(self) -> int:
+    def num_experts(self) -> int:
         """E, the number of experts."""
         return self.snapshots.shape[0]
 
     @property
-    def length(self) -> int:
+    def num_snapshots(self) -> int:
         """T, the number of snapshots of each."""
         return self.snapshots.shape[1]
 
@@ -56,7 +56,7 @@ def flattening(model: Model) -> tuple[int, Callable[[Array], Params]]:
 class Window:
     """Which snapshots a step may start from, and how that moves as distillation goes on.
 
-    At step `it` starts are drawn uniformly from `lower … U − 1` with `U = min(start + ⌊(end − start) · it / grow⌋, end)`;
+    At step `it` starts are drawn uniformly from `lower … U − 1`, `U = min(start + ⌊(end − start) · it / grow⌋, end)`;
     `lower` stays at `first` (expanding), or keeps its distance to U (sliding).
 
     References:
@@ -90,7 +90,8 @@ class Window:
 
     def sample(self, key: Array, step: Array, steps: int, shape: tuple[int, ...] = ()) -> Array:
         """Draw snapshot indices for outer step `step` of `steps`, int32 of the given shape."""
-        progress = step / (self.grow or max(steps, 1))
-        upper = jnp.minimum(self.start + jnp.floor((self.last - self.start) * progress), self.last).astype(jnp.int32)
+        # In integers: XLA may divide floats by a constant inexactly, which moves the floor.
+        moved = (self.last - self.start) * step // (self.grow or max(steps, 1))
+        upper = jnp.minimum(self.start + moved, self.last)
         lower = self.first if self.kind == "expanding" else upper - (self.start - self.first)
-        return jax.random.randint(key, shape, lower, upper)
+        return jax.random.randint(key, shape, lower, upper, jnp.int32)

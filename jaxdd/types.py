@@ -5,14 +5,15 @@ width and channels, T snapshots of a trajectory, E experts, P network parameters
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import chex
 import jax
+import numpy as np
 
-Array = jax.Array
-Params = chex.ArrayTree
-PyTree = Any
+Array: TypeAlias = jax.Array
+AnyArray: TypeAlias = jax.Array | np.ndarray  # on a device, or on the host before the driver moves it
+Params: TypeAlias = Any  # a pytree of arrays
+PyTree: TypeAlias = Any
 
 
 class Examples(NamedTuple):

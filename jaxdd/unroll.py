@@ -75,9 +75,7 @@ def segmented_scan(
     return carry, jax.tree.map(lambda y, t: jnp.concatenate([y, t]), ys, tail)
 
 
-def unroll(
-    step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any, *, how: Unroll
-) -> tuple[Carry, Any]:
+def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any, *, how: Unroll) -> tuple[Carry, Any]:
     """Scan `step` over `xs`, differentiated as `how` says.
 
     Args:
@@ -104,7 +102,7 @@ def unroll(
 def inner_sgd(
     loss: Callable[[Params, Any], Array], params: Params, batches: Any, lr: Array, *, how: Unroll
 ) -> tuple[Params, Array]:
-    """Train a student by plain SGD, `θ_{n+1} = θ_n − α ∇ℓ(θ_n; b_n)`, differentiable in what `loss` closes over and in α.
+    """Train a student by plain SGD, `θ_{n+1} = θ_n − α ∇ℓ(θ_n; b_n)`, differentiable in α and what `loss` closes over.
 
     Args:
         loss: `(params, batch) -> scalar`; closes over the distilled set.

@@ -106,7 +106,9 @@ def test_finite_difference_products_give_nearly_the_same_gradient(setting, estim
     windows, method = windows_of(estimator, 2, 1, size), infmatch.ESTIMATORS[estimator]
     approximate = {"hvp": autodiff.finite_difference_hvp, "hessian_form": autodiff.finite_difference_hessian_form}
     exact = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows)[1])(distilled)
-    near = jax.jit(lambda s: infmatch.two_pass(method, lambda s: problem_of(s, **approximate), s, windows)[1])(distilled)
+    near = jax.jit(lambda s: infmatch.two_pass(method, lambda s: problem_of(s, **approximate), s, windows)[1])(
+        distilled
+    )
     gap = np.linalg.norm(near.images - exact.images) / np.linalg.norm(exact.images)
     assert 0 < gap < 1e-4
 
@@ -160,8 +162,11 @@ def test_memory_of_two_pass_does_not_grow_with_the_checkpoints(toy):
             return lambda flat: loss(unravel(flat))
 
         return lambda c: infmatch.Problem(
-            on(softened(distilled, jnp.arange(256))), on(c.for_gradient), on(c.for_hessian),
-            autodiff.hvp, autodiff.hessian_form,
+            on(softened(distilled, jnp.arange(256))),
+            on(c.for_gradient),
+            on(c.for_hessian),
+            autodiff.hvp,
+            autodiff.hessian_form,
         )
 
     def memory(function, m):
@@ -212,14 +217,21 @@ def displacement_cosines(toy, steps, lr):
         a, b = infmatch.coefficients(estimator, rates, remaining, lr * steps)
         broadcast = jax.tree.map(lambda x: jnp.broadcast_to(x, (many, length, *x.shape)), full)
         windows = infmatch.Checkpoint(
-            params=path[: many * length].reshape(many, length, size), a=a, b=b,
-            for_gradient=broadcast, for_hessian=broadcast, cached=None,
+            params=path[: many * length].reshape(many, length, size),
+            a=a,
+            b=b,
+            for_gradient=broadcast,
+            for_hessian=broadcast,
+            cached=None,
             key=jax.random.split(jax.random.key(0), (many, length)),
         )
 
         def problem_of(c):
             return infmatch.Problem(
-                flat_loss(kept), flat_loss(c.for_gradient), flat_loss(c.for_hessian), autodiff.hvp,
+                flat_loss(kept),
+                flat_loss(c.for_gradient),
+                flat_loss(c.for_hessian),
+                autodiff.hvp,
                 autodiff.hessian_form,
             )
 

@@ -38,7 +38,7 @@ def mean_loss(model, params, images):
 @pytest.mark.parametrize(("classes", "count"), [(10, 320_010), (100, 504_420)])
 def test_convnet_d3_has_the_published_number_of_parameters(classes, count):
     model = build(ModelConfig(), (32, 32, 3), classes)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     assert size(params) == count
     images = jnp.ones((2, 32, 32, 3))
     assert jax.eval_shape(model.features, params, images).shape == (2, 2048)
@@ -46,14 +46,14 @@ def test_convnet_d3_has_the_published_number_of_parameters(classes, count):
 
 
 def test_mlp_number_of_parameters():
-    params = build(ModelConfig("mlp", width=32, depth=2), (8, 8, 1), 10).init(jax.random.key(0))
+    params = jax.jit(build(ModelConfig("mlp", width=32, depth=2), (8, 8, 1), 10).init)(jax.random.key(0))
     assert size(params) == (64 * 32 + 32) + (32 * 32 + 32) + (32 * 10 + 10)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_initialisation_is_uniform_within_the_inverse_root_of_the_fan_in(name):
     config = ModelConfig(name, width=96, depth=2)
-    params = build(config, (16, 16, 3), 50).init(jax.random.key(0))
+    params = jax.jit(build(config, (16, 16, 3), 50).init)(jax.random.key(0))
     layers = {**params["body"], "linear": params["linear"]}
     dense = {key: layer for key, layer in layers.items() if "kernel" in layer}
     assert len(dense) == 3
@@ -75,7 +75,7 @@ def test_initialisation_is_uniform_within_the_inverse_root_of_the_fan_in(name):
 
 def test_initialisation_differs_between_layers_and_keys():
     model = build(TINY, (8, 8, 4), 3)
-    first, second = model.init(jax.random.key(0)), model.init(jax.random.key(1))
+    first, second = jax.jit(model.init)(jax.random.key(0)), jax.jit(model.init)(jax.random.key(1))
     assert (first["body"]["conv_0"]["kernel"] != first["body"]["conv_1"]["kernel"]).all()
     assert (first["linear"]["kernel"] != second["linear"]["kernel"]).all()
     stacked = jax.jit(jax.vmap(model.init))(jnp.stack([jax.random.key(0), jax.random.key(1)]))
@@ -147,31 +147,31 @@ def convnet_by_hand(params, images, config):
 def test_convnet_computes_what_numpy_and_scipy_do(x64, changes):
     config = dataclasses.replace(TINY, **changes)
     model = build(config, (7, 9, 2), 3)
-    params = perturbed(model.init(jax.random.key(0)), jax.random.key(1))
+    params = perturbed(jax.jit(model.init)(jax.random.key(0)), jax.random.key(1))
     images = jax.random.normal(jax.random.key(2), (3, 7, 9, 2))
     assert images.dtype == jnp.float64
     features, logits = convnet_by_hand(params, images, config)
-    np.testing.assert_allclose(model.features(params, images), features, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(model.apply(params, images), logits, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(model.features)(params, images), features, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, images), logits, rtol=1e-10, atol=1e-12)
 
 
 def test_mlp_computes_what_numpy_does(x64):
     model = build(ModelConfig("mlp", width=5, depth=2, activation="sigmoid"), (4, 3, 2), 3)
-    params = perturbed(model.init(jax.random.key(0)), jax.random.key(1))
+    params = perturbed(jax.jit(model.init)(jax.random.key(0)), jax.random.key(1))
     images = jax.random.normal(jax.random.key(2), (3, 4, 3, 2))
     x = np.asarray(images).reshape(3, 24)
     for layer in ("linear_0", "linear_1"):
         weights = params["body"][layer]
         x = 1 / (1 + np.exp(-(x @ np.asarray(weights["kernel"]) + np.asarray(weights["bias"]))))
-    np.testing.assert_allclose(model.features(params, images), x, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(model.features)(params, images), x, rtol=1e-12)
     logits = x @ np.asarray(params["linear"]["kernel"]) + np.asarray(params["linear"]["bias"])
-    np.testing.assert_allclose(model.apply(params, images), logits, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, images), logits, rtol=1e-12)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "swish", "gelu"])
 def test_activations(x64, activation):
     model = build(ModelConfig("mlp", width=6, depth=1, activation=activation), (2, 2, 1), 3)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     images = 3 * jax.random.normal(jax.random.key(2), (4, 2, 2, 1))
     layer = params["body"]["linear_0"]
     x = np.asarray(images).reshape(4, 4) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
@@ -182,16 +182,16 @@ def test_activations(x64, activation):
         "swish": x / (1 + np.exp(-x)),
         "gelu": x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
     }[activation]
-    np.testing.assert_allclose(model.features(params, images), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(model.features)(params, images), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("config", [TINY, ModelConfig("mlp", width=5, depth=0), ModelConfig("mlp", width=5, depth=1)])
 def test_logits_are_linear_in_the_features(config):
     model = build(config, (8, 8, 1), 3)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     expected = model.features(params, images) @ params["linear"]["kernel"] + params["linear"]["bias"][None]
-    np.testing.assert_allclose(model.apply(params, images), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, images), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -208,26 +208,35 @@ def test_patches_equal_xla_convolution(x64, kernel_size, stride):
     np.testing.assert_array_equal(auto, same)
 
 
-def test_max_pool_shares_the_gradient_among_equal_maxima():
-    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 2, 2, 1)))
-    np.testing.assert_array_equal(gradient, np.full((1, 2, 2, 1), 0.25))
+def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():
+    features = jnp.array([[0, 2], [2, 2]], float).reshape(1, 2, 2, 1)
+    value, gradient = jax.value_and_grad(lambda x: max_pool(x).sum())(features)
+    assert value == 2
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1], [0, 0]])
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_max_pool_does_not_hide_nan(position):
+    features = jnp.arange(4.0).at[position].set(jnp.nan)
+    assert jnp.isnan(max_pool(features.reshape(1, 2, 2, 1))).all()
 
 
 def test_batch_normalisation_takes_the_statistics_of_the_batch_and_instance_does_not():
-    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    images = np.asarray(jax.random.normal(jax.random.key(1), (4, 8, 8, 1)))
     for norm, depends in (("batch", True), ("instance", False), ("group", False)):
-        model = build(dataclasses.replace(TINY, norm=norm), (8, 8, 1), 3)
-        params = model.init(jax.random.key(0))
-        alone, together = model.apply(params, images[:2]), model.apply(params, images)[:2]
-        assert (float(abs(alone - together).max()) > 1e-3) == depends
+        model = build(dataclasses.replace(TINY, depth=1, norm=norm), (8, 8, 1), 3)
+        params = jax.jit(model.init)(jax.random.key(0))
+        apply = jax.jit(model.apply)
+        alone, together = apply(params, images[:2]), np.asarray(apply(params, images))[:2]
+        assert (abs(np.asarray(alone) - np.asarray(together)).max() > 1e-3) == depends
 
 
 def test_variance_does_not_cancel_on_images_far_from_zero():
     model = build(dataclasses.replace(TINY, depth=1), (8, 8, 1), 3)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     with jax.enable_x64(True):
-        exact = model.apply(as_float64(params), images.astype(jnp.float64) + 3000)
+        exact = jax.jit(model.apply)(as_float64(params), images.astype(jnp.float64) + 3000)
     np.testing.assert_allclose(model.apply(params, images + 3000), exact, atol=2e-3)
 
 
@@ -235,14 +244,18 @@ def test_variance_does_not_cancel_on_images_far_from_zero():
 @pytest.mark.parametrize("name", list(MODELS))
 def test_float64_in_float64_out(x64, name, convolution):
     model = build(dataclasses.replace(TINY, name=name, convolution=convolution), (8, 8, 1), 3)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
     images = jnp.ones((2, 8, 8, 1))
-    assert model.apply(params, images).dtype == jnp.float64
     lower = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    assert model.apply(lower, images).dtype == jnp.float64
-    assert model.apply(params, images.astype(jnp.float32)).dtype == jnp.float64
-    assert model.apply(lower, images.astype(jnp.float32)).dtype == jnp.float32
+
+    def dtype(params, images):
+        return jax.eval_shape(model.apply, params, images).dtype
+
+    assert dtype(params, images) == jnp.float64
+    assert dtype(lower, images) == jnp.float64
+    assert dtype(params, images.astype(jnp.float32)) == jnp.float64
+    assert dtype(lower, images.astype(jnp.float32)) == jnp.float32
 
 
 def direction_like(tree, key):
@@ -269,12 +282,12 @@ DERIVATIVE_CASES = [
 @pytest.mark.parametrize("changes", DERIVATIVE_CASES)
 def test_hessian_vector_product_against_differences_of_gradients(x64, changes):
     # A smooth activation; max pooling has kinks, but none within a step this short.
-    model = build(dataclasses.replace(TINY, activation="swish", **changes), (8, 8, 1), 3)
-    params = model.init(jax.random.key(0))
-    images = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
+    model = build(dataclasses.replace(TINY, depth=1, activation="swish", **changes), (4, 4, 1), 3)
+    params = jax.jit(model.init)(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
     v = direction_like(params, jax.random.key(2))
     gradient = jax.jit(lambda p: jax.grad(lambda q: mean_loss(model, q, images))(p))
-    product = jax.jvp(gradient, (params,), (v,))[1]
+    product = jax.jit(lambda p: jax.jvp(gradient, (p,), (v,))[1])(params)
     step = 1e-5
     above, below = gradient(step_along(params, v, step)), gradient(step_along(params, v, -step))
     difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), above, below)
@@ -300,25 +313,33 @@ def unrolled_objective(model, params, images):
 @pytest.mark.parametrize("changes", [{"pooling": "avg", "norm": "instance"}, {"pooling": "max", "norm": "batch"}])
 def test_gradient_through_unrolled_training_and_its_derivative(x64, changes):
     model = build(dataclasses.replace(TINY, depth=1, activation="swish", **changes), (4, 4, 1), 3)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
     u = jax.random.normal(jax.random.key(2), images.shape)
-    objective = jax.jit(lambda x: unrolled_objective(model, params, x))
-    gradient = jax.jit(jax.grad(objective))
+
+    @jax.jit
+    def derivatives(x):
+        objective, gradient = jax.value_and_grad(lambda x: unrolled_objective(model, params, x))(x)
+        return objective, jnp.vdot(gradient, u)
+
+    @jax.jit
+    def third_order(x):
+        gradient = jax.grad(lambda x: unrolled_objective(model, params, x))
+        return jnp.vdot(jax.jvp(gradient, (x,), (u,))[1], u)
+
     step = 1e-5
-    along = (objective(images + step * u) - objective(images - step * u)) / (2 * step)
-    assert abs(float(along)) > 1e-6
-    np.testing.assert_allclose(jnp.vdot(gradient(images), u), along, rtol=1e-4)
-    # Third order: the derivative of that gradient, which contains the Hessians of the inner loss.
-    second = jnp.vdot(jax.jvp(gradient, (images,), (u,))[1], u)
-    twice = jnp.vdot(gradient(images + step * u) - gradient(images - step * u), u) / (2 * step)
-    np.testing.assert_allclose(second, twice, rtol=1e-3)
+    (above, slope_above), (below, slope_below) = derivatives(images + step * u), derivatives(images - step * u)
+    slope = derivatives(images)[1]
+    assert abs(float(slope)) > 1e-6
+    np.testing.assert_allclose(slope, (above - below) / (2 * step), rtol=1e-4)
+    # The derivative of that gradient contains the derivatives of the Hessians of the inner loss.
+    np.testing.assert_allclose(third_order(images), (slope_above - slope_below) / (2 * step), rtol=1e-3)
 
 
 @pytest.mark.parametrize(("pooling", "convolution"), [("avg", "direct"), ("max", "patches")])
 def test_derivatives_at_constant_images_are_finite(pooling, convolution):
     model = build(dataclasses.replace(TINY, depth=1, pooling=pooling, convolution=convolution), (4, 4, 1), 3)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     images = jnp.zeros((3, 4, 4, 1))
 
     @jax.jit
@@ -326,7 +347,7 @@ def test_derivatives_at_constant_images_are_finite(pooling, convolution):
         gradient = jax.grad(lambda q: mean_loss(model, q, images))
         product = jax.jvp(gradient, (params,), (params,))[1]
         unrolled = jax.grad(lambda x: unrolled_objective(model, params, x))
-        return gradient(params), product, unrolled(images), jax.jvp(unrolled, (images,), (jnp.ones_like(images),))[1]
+        return gradient(params), product, jax.jvp(unrolled, (images,), (jnp.ones_like(images),))
 
     for leaf in jax.tree.leaves(derivatives(params, images)):
         assert jnp.isfinite(leaf).all()
@@ -334,11 +355,11 @@ def test_derivatives_at_constant_images_are_finite(pooling, convolution):
 
 def test_networks_under_vmap_equal_networks_one_by_one():
     model = build(TINY, (8, 8, 1), 3)
-    stacked = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
+    stacked = jax.jit(jax.vmap(model.init))(jax.random.split(jax.random.key(0), 3))
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
-    together = jax.vmap(model.apply, (0, None))(stacked, images)
+    together = jax.jit(jax.vmap(model.apply, (0, None)))(stacked, images)
     for i in range(3):
-        alone = model.apply(jax.tree.map(lambda leaf: leaf[i], stacked), images)  # noqa: B023
+        alone = jax.jit(model.apply)(jax.tree.map(lambda leaf: leaf[i], stacked), images)  # noqa: B023
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -373,4 +394,4 @@ def test_impossible_networks_are_refused(changes, shape, classes, message):
 def test_images_of_another_shape_are_refused(shape):
     model = build(TINY, (8, 8, 1), 3)
     with pytest.raises(ValueError, match="the network was built for"):
-        model.apply(model.init(jax.random.key(0)), jnp.zeros(shape))
+        model.apply(jax.jit(model.init)(jax.random.key(0)), jnp.zeros(shape))

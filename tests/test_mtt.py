@@ -65,6 +65,7 @@ def test_truncated_gradient_is_that_of_the_last_steps(segment):
 
     def student(distilled, start, steps):
         for row in batch.indices[steps]:
+
             def loss(params, row=row):
                 targets = jax.nn.softmax(distilled.labels[row])
                 examples = mtt.softened(distilled, row)._replace(targets=targets)
@@ -122,7 +123,9 @@ def test_student_batches_cover_the_set_without_replacement():
     assert sorted(rows[:3].ravel()) == sorted(rows[3:].ravel()) == list(range(12))
 
 
-@pytest.mark.parametrize("settings", [{"student_steps": 0}, {"student_lr": -0.1}, {"expert_snapshots": 0}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"student_steps": 0}, {"student_lr": -0.1}, {"expert_snapshots": 0}, {"batch": 0}]
+)
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=f"method.{next(iter(settings))} is"):
         mtt.Config(**settings)

@@ -80,7 +80,9 @@ def gradient_memory(how, steps=64, width=256):
 
 
 def test_segments_bound_the_memory_of_unrolling():
-    full, segmented, truncated = (gradient_memory(how) for how in (Unroll("full"), MODES[1], Unroll("truncated", last=8)))
+    full, segmented, truncated = (
+        gradient_memory(how) for how in (Unroll("full"), MODES[1], Unroll("truncated", last=8))
+    )
     assert segmented < full / 3
     assert truncated < full / 3
 

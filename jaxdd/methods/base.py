@@ -30,6 +30,17 @@ class Sources(NamedTuple):
     trajectories: Trajectories | None = None
     cache: Any = None
 
+    @property
+    def experts(self) -> Trajectories:
+        """The trajectories, for a method that cannot do without.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if self.trajectories is None:
+            raise ValueError("this method samples from expert trajectories and was given none; train experts first")
+        return self.trajectories
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
@@ -104,7 +115,7 @@ def outer_optimiser(
     """Build the optimiser of a `Distilled`, one transformation per variable; a variable without one stays fixed."""
     fields = {"images": images, "labels": labels, "lr": lr}
     transforms = {name: o.build() if o is not None else optax.set_to_zero() for name, o in fields.items()}
-    return optax.partition(transforms, Distilled("images", "labels", "lr"))
+    return optax.partition(transforms, Distilled._make(fields))
 
 
 def identity_prepare(key: Array, sources: Sources) -> Sources:

@@ -26,8 +26,8 @@ from jaxdd.data import sampling
 from jaxdd.distilled import Distilled
 from jaxdd.losses import cross_entropy, mean_loss
 from jaxdd.methods.base import MethodConfig, Optimiser, Sources, outer_optimiser, softened
-from jaxdd.trajectories import Trajectories, Window, flattening
-from jaxdd.types import Array, Examples, Method, Model
+from jaxdd.trajectories import Window, flattening
+from jaxdd.types import AnyArray, Array, Examples, Method, Model
 
 Loss = Callable[[Array], Array]
 
@@ -73,7 +73,9 @@ class Config(MethodConfig):
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"method.batch is {self.batch}; give at least 1 distilled item per outer step")
         if self.cache is not None and self.cache < self.real_batch:
-            raise ValueError(f"method.cache is {self.cache}; cache at least method.real_batch={self.real_batch} examples")
+            raise ValueError(
+                f"method.cache is {self.cache}; cache at least method.real_batch={self.real_batch} examples"
+            )
         if self.cache is not None and self.augment != "none":
             raise ValueError(
                 f"method.cache={self.cache} with method.augment={self.augment!r}: cached real gradients cannot share "
@@ -161,7 +163,7 @@ HESSIANS = {
 }
 
 
-def coefficients(estimator: str, lr: Array, remaining: Array, tau: float) -> tuple[Array, Array]:
+def coefficients(estimator: str, lr: AnyArray, remaining: AnyArray, tau: float) -> tuple[Array, Array]:
     """Give the weights (a, b) of the first-order term and of the bracket at a checkpoint.
 
     - published:    `(0, c_t)` with `c_t = η^t Σ_{k>t} η^k`.
@@ -182,6 +184,7 @@ def coefficients(estimator: str, lr: Array, remaining: Array, tau: float) -> tup
         [published: bracket and sign; derived: coefficient] Inf-Match, Theorem 1; the factor |Z|/|D| is common to all
         checkpoints and cancels in J. [derived] the others.
     """
+    lr, remaining = jnp.asarray(lr), jnp.asarray(remaining)
     zero, one = jnp.zeros_like(lr), jnp.ones_like(lr)
     table = {
         "published": (zero, lr * remaining),
@@ -387,17 +390,19 @@ def build(model: Model, config: Config) -> Method:
         return lambda flat: loss(unravel(flat))
 
     def problems(indices: Array) -> Callable[[Distilled], ProblemOf]:
-        return lambda distilled: lambda c: Problem(
-            synthetic=loss_on(softened(distilled, indices), c.key),
-            real_gradient=loss_on(c.for_gradient, c.key),
-            real_hessian=loss_on(c.for_hessian, c.key),
-            hvp=hvp,
-            hessian_form=hessian_form,
+        return lambda distilled: (
+            lambda c: Problem(
+                synthetic=loss_on(softened(distilled, indices), c.key),
+                real_gradient=loss_on(c.for_gradient, c.key),
+                real_hessian=loss_on(c.for_hessian, c.key),
+                hvp=hvp,
+                hessian_form=hessian_form,
+            )
         )
 
-    def cached(key: Array, trajectories: Trajectories, sources: Sources) -> Cached:
+    def cached(key: Array, sources: Sources, examples: int) -> Cached:
         """Average over chunks of `real_batch`, gradients and Hessians on independent draws."""
-        chunks = -(-config.cache // config.real_batch)
+        chunks = -(-examples // config.real_batch)
 
         def of_checkpoint(entry: tuple[Array, Array]) -> Cached:
             key, params = entry
@@ -413,7 +418,7 @@ def build(model: Model, config: Config) -> Method:
             gradient = mean_over(gradient_key, lambda loss: jax.grad(loss)(params))
             return Cached(gradient, mean_over(hessian_key, lambda loss: hvp(loss, params, gradient)))
 
-        used = trajectories.snapshots[:, : config.snapshots_needed]
+        used = sources.experts.snapshots[:, : config.snapshots_needed]
         flat = used.reshape(-1, used.shape[-1])
         computed = jax.lax.map(of_checkpoint, (jax.random.split(key, len(flat)), flat))
         return jax.tree.map(lambda x: x.reshape(used.shape), computed)
@@ -421,16 +426,16 @@ def build(model: Model, config: Config) -> Method:
     def prepare(key: Array, sources: Sources) -> Sources:
         if config.cache is None:
             return sources
-        return sources._replace(cache=cached(key, sources.trajectories, sources))
+        return sources._replace(cache=cached(key, sources, config.cache))
 
     def init(key: Array, distilled: Distilled) -> State:
         del key
         return State(distilled, optimiser.init(distilled))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
-        trajectories, m = sources.trajectories, config.checkpoints
+        trajectories, m = sources.experts, config.checkpoints
         expert_key, start_key, gradient_key, hessian_key, item_key, augment_key = jax.random.split(key, 6)
-        expert = jax.random.randint(expert_key, (m, 1), 0, trajectories.count)
+        expert = jax.random.randint(expert_key, (m, 1), 0, trajectories.num_experts)
         start = config.window.sample(start_key, step, config.steps, (m, 1))
         t = start + jnp.arange(length)[None]
         # A recorded interval may span several SGD steps: to the recursion it is one step of their summed length.
@@ -471,8 +476,8 @@ def build(model: Model, config: Config) -> Method:
     def warn(info: dict[str, float]) -> str | None:
         if config.estimator == "unroll" and info["loss"] > 1:
             return (
-                f"Inf-Match's unrolled residual is {info['loss']:.2g}, more than no distilled set leaves: the recursion "
-                "may be diverging; shorten method.horizon or record snapshots more often (experts.snapshot_every)"
+                f"Inf-Match's unrolled residual is {info['loss']:.2g}, more than no distilled set at all would leave: "
+                "the recursion may be diverging; shorten method.horizon or lower experts.snapshot_every"
             )
         return None
 

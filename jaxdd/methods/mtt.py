@@ -181,9 +181,9 @@ def build(model: Model, config: Config) -> Method:
         return State(distilled, optimiser.init(distilled))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
-        trajectories, size = sources.trajectories, config.ipc * sources.real.class_sizes.shape[0]
+        trajectories, size = sources.experts, config.ipc * sources.real.class_sizes.shape[0]
         expert_key, start_key, batch_key, augment_key = jax.random.split(key, 4)
-        expert = jax.random.randint(expert_key, (), 0, trajectories.count)
+        expert = jax.random.randint(expert_key, (), 0, trajectories.num_experts)
         start = config.window.sample(start_key, step, config.steps)
         return Batch(
             unravel(trajectories.snapshots[expert, start]),

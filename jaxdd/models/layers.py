@@ -54,10 +54,10 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Conv
     `out[b, h, w, o] = sum_{i, j, k} images[b, h s + i - p, w s + j - p, k] kernel[i, j, k, o]`, with s the stride and
     p half the kernel, rounded down.
 
-    `direct` is XLA's convolution. `patches` concatenates the shifted images and
-    multiplies once, which takes more memory. On CPUs it is as fast for one gradient, 2 to 3 times faster for the
-    gradient of a gradient and for networks under `vmap`, and 10 to 25 times for anything inside `lax.scan`, unrolled
-    training above all, where XLA has no fast kernels for convolutions. [our choice]
+    `direct` is XLA's convolution. `patches` concatenates the shifted images and multiplies once, which takes more
+    memory. On CPUs it is about as fast for one gradient, 2 to 3 times faster for the gradient of a gradient and for
+    networks under `vmap`, and 10 to 25 times for derivatives of gradients inside `lax.scan`, unrolled training above
+    all, where XLA falls back to slow convolutions. [our choice]
 
     Args:
         images: `[B, H, W, K]`.
@@ -204,13 +204,20 @@ def average_pool(features: Array) -> Array:
 def max_pool(features: Array) -> Array:
     """Take the maximum of 2x2 windows, dropping an odd last row or column: `[B, H, W, K] -> [B, H // 2, W // 2, K]`.
 
-    Among equal maxima the gradient is shared. [our choice]
+    Among equal maxima the first in row-major order gets the gradient, as in PyTorch.
     """
-    # A reshape, because the derivative of a maximum under reduce_window (select and scatter) is slower and its own
-    # derivatives have no fast kernels.
+    # Comparisons, because jnp.max marks its maxima by equality with the result: when XLA recomputes the features with
+    # another rounding nothing is equal, and derivatives of gradients come out wrong without a warning. The maximum by
+    # reduce_window is right but slower.
     batch, height, breadth, channels = features.shape
     even = features[:, : height // 2 * 2, : breadth // 2 * 2]
-    return even.reshape(batch, height // 2, 2, breadth // 2, 2, channels).max((2, 4))
+    windows = even.reshape(batch, height // 2, 2, breadth // 2, 2, channels)
+    rows = _larger(windows[:, :, :, :, 0], windows[:, :, :, :, 1])
+    return _larger(rows[:, :, 0], rows[:, :, 1])
+
+
+def _larger(first: Array, second: Array) -> Array:
+    return jnp.where((first >= second) | jnp.isnan(first), first, second)
 
 
 POOLINGS: dict[str, Callable[[Array], Array]] = {

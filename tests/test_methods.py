@@ -1,0 +1,408 @@
+"""What every method has to do, checked on all of them: add a case here with a new method."""
+
+import functools
+import sys
+from types import SimpleNamespace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxdd import methods, models
+from jaxdd.checkpoint import Checkpoints
+from jaxdd.distill import advance, distill, run_method
+from jaxdd.distilled import Distilled
+from jaxdd.evaluate import EvaluateConfig
+from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
+from jaxdd.methods import METHODS, Optimiser, Sources, coresets, infmatch, mtt
+from jaxdd.models import ModelConfig
+from jaxdd.training import Recipe
+from jaxdd.trajectories import Window
+from jaxdd.types import Examples
+from jaxdd.unroll import Unroll
+
+# Plain SGD: Adam's first steps follow the sign of a gradient, however small, and turn rounding into a difference.
+INFMATCH = functools.partial(
+    infmatch.Config,
+    ipc=2,
+    steps=40,
+    real_batch=16,
+    window=Window(start=3, end=6),
+    image_optimiser=Optimiser("sgd", 3.0, 0.5),
+    label_optimiser=Optimiser("sgd", 3.0, 0.5),
+)
+MTT = functools.partial(
+    mtt.Config,
+    ipc=2,
+    steps=40,
+    student_steps=6,
+    expert_snapshots=2,
+    student_lr=0.05,
+    window=Window(start=4),
+    image_optimiser=Optimiser("sgd", 3.0, 0.5),
+    label_optimiser=Optimiser("sgd", 1.0, 0.5),
+)
+CASES = {
+    "coresets real": coresets.Config(ipc=2),
+    "coresets herding": coresets.Config(ipc=2, init="herding"),
+    "coresets k_center": coresets.Config(ipc=2, init="k_center", labels="soft"),
+    "infmatch published": INFMATCH(estimator="published", image_optimiser=Optimiser("adam", 0.05)),
+    "infmatch first_order": INFMATCH(estimator="first_order", checkpoints=3),
+    "infmatch second_order": INFMATCH(),
+    "infmatch unroll": INFMATCH(estimator="unroll", horizon=3),
+    "infmatch autodiff": INFMATCH(gradient="autodiff"),
+    "infmatch cached": INFMATCH(cache=48),
+    "infmatch learned labels": INFMATCH(labels="learned", label_optimiser=Optimiser("adam", 0.05)),
+    "infmatch augment": INFMATCH(augment="color_crop_cutout_flip_scale_rotate"),
+    "infmatch mini-batch": INFMATCH(batch=4),
+    "infmatch odd batch": INFMATCH(real_batch=12),
+    "mtt": MTT(),
+    "mtt learned labels": MTT(labels="learned", init="noise"),
+    "mtt truncated": MTT(unroll=Unroll("truncated", last=3)),
+    "mtt mini-batch": MTT(batch=4, augment="flip_crop"),
+}
+STEPPED = [name for name, config in CASES.items() if config.steps]
+SPREAD = ["coresets herding", "infmatch second_order", "infmatch unroll", "infmatch cached", "infmatch odd batch", "mtt"]
+LR = 0.02
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope="module")
+def problem(stripes):
+    """The stripes, a small network and two experts of it."""
+    model = models.build(ModelConfig(name="mlp", width=8, depth=1, activation="gelu"), (8, 8, 1), 3)
+    recipe = Recipe(epochs=6, batch=64, lr=0.05, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
+    config = ExpertsConfig(count=2, recipe=recipe, snapshot_every=2)
+    trajectories = train_experts(model, stripes, config, mesh=make_mesh(jax.devices()[:1]))
+    return SimpleNamespace(model=model, real=stripes.real_set(), dataset=stripes, trajectories=trajectories)
+
+
+@pytest.fixture(scope="module")
+def one_device(problem):
+    """Forty steps of a case on one device, in stretches of different length, and all that tests want to know of it."""
+
+    @functools.cache
+    def run(name):
+        config, mesh = CASES[name], make_mesh(jax.devices()[:1])
+        method, traces = methods.build(problem.model, config), []
+
+        def counted(*args):
+            traces.append(1)
+            return method.step(*args)
+
+        sources = replicate(Sources(problem.real, problem.trajectories), mesh)
+        initial = jax.jit(
+            functools.partial(methods.initial_distilled, model=problem.model, config=config, lr=LR)
+        )(jax.random.key(1), sources=sources)
+        sources = jax.jit(method.prepare)(jax.random.key(2), sources)
+        first = replicate(jax.jit(method.init)(jax.random.key(3), initial), mesh)
+        stretch = advance(method._replace(step=counted), mesh)
+        states, infos, counts = [first], [], []
+        for begin, end in [(0, 1), (1, 10), (10, 13), (13, 20), (20, 30), (30, 40)]:
+            state, rows = stretch(KEY, states[-1], sources, jnp.int32(begin), jnp.int32(end))
+            states.append(state)
+            infos.append(jax.tree.map(lambda x, n=end - begin: np.asarray(x)[:n], rows))
+            counts.append(len(traces))
+        return SimpleNamespace(
+            method=method,
+            config=config,
+            sources=sources,
+            initial=initial,
+            states=states,
+            infos=jax.tree.map(lambda *x: np.concatenate(x), *infos),
+            traces=counts,
+            programs=stretch._cache_size(),
+            sample=jax.jit(method.sample),
+            mesh=mesh,
+        )
+
+    return run
+
+
+def leaves(tree):
+    """Arrays of a tree, random keys as their bits."""
+    return [
+        np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        for x in jax.tree.leaves(tree)
+    ]
+
+
+def examples_in(batch):
+    nodes = jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, Examples))
+    return [node for node in nodes if isinstance(node, Examples)]
+
+
+def assert_close(ours, theirs, tolerance):
+    """Compare trees, each array relative to its largest element."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    for x, y in zip(leaves(ours), leaves(theirs), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(1e-3, np.abs(y).max(initial=0)))
+
+
+def test_every_method_has_a_case():
+    assert {methods.name_of(config) for config in CASES.values()} == set(METHODS)
+    assert {config.estimator for config in CASES.values() if isinstance(config, infmatch.Config)} == set(
+        infmatch.ESTIMATORS
+    )
+    assert {config.init for config in CASES.values() if isinstance(config, coresets.Config)} == {
+        "real",
+        *coresets.GREEDY,
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_state_keeps_its_structure_and_stays_finite(one_device, name):
+    run = one_device(name)
+    for state in run.states[1:]:
+        chex.assert_trees_all_equal_structs(state, run.states[0])
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, run.states[0])
+    chex.assert_tree_all_finite(run.states)
+    chex.assert_tree_all_finite(run.infos)
+    assert {rows.shape for rows in run.infos} == {(40,)}
+    assert type(run.infos) is METHODS[methods.name_of(run.config)].Info
+    assert type(run.states[-1]) is METHODS[methods.name_of(run.config)].State
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_program_serves_every_stretch(one_device, name):
+    run = one_device(name)
+    assert run.traces[0] > 0
+    assert set(run.traces) == {run.traces[0]}
+    assert run.programs == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stretch_is_what_its_steps_are_without_jit(one_device, name):
+    # The first step again, one operation at a time. Float32 sums in another order: 1e-4 of the largest element.
+    run = one_device(name)
+    sample_key, step_key = jax.random.split(jax.random.fold_in(KEY, 0))
+    batch = run.method.sample(sample_key, jnp.int32(0), run.sources)
+    state, info = run.method.step(step_key, run.states[0], batch)
+    assert_close(run.states[1], state, 1e-4)
+    assert_close(jax.tree.map(lambda x: x[0], run.infos), to_host(info), 1e-4)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_loss_falls(one_device, name):
+    loss = one_device(name).infos.loss
+    assert np.median(loss[-10:]) < 0.9 * np.median(loss[:5])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_only_what_is_learned_moves(one_device, name):
+    run = one_device(name)
+    before, after = (run.method.distilled(run.states[i]) for i in (0, -1))
+    assert isinstance(after, Distilled)
+    images, labels, lr = (not np.array_equal(x, y) for x, y in zip(before, after, strict=True))
+    assert images == (run.config.steps > 0)
+    assert labels == (run.config.steps > 0 and run.config.labels == "learned")
+    assert lr == isinstance(run.config, mtt.Config)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_distilled_set_has_a_positive_learning_rate(one_device, name):
+    run = one_device(name)
+    for state in run.states:
+        distilled = run.method.distilled(state)
+        assert distilled.images.shape == (6, 8, 8, 1)
+        assert distilled.labels.shape == (6, 3)
+        assert distilled.lr.shape == ()
+        assert {x.dtype for x in distilled} == {np.dtype(np.float32)}
+        assert float(distilled.lr) > 0
+    first = run.method.distilled(run.states[0])
+    expected = run.config.student_lr if isinstance(run.config, mtt.Config) else LR
+    np.testing.assert_allclose(first.lr, expected, rtol=1e-5)
+    np.testing.assert_array_equal(first.images, run.initial.images)
+    np.testing.assert_array_equal(first.labels, run.initial.labels)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_sampling_follows_the_key_alone(one_device, name):
+    run = one_device(name)
+    step = jnp.int32(7)
+    batch, again, other = (run.sample(jax.random.key(i), step, run.sources) for i in (0, 0, 1))
+    chex.assert_trees_all_equal_shapes_and_dtypes(batch, other)
+    assert all(np.array_equal(x, y) for x, y in zip(leaves(batch), leaves(again), strict=True))
+    assert not all(np.array_equal(x, y) for x, y in zip(leaves(batch), leaves(other), strict=True))
+    for examples in examples_in(batch):
+        rows = np.asarray(examples.indices)
+        assert 0 <= rows.min() <= rows.max() < len(run.sources.real.labels)
+        np.testing.assert_allclose(np.asarray(examples.weights).sum(-1), 1, rtol=1e-6)
+        labels = np.asarray(run.sources.real.labels)[rows]
+        np.testing.assert_array_equal(np.argmax(examples.targets, -1), labels)
+
+
+@pytest.mark.parametrize("name", [name for name in STEPPED if name.startswith("infmatch")])
+def test_infmatch_samples_checkpoints_of_its_window(one_device, problem, name):
+    run = one_device(name)
+    line, config = problem.trajectories, run.config
+    length = config.horizon if config.estimator == "unroll" else 1
+    flat = np.asarray(line.snapshots)
+    interval = np.diff([*line.time, line.total_time])
+    seen = set()
+    for seed in range(12):
+        windows = run.sample(jax.random.key(seed), jnp.int32(20), run.sources).windows
+        params = np.asarray(windows.params)
+        assert params.shape == (config.checkpoints, length, flat.shape[-1])
+        for m in range(config.checkpoints):
+            found = [np.argwhere((flat == params[m, k]).all(-1)) for k in range(length)]
+            assert all(len(places) == 1 for places in found)
+            experts, times = np.concatenate(found).T
+            assert len(set(experts)) == 1
+            assert times.tolist() == list(range(times[0], times[0] + length))
+            seen.add((int(experts[0]), int(times[0])))
+            lr = interval[times] if config.estimator == "unroll" else line.lr[times]
+            remaining = line.total_time - line.time[times] - lr
+            a, b = {
+                "published": (0 * lr, lr * remaining),
+                "first_order": (-lr, 0 * lr),
+                "second_order": (0 * lr - config.tau, 0 * lr + config.tau**2 / 2),
+                "unroll": (-lr, 0 * lr),
+            }[config.estimator]
+            np.testing.assert_allclose(windows.a[m], a, rtol=1e-5)
+            np.testing.assert_allclose(windows.b[m], b, rtol=1e-5)
+            if config.cache is not None:
+                places = (experts, times)
+                np.testing.assert_array_equal(windows.cached.gradient[m], run.sources.cache.gradient[places])
+                np.testing.assert_array_equal(windows.cached.product[m], run.sources.cache.product[places])
+        # Gradients and Hessians of the real data are seen on independent draws.
+        assert not np.array_equal(windows.for_gradient.indices, windows.for_hessian.indices)
+    # Half-way the window ends before snapshot 3 + (6 − 3) / 2, rounded down.
+    assert {time for _, time in seen} == {0, 1, 2, 3}
+    assert {expert for expert, _ in seen} == {0, 1}
+
+
+def test_infmatch_caches_gradients_of_the_real_data(one_device, problem):
+    # Each cached vector is a mean over three chunks of 16 examples: it points where the gradient of all examples does.
+    run = one_device("infmatch cached")
+    used = run.config.snapshots_needed
+    assert run.sources.cache.gradient.shape == (2, used, problem.trajectories.snapshots.shape[-1])
+    unravel = ravel_pytree(problem.model.init(KEY))[1]
+    images = problem.dataset.normalisation(jnp.asarray(problem.real.images))
+    targets = jax.nn.one_hot(jnp.asarray(problem.real.labels), 3)
+
+    def loss(flat):
+        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(problem.model.apply(unravel(flat), images)), -1))
+
+    @jax.jit
+    def exact(flat):
+        gradient = jax.grad(loss)(flat)
+        return gradient, jax.jvp(jax.grad(loss), (flat,), (gradient,))[1]
+
+    for t in (0, used - 1):
+        for ours, theirs in zip(run.sources.cache, exact(problem.trajectories.snapshots[1, t]), strict=True):
+            cosine = np.vdot(ours[1, t], theirs) / np.linalg.norm(ours[1, t]) / np.linalg.norm(theirs)
+            assert cosine > 0.8
+            assert 0.5 < np.linalg.norm(ours[1, t]) / np.linalg.norm(theirs) < 2
+
+
+@pytest.mark.parametrize("name", [name for name in STEPPED if name.startswith("mtt")])
+def test_mtt_samples_segments_of_one_expert(one_device, problem, name):
+    run = one_device(name)
+    flat, seen = np.asarray(problem.trajectories.snapshots), set()
+    for seed in range(16):
+        batch = run.sample(jax.random.key(seed), jnp.int32(20), run.sources)
+        ((expert, start),) = np.argwhere((flat == ravel_pytree(batch.start)[0][None, None]).all(-1))
+        ((same, target),) = np.argwhere((flat == ravel_pytree(batch.target)[0][None, None]).all(-1))
+        assert (same, target) == (expert, start + 2)
+        assert batch.indices.shape == (6, run.config.batch and 3 or 6)  # two equal batches of at most four
+        seen.add((int(expert), int(start)))
+    assert {start for _, start in seen} == {0, 1, 2, 3}
+    assert {expert for expert, _ in seen} == {0, 1}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_state_survives_a_checkpoint_bit_by_bit(one_device, name, tmp_path):
+    run = one_device(name)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(40, {"state": to_host(run.states[-1])})
+        step, restored = checkpoints.restore({"state": run.states[0]})
+    assert step == 40
+    # The structure too: named tuples of optimisers come back as what they were.
+    assert jax.tree.structure(restored["state"]) == jax.tree.structure(run.states[-1])
+    for ours, theirs in zip(leaves(restored["state"]), leaves(run.states[-1]), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("name", [name for name in SPREAD if name.startswith("infmatch")])
+def test_real_examples_of_a_step_are_spread_over_the_devices(one_device, problem, name):
+    run, mesh = one_device(name), make_mesh()
+    sources = replicate(Sources(problem.real, problem.trajectories, to_host(run.sources.cache)), mesh)
+    batch = jax.jit(lambda key: shard_examples(run.method.sample(key, jnp.int32(0), sources), mesh))(KEY)
+    found = examples_in(batch)
+    assert len(found) == 2
+    for examples in found:
+        for array in examples:
+            if run.config.real_batch % 8:
+                assert array.is_fully_replicated
+            else:
+                assert array.sharding.spec[2] == "data"
+                assert {shard.data.shape[2] for shard in array.addressable_shards} == {run.config.real_batch // 8}
+    assert batch.windows.params.is_fully_replicated
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_eight_devices_compute_what_one_does(problem, name, monkeypatch):
+    # Sums over the real batch are split in eight, in float32, and ten steps carry that on: 1e-3 of the largest element.
+    config, programs = CASES[name], []
+
+    def kept(*args):
+        programs.append(advance(*args))
+        return programs[-1]
+
+    monkeypatch.setattr(sys.modules["jaxdd.distill"], "advance", kept)  # the package calls a function so
+    outcomes, losses = [], []
+    for devices in (jax.devices(), jax.devices()[:1]):
+        seen = {}
+        outcomes.append(
+            run_method(
+                methods.build(problem.model, config),
+                methods_initial(problem, config),
+                Sources(problem.real, problem.trajectories),
+                name=name,
+                steps=10,
+                key=KEY,
+                mesh=make_mesh(devices),
+                every=4,
+                on_metrics=lambda step, stage, *, seen=seen, **values: seen.update({(stage, step): values["loss"]}),
+            )
+        )
+        losses.append(seen)
+    eight, one = outcomes
+    assert_close(eight.last, one.last, 1e-3)
+    assert_close(eight.distilled, eight.last, 0)  # without validation the last set is the result
+    assert list(losses[0]) == list(losses[1]) == [("distill", step) for step in (4, 8, 10)]
+    np.testing.assert_allclose(list(losses[0].values()), list(losses[1].values()), rtol=1e-3)
+    assert [program._cache_size() for program in programs] == [1, 1]
+
+
+def methods_initial(problem, config):
+    sources = Sources(problem.real, problem.trajectories)
+    return to_host(methods.initial_distilled(jax.random.key(1), problem.model, sources, config, lr=LR))
+
+
+def test_distill_takes_a_configuration_and_keeps_the_best_set(problem):
+    recipe = Recipe(epochs=10, batch=6, lr=LR, momentum=0.9, weight_decay=0.0, schedule="constant", augment="none")
+    scores = {}
+    outcome = distill(
+        problem.model,
+        problem.dataset,
+        INFMATCH(steps=6),
+        problem.trajectories,
+        evaluate=EvaluateConfig(recipe=recipe, validate_every=3, validate_networks=1),
+        mesh=make_mesh(jax.devices()[:1]),
+        on_metrics=lambda step, stage, **values: scores.update({step: values["accuracy"]} if stage == "validate" else {}),
+    )
+    assert list(scores) == [0, 3, 6]
+    assert outcome.accuracy == max(scores.values()) == scores[outcome.step]
+    assert np.array_equal(outcome.distilled.images, outcome.last.images) == (outcome.step == 6)
+    np.testing.assert_allclose(outcome.distilled.lr, LR, rtol=1e-6)
+    with pytest.raises(ValueError, match="infmatch needs experts of 6 snapshots and was given 0"):
+        distill(problem.model, problem.dataset, INFMATCH())
+    with pytest.raises(ValueError, match="mtt needs experts of 12 snapshots and was given 10"):
+        distill(problem.model, problem.dataset, MTT(window=Window(start=10)), problem.trajectories)
