@@ -1,7 +1,14 @@
-"""draft"""
+"""Inf-Match on Fashion-MNIST, ten images per class, on a small ConvNet that a CPU can train.
+
+Paper      Dataset Distillation by Influence Matching, CVPR 2026; it reports no Fashion-MNIST.
+Command    python -m jaxdd.main --config configs/fashion_mnist_infmatch_ipc10.py
+Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
+Ours       early, finely spaced checkpoints (a snapshot every 2 steps, the first 16), and real gradients cached on 1024
+           images: with fresh batches of 128 the residual stays near 1, in the noise, and with the cache it falls.
+"""
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Window
-from jaxdd.methods import infmatch
+from jaxdd.methods import Optimiser, infmatch
 
 
 def get_config() -> Config:
@@ -14,13 +21,22 @@ def get_config() -> Config:
                 epochs=1, batch=128, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none"
             ),
             snapshot_every=2,
-            keep=64,
+            keep=16,
         ),
-        method=infmatch.Config(ipc=10, steps=1000, cache=2048, real_batch=128, window=Window(start=16)),
+        method=infmatch.Config(
+            ipc=10,
+            steps=600,
+            image_optimiser=Optimiser("adam", 0.1),
+            estimator="second_order",
+            tau=0.05,
+            real_batch=128,
+            cache=1024,
+            window=Window(start=16),
+        ),
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),
             full_recipe=Recipe(
-                epochs=5, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
+                epochs=3, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
             ),
             validate_every=100,
         ),

@@ -19,7 +19,8 @@ from jaxdd.methods.base import outer_optimiser
 def a_state(seed):
     """A distilled set, the state of its optimisers after two updates, and numbers on the host."""
     keys = jax.random.split(jax.random.key(seed), 2)
-    distilled = Distilled(jax.random.normal(keys[0], (3, 4, 4, 1)), jax.random.normal(keys[1], (3, 3)), jnp.float32(seed))
+    images, labels = jax.random.normal(keys[0], (3, 4, 4, 1)), jax.random.normal(keys[1], (3, 3))
+    distilled = Distilled(images, labels, jnp.float32(seed))
     optimiser = outer_optimiser(Optimiser("adam"), Optimiser("sgd", momentum=0.9))
     state = optimiser.init(distilled)
     for _ in range(2):

@@ -97,8 +97,10 @@ def numpy_sgd(start, batches, images, targets, recipe, lr):
     return np.stack([np.concatenate([bias, weight.ravel()]) for weight, bias in path]), np.array(losses)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "step", "cosine"])
-@pytest.mark.parametrize("momentum, decay, lr", [(0.0, 0.0, None), (0.9, 0.05, 0.03)])
+@pytest.mark.parametrize(
+    "schedule, momentum, decay, lr",
+    [("constant", 0.0, 0.0, None), ("step", 0.9, 0.05, 0.03), ("cosine", 0.5, 0.1, None), ("cosine", 0.9, 0.0, 0.5)],
+)
 def test_training_is_sgd_as_pytorch_defines_it(x64, schedule, momentum, decay, lr):
     recipe = dataclasses.replace(PLAIN, schedule=schedule, momentum=momentum, weight_decay=decay)
     start, end, snapshots, batches = run(recipe, snapshots=5, every=2, lr=lr)
@@ -118,13 +120,10 @@ def test_training_is_sgd_as_pytorch_defines_it(x64, schedule, momentum, decay, l
 def test_snapshots_do_not_change_the_training_and_follow_its_path():
     _, end, every_step, _ = run(PLAIN, snapshots=10)
     _, alone, none, _ = run(PLAIN)
-    _, same, every_third, _ = run(PLAIN, snapshots=4, every=3)
     _, longer_end, longer, _ = run(dataclasses.replace(PLAIN, epochs=5), snapshots=16)
     assert none is None
     assert every_step.params.shape == (10, 28)
-    for other in (alone, same):
-        np.testing.assert_allclose(ravel_pytree(end)[0], ravel_pytree(other)[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(every_third.params, every_step.params[::3], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ravel_pytree(end)[0], ravel_pytree(alone)[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(every_step.params, longer.params[:10])
     np.testing.assert_array_equal(every_step.params[-1], ravel_pytree(end)[0])
     assert not np.array_equal(ravel_pytree(longer_end)[0], ravel_pytree(end)[0])

@@ -105,10 +105,13 @@ def k_center(features: Array, valid: Array, count: int) -> Array:
     def choose(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         nearest, chosen = carry
         best = jnp.argmax(nearest).astype(jnp.int32)
-        return jnp.minimum(nearest, distance_to(features[best])), chosen.at[k].set(best)
+        # Never again, even where only copies of what was selected are left.
+        nearest = jnp.minimum(nearest, distance_to(features[best])).at[best].set(-jnp.inf)
+        return nearest, chosen.at[k].set(best)
 
     chosen = jnp.zeros((count,), jnp.int32).at[0].set(first)
-    return jax.lax.fori_loop(1, count, choose, (distance_to(features[first]), chosen))[1]
+    nearest = distance_to(features[first]).at[first].set(-jnp.inf)
+    return jax.lax.fori_loop(1, count, choose, (nearest, chosen))[1]
 
 
 GREEDY: dict[str, Callable[[Array, Array, int], Array]] = {"herding": herding, "k_center": k_center}

@@ -226,13 +226,10 @@ def expansion(*, bracket: bool) -> Estimator:
         differentiation to rounding.
     """
 
-    def real_gradient(problem: Problem, c: Checkpoint) -> Array:
-        return jax.grad(problem.real_gradient)(c.params) if c.cached is None else c.cached.gradient
-
     def residual(problem_of: ProblemOf, window: Checkpoint) -> tuple[Array, Array]:
         c = jax.tree.map(lambda x: x[0], window)
         problem = problem_of(c)
-        g_s, g_d = jax.grad(problem.synthetic)(c.params), real_gradient(problem, c)
+        g_s, g_d = jax.grad(problem.synthetic)(c.params), _real_gradient(problem, c)
         r, r_empty = c.a * (g_s - g_d), -c.a * g_d
         if not bracket:
             return r, r_empty
@@ -247,7 +244,7 @@ def expansion(*, bracket: bool) -> Estimator:
         if not bracket:
             return jax.jvp(problem.synthetic, (c.params,), (c.a * u,))[1]
         v = c.a * u + c.b * problem.hvp(problem.real_hessian, c.params, u)
-        g_d = real_gradient(problem, c)
+        g_d = _real_gradient(problem, c)
         return jax.jvp(problem.synthetic, (c.params,), (v,))[1] + c.b * problem.hessian_form(
             problem.synthetic, c.params, u, g_d
         )
@@ -268,13 +265,10 @@ def recursion() -> Estimator:
     def propagate(problem: Problem, c: Checkpoint, v: Array) -> Array:
         return v + c.a * problem.hvp(problem.real_hessian, c.params, v)
 
-    def real_gradient(problem: Problem, c: Checkpoint) -> Array:
-        return jax.grad(problem.real_gradient)(c.params) if c.cached is None else c.cached.gradient
-
     def residual(problem_of: ProblemOf, window: Checkpoint) -> tuple[Array, Array]:
         def step(carry: tuple[Array, Array], c: Checkpoint) -> tuple[tuple[Array, Array], None]:
             problem = problem_of(c)
-            g_s, g_d = jax.grad(problem.synthetic)(c.params), real_gradient(problem, c)
+            g_s, g_d = jax.grad(problem.synthetic)(c.params), _real_gradient(problem, c)
             r, r_empty = (propagate(problem, c, v) for v in carry)
             return (r + c.a * (g_s - g_d), r_empty - c.a * g_d), None
 
@@ -352,6 +346,10 @@ def two_pass(
 
     grads = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, distilled), windows)[0]
     return _norm(residual) / scale, grads
+
+
+def _real_gradient(problem: Problem, c: Checkpoint) -> Array:
+    return jax.grad(problem.real_gradient)(c.params) if c.cached is None else c.cached.gradient
 
 
 def _sum_residuals(estimator: Estimator, problem_of: ProblemOf, windows: Checkpoint) -> tuple[Array, Array]:

@@ -1,0 +1,242 @@
+"""Every configuration file runs; the command line says what every field means and reads values by their type."""
+
+import ast
+import dataclasses
+import inspect
+import shlex
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdd import Config, data, load_config, methods, models
+from jaxdd.augment import dsa
+from jaxdd.config import parse
+from jaxdd.experts import check_length
+from jaxdd.mesh import make_mesh
+from jaxdd.methods import METHODS
+from jaxdd.models import ModelConfig
+from jaxdd.rescore import Rescore
+from jaxdd.rescore import parse as parse_rescore
+from jaxdd.run import run
+from jaxdd.trajectories import Trajectories, Window, flattening
+
+FILES = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
+SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+TRAIN = {"digits": 1442, "fashion_mnist": 60_000, "cifar10": 50_000}
+SMALL = {  # the largest value of a setting in a shrunken run; one that is left out (None) stays so
+    **{"steps": 2, "student_steps": 2, "expert_snapshots": 2, "horizon": 2, "checkpoints": 2},
+    **{"real_batch": 4, "cache": 8, "ipc": 1, "batch": 5, "segment": 1, "last": 1},
+    **{"count": 2, "per_dispatch": 1, "snapshot_every": 1},
+    **{"networks": 1, "validate_networks": 1, "validate_every": 1, "epochs": 1},
+}
+
+
+def shrink(config):
+    """The same choices, with numbers that take a moment."""
+    if isinstance(config, Window):
+        return dataclasses.replace(config, first=0, start=1, end=config.end and 2, grow=config.grow and 1)
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = shrink(value)
+        elif field.name in SMALL and value is not None:
+            changes[field.name] = min(value, SMALL[field.name])
+    return dataclasses.replace(config, **changes)
+
+
+def walk(config, prefix=""):
+    """Each field of a tree of dataclasses: its dotted name on the command line, its owner, its own name."""
+    for field in dataclasses.fields(config):
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            yield from walk(value, f"{name}.")
+        yield name, config, field.name
+
+
+def documentation(owner, name):
+    """The string under a field, in its class or the one that it is inherited from."""
+    for cls in type(owner).__mro__:
+        if cls is not object and name in vars(cls).get("__annotations__", {}):
+            body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+            for field, below in zip(body, [*body[1:], None], strict=True):
+                if isinstance(field, ast.AnnAssign) and field.target.id == name:
+                    documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                    return " ".join(below.value.value.split()) if documented else None
+    return None
+
+
+def assert_documented(text, config):
+    words = " ".join(text.replace("│", " ").split())
+    for name, owner, field in walk(config):
+        documented = documentation(owner, field)
+        assert documented and len(documented) > 5, f"{name} says nothing of itself"
+        if not dataclasses.is_dataclass(getattr(owner, field)):
+            shown = "DISTILLED.npz" if name == "distilled" else f"--{name} "
+            assert shown in words or f"--{name}, " in words, name
+            assert documented in words, name
+
+
+def help_of(parser, arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as leaving:
+        parser([*arguments, "--help"])
+    assert leaving.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_help_documents_every_field(name, capsys, monkeypatch, tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        f"import jaxdd\ndef get_config(): return jaxdd.Config(method=jaxdd.methods.METHODS[{name!r}].Config())"
+    )
+    text = help_of(parse, ["--config", str(file)], capsys, monkeypatch)
+    assert_documented(text, Config(method=METHODS[name].Config()))
+    assert f"usage: python -m jaxdd.main --config {file} [-h]" in " ".join(text.split())
+
+
+def test_help_of_evaluate_documents_every_field(capsys, monkeypatch):
+    text = help_of(parse_rescore, [], capsys, monkeypatch)
+    assert_documented(text, Rescore())
+    assert "usage: python -m jaxdd.main evaluate [-h] [OPTIONS] DISTILLED.npz" in text
+
+
+def test_overrides_reach_nested_fields_with_their_type():
+    config = parse(
+        shlex.split(
+            "--method.ipc 2 --experts.recipe.lr 0.05 --method.window.start 4 --method.window.end None "
+            "--experts.keep 9 --no-deterministic --method.init herding --data.name fashion_mnist"
+        )
+    )
+    default = Config()
+    expected = dataclasses.replace(
+        default,
+        data=dataclasses.replace(default.data, name="fashion_mnist"),
+        experts=dataclasses.replace(
+            default.experts, keep=9, recipe=dataclasses.replace(default.experts.recipe, lr=0.05)
+        ),
+        method=dataclasses.replace(
+            default.method, ipc=2, init="herding", window=dataclasses.replace(default.method.window, start=4, end=None)
+        ),
+        deterministic=False,
+    )
+    assert config == expected
+    assert type(config.method.ipc) is int and type(config.experts.recipe.lr) is float
+
+
+def test_nothing_given_is_the_default():
+    assert parse([]) == Config()
+
+
+def test_a_file_gives_the_method_and_the_command_line_the_rest(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jaxdd import Config, methods\n"
+        "def get_config():\n"
+        "    return Config(method=methods.mtt.Config(ipc=3, student_steps=7), seed=5)\n"
+    )
+    assert load_config(file) == Config(method=methods.mtt.Config(ipc=3, student_steps=7), seed=5)
+    config = parse(["--method.student-lr", "0.5", "--config", str(file), "--method.ipc", "1"])
+    assert config == Config(method=methods.mtt.Config(ipc=1, student_steps=7, student_lr=0.5), seed=5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; give a Python file that defines get_config"),
+        ("config = 3", r"must define get_config\(\) that returns a jaxdd.Config, not None"),
+        ("get_config = 3", r"must define get_config\(\) that returns a jaxdd.Config, not None"),
+        ("def get_config(): return {'seed': 3}", r"returns a jaxdd.Config, not {'seed': 3}"),
+    ],
+)
+def test_a_file_without_a_configuration_is_refused(tmp_path, content, message):
+    file = tmp_path / "config.py"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        parse(["--config", str(file)])
+
+
+# The files of the repository
+
+
+def test_the_digits_file_is_the_default():
+    file = Path(__file__).parent.parent / "configs" / "digits_infmatch.py"
+    assert load_config(file) == Config()
+
+
+def test_no_two_files_write_to_one_folder():
+    workdirs = [load_config(file).workdir for file in FILES]
+    assert len(FILES) >= 2 and len(set(workdirs)) == len(workdirs)
+
+
+def random_images(name, per_class=12):
+    # Not whitened, whatever the configuration: 3072 dimensions take longer than all the rest, and have their own tests.
+    labels = np.arange(10 * per_class + 10) % 10
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), *SHAPES[name]), np.uint8)
+    return data.from_arrays(images[:-10], labels[:-10], images[-10:], labels[-10:], name=name, validation=0)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_file_fits_together_at_its_full_size(file):
+    config = load_config(file)
+    assert isinstance(config, Config) and config.workdir == f"runs/{file.stem}"
+    size = TRAIN[config.data.name] * (1 - config.data.validation)
+    check_length(config.experts, round(size), config.method.snapshots_needed)
+    # Traced, not compiled: networks, batches and windows as large as the file says, shapes only.
+    dataset = random_images(config.data.name)
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    shape, weights = jax.ShapeDtypeStruct, flattening(model)[0]
+    times = shape((config.method.snapshots_needed,), np.float32)
+    experts = Trajectories(
+        snapshots=shape((2, config.method.snapshots_needed, weights), np.float32),
+        final=shape((2, weights), np.float32),
+        lr=times,
+        time=times,
+        total_time=shape((), np.float32),
+        steps=shape(times.shape, np.int32),
+    )
+    method, sources = methods.build(model, config.method), methods.Sources(dataset.real_set(), experts)
+
+    def two_steps(key, sources):
+        distilled = methods.initial_distilled(key, model, sources, config.method, lr=0.01)
+        state, sources = method.init(key, distilled), method.prepare(key, sources)
+        for it in range(2):
+            state, info = method.step(key, state, method.sample(key, jnp.int32(it), sources))
+        return distilled, method.distilled(state), info
+
+    first, last, info = jax.eval_shape(two_steps, jax.random.key(0), sources)
+    assert last == first
+    assert last.images.shape == (config.method.ipc * dataset.num_classes, *dataset.image_shape)
+    assert all(value.shape == () for value in info)
+    for recipe in (config.experts.recipe, config.evaluate.recipe, config.evaluate.full_recipe):
+        augmented = jax.eval_shape(dsa(recipe.augment, siamese=False), jax.random.key(0), last.images)
+        assert augmented == last.images
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, id=f.stem, marks=() if f.stem.startswith("digits") else pytest.mark.slow) for f in FILES],
+)
+def test_two_steps_of_every_file(file, tmp_path, monkeypatch):
+    config = shrink(load_config(file))
+    monkeypatch.setattr(data, "load", lambda name, **_: random_images(name, per_class=2))
+    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=config.method.snapshots_needed)
+    scoring = dataclasses.replace(config.evaluate.recipe, augment="none")
+    config = dataclasses.replace(
+        config,
+        model=ModelConfig("mlp", width=2, depth=1),
+        experts=dataclasses.replace(config.experts, recipe=recipe, keep=config.experts.keep and 9, directory=None),
+        evaluate=dataclasses.replace(config.evaluate, full_data=False, recipe=scoring),
+        workdir=str(tmp_path),
+    )
+    results = run(config, mesh=make_mesh(jax.devices()[:1]))
+    assert results["dataset"] == config.data.name and results["steps"] == config.method.steps == 2
+    assert results["selected_on"] == "last step" and results["selected_step"] == 2  # nothing to choose on
+    assert len(results["distilled"]["runs"]) == 1
+    assert (tmp_path / "report.html").exists()

@@ -1,0 +1,173 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxdd import models
+from jaxdd.data.normalisation import fit
+from jaxdd.data.sampling import real_set
+from jaxdd.distilled import hard_labels
+from jaxdd.methods import MethodConfig, Sources, coresets, initial_distilled
+from jaxdd.models import ModelConfig
+from jaxdd.trajectories import Trajectories
+
+SIZES = (7, 11, 9)  # examples of each class: classes of different size are padded
+
+
+def greedy_herding(features, count):
+    mean, chosen = features.mean(0), []
+    for _ in range(count):
+        gaps = {
+            i: np.linalg.norm(mean - features[[*chosen, i]].mean(0)) for i in range(len(features)) if i not in chosen
+        }
+        chosen.append(min(gaps, key=gaps.get))
+    return chosen
+
+
+def greedy_k_center(features, count):
+    chosen = [int(np.argmin(np.linalg.norm(features - features.mean(0), axis=1)))]
+    while len(chosen) < count:
+        gaps = [min(np.linalg.norm(f - features[j]) for j in chosen) for f in features]
+        gaps = [-1 if i in chosen else gap for i, gap in enumerate(gaps)]
+        chosen.append(int(np.argmax(gaps)))
+    return chosen
+
+
+GREEDY = {"herding": greedy_herding, "k_center": greedy_k_center}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Random images of three classes, a network and three random experts of it."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(3), SIZES))
+    images = rng.integers(0, 256, (len(labels), 4, 4, 1), np.uint8)
+    model = models.build(ModelConfig(name="mlp", width=5, depth=1), (4, 4, 1), 3)
+    size = ravel_pytree(model.init(jax.random.key(0)))[0].size
+    final = rng.normal(size=(3, size)).astype(np.float32)
+    line = np.zeros(2, np.float32)
+    experts = Trajectories(np.zeros((3, 2, size), np.float32), final, line, line, line[0], line.astype(np.int32))
+    return model, real_set(images, labels, 3, fit("standard", images)), experts
+
+
+@pytest.mark.parametrize("name", GREEDY)
+@pytest.mark.parametrize("count", [1, 4, 10])
+def test_greedy_selection_is_that_of_numpy(name, count):
+    rng = np.random.default_rng(count)
+    for size in (10, 13):
+        features = rng.normal(size=(size, 3))
+        padded = np.concatenate([features, 100 * rng.normal(size=(15 - size, 3))]).astype(np.float32)
+        valid = jnp.arange(15) < size
+        chosen = np.asarray(select_rows(name, padded, valid, count))
+        assert chosen.dtype == np.int32
+        assert chosen.tolist() == GREEDY[name](padded[:size].astype(np.float64), count)
+
+
+@functools.partial(jax.jit, static_argnames=("name", "count"))
+def select_rows(name, features, valid, count):
+    return coresets.GREEDY[name](features, valid, count)
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_equal_examples_are_not_chosen_twice(name):
+    # Two images four times each: six of eight cannot be told apart by their distances.
+    features = jnp.repeat(jnp.array([[0.0, 1.0], [2.0, 0.0]]), 4, axis=0)
+    features = jnp.concatenate([features, jnp.zeros((2, 2))])
+    chosen = np.asarray(select_rows(name, features, jnp.arange(10) < 8, 6))
+    assert len(set(chosen.tolist())) == 6
+    assert chosen.max() < 8
+
+
+@pytest.mark.parametrize("features_of", ["expert", "pixels"])
+@pytest.mark.parametrize("name", GREEDY)
+def test_selection_is_in_the_features_of_each_class(problem, name, features_of):
+    model, real, experts = problem
+    unravel = ravel_pytree(model.init(jax.random.key(0)))[1]
+    images = real.normalisation(jnp.asarray(real.images))
+    if features_of == "expert":
+        features = model.features(unravel(jnp.asarray(experts.final[0])), images)
+    else:
+        features, experts = images.reshape(len(images), -1), None
+    features = np.asarray(features, np.float64)
+    chosen = jax.jit(lambda key: coresets.select(name, key, model, Sources(real, experts), 5))(jax.random.key(0))
+    for label, rows in enumerate(np.asarray(chosen)):
+        members = np.flatnonzero(real.labels == label)
+        assert rows.tolist() == members[GREEDY[name](features[members], 5)].tolist()
+
+
+@pytest.mark.parametrize("chunk", [4, 27, 500])
+def test_features_do_not_depend_on_the_chunk(problem, monkeypatch, chunk):
+    model, real, _ = problem
+    monkeypatch.setattr(coresets, "CHUNK", chunk)
+    features = coresets.real_features(model, Sources(real))
+    expected = np.asarray(real.normalisation(jnp.asarray(real.images))).reshape(27, -1)
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def start(problem):
+    """First distilled set of three images per class."""
+    model, real, experts = problem
+
+    @functools.cache
+    def build(init, labels, seed=0):
+        config = MethodConfig(ipc=3, init=init, labels=labels)
+        sources = Sources(real, experts)
+        first = jax.jit(lambda key: initial_distilled(key, model, sources, config, lr=0.03))
+        return first(jax.random.key(seed))
+
+    return build
+
+
+@pytest.mark.parametrize("init", ["real", "herding", "k_center"])
+def test_first_images_are_real_ones_of_their_class_each_once(problem, start, init):
+    _, real, _ = problem
+    distilled = start(init, "hard")
+    images = np.asarray(real.normalisation(jnp.asarray(real.images)))
+    chosen = np.asarray(distilled.images)
+    found = [np.flatnonzero((np.abs(images - image) < 1e-6).all((1, 2, 3))).item() for image in chosen]
+    assert len(set(found)) == 9
+    assert real.labels[found].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    np.testing.assert_array_equal(distilled.labels, hard_labels(np.repeat(np.arange(3), 3), 3))
+    np.testing.assert_allclose(distilled.lr, 0.03, rtol=1e-6)
+
+
+def test_random_images_follow_the_key(start):
+    assert not np.array_equal(start("real", "hard", 0).images, start("real", "hard", 1).images)
+    np.testing.assert_array_equal(start("herding", "hard", 0).images, start("herding", "hard", 1).images)
+
+
+@pytest.mark.parametrize("labels", ["soft", "learned"])
+def test_soft_labels_are_the_mean_logits_of_the_last_experts(problem, start, labels):
+    model, _, experts = problem
+    distilled = start("real", labels)
+    unravel = ravel_pytree(model.init(jax.random.key(0)))[1]
+    logits = [np.asarray(model.apply(unravel(jnp.asarray(flat)), distilled.images)) for flat in experts.final]
+    np.testing.assert_allclose(distilled.labels, np.mean(logits, axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(distilled.images, start("real", "hard").images)
+
+
+def test_noise_is_standard_normal(start):
+    images = np.asarray(start("noise", "hard").images)
+    assert images.shape == (9, 4, 4, 1)
+    assert abs(images.mean()) < 4 / np.sqrt(images.size)
+    assert 0.8 < images.std() < 1.2
+    assert len(np.unique(images)) == images.size
+
+
+def test_soft_labels_need_experts(problem):
+    model, real, _ = problem
+    with pytest.raises(ValueError, match="method.labels='soft' .* train experts first"):
+        initial_distilled(jax.random.key(0), model, Sources(real), MethodConfig(labels="soft"), lr=0.1)
+
+
+def test_coreset_is_made_of_real_images_and_says_what_it_needs():
+    with pytest.raises(ValueError, match="method.init is 'noise'"):
+        coresets.Config(init="noise")
+    assert not coresets.Config(init="real").needs_experts
+    assert coresets.Config(init="herding").needs_experts
+    assert coresets.Config(labels="soft").needs_experts
+    assert coresets.Config().steps == coresets.Config().snapshots_needed == 0

@@ -1,0 +1,119 @@
+"""`python -m jaxdd.main evaluate`: a saved set, scored again."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdd
+from jaxdd import Card, Distilled, Recipe, data
+from jaxdd.distilled import hard_labels
+from jaxdd.files import plain
+from jaxdd.main import main
+from jaxdd.rescore import Rescore, parse
+
+RECIPE = Recipe(epochs=20, lr=0.05, augment="none")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.load("digits", data_dir=str(tmp_path_factory.mktemp("tfds")))
+
+
+@pytest.fixture
+def saved(digits, tmp_path):
+    """A set of one real image of each digit, as a run saves it; other names and provenances on demand."""
+
+    def save(images=None, provenance=None, **changes):
+        firsts = [int(np.argmax(digits.train.labels == digit)) for digit in range(10)]
+        images = digits.normalisation(digits.train.images[firsts]) if images is None else images
+        config = {"data": {"name": "digits"}, "model": {"name": "mlp", "width": 4, "depth": 1}}
+        card = Card(
+            dataset="digits",
+            class_names=digits.class_names,
+            label_kind="hard",
+            normalisation=digits.normalisation,
+            recipe=plain(RECIPE),
+            provenance={"config": config} if provenance is None else provenance,
+        )
+        path = tmp_path / "distilled.npz"
+        distilled = Distilled(images, hard_labels(np.arange(10), 10), np.float32(0.05))
+        distilled.save(path, dataclasses.replace(card, **changes))
+        return str(path)
+
+    return save
+
+
+def test_a_saved_set_is_scored_with_another_network(saved, digits, capsys, monkeypatch):
+    calls = []
+
+    def recorded(model, dataset, distilled, config, **options):
+        scores = jaxdd.evaluate(model, dataset, distilled, config, **options)
+        calls.append((model, dataset, distilled, config, options, scores))
+        return scores
+
+    monkeypatch.setattr("jaxdd.rescore.evaluate", recorded)
+    path = saved()
+    assert main(["evaluate", "--model.width", "8", "--networks", "2", "--seed", "3", path]) == 0
+    [(model, dataset, distilled, config, options, scores)] = calls
+    assert config == jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False) and options == {"seed": 3}
+    assert jax.eval_shape(model.init, jax.random.key(0))["body"]["linear_0"]["kernel"].shape == (64, 8)
+    assert dataset.fingerprint() == digits.fingerprint()
+    np.testing.assert_array_equal(distilled.images, Distilled.load(path)[0].images)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed == [
+        [name, f"{100 * score['mean']:.1f}", "±", f"{100 * score['std']:.1f}", "%", "(2", "networks)"]
+        for name, score in scores.items()
+    ]
+    assert list(scores) == ["distilled", "random_real"] and scores["distilled"]["mean"] > 0.2  # chance is a tenth
+
+
+def test_defaults_are_those_of_the_card(saved):
+    path = saved()
+    expected = Rescore(path, model=jaxdd.ModelConfig("mlp", width=4, depth=1), recipe=RECIPE)
+    assert parse([path]) == expected
+    assert parse(["--networks", "2", path, "--recipe.epochs", "7"]) == dataclasses.replace(
+        expected, networks=2, recipe=dataclasses.replace(RECIPE, epochs=7)
+    )
+
+
+def test_a_set_without_provenance_names_its_dataset_at_least(saved):
+    path = saved(provenance={}, recipe={}, dataset="fashion_mnist")
+    assert parse([path]) == Rescore(path, data=jaxdd.DataConfig("fashion_mnist"))
+
+
+def test_images_of_another_shape_are_refused(saved, capsys):
+    path = saved(images=jax.numpy.zeros((10, 4, 4, 1)))
+    assert main(["evaluate", path]) == 2
+    message = capsys.readouterr().err
+    assert "(4, 4, 1)" in message and "digits has (8, 8, 1) of 10; name its dataset with --data.name" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; give the distilled.npz of a run"),
+        (b"not a zip", "it is not an npz file"),
+        (b"PK\x03\x04 cut off", "truncated or damaged"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, capsys, content, message):
+    path = tmp_path / "broken.npz"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["evaluate", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxdd: ") and str(path) in error and message in error
+
+
+def test_settings_of_another_version_are_named(saved, capsys):
+    path = saved(provenance={"config": {"model": {"name": "mlp", "dropout": 0.5}}})
+    assert main(["evaluate", path]) == 2
+    error = capsys.readouterr().err
+    assert "settings that this jaxdd does not have" in error and "dropout" in error
+
+
+def test_a_file_has_to_be_given(capsys):
+    assert main(["evaluate"]) == 2
+    assert "python -m jaxdd.main evaluate DISTILLED.npz" in capsys.readouterr().err

@@ -1,0 +1,414 @@
+"""The pipeline end to end: what it writes, which set it keeps, and that a stopped run goes on as if it had not been."""
+
+import dataclasses
+import importlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxdd
+from jaxdd import data, methods, models
+from jaxdd.checkpoint import Checkpoints
+from jaxdd.config import parse
+from jaxdd.distilled import Distilled
+from jaxdd.evaluate import validator
+from jaxdd.files import differences
+from jaxdd.mesh import make_mesh
+from jaxdd.metrics import read
+from jaxdd.run import StopSignal, claim, record, run
+
+# Three experts, one at a time; four checkpoints after the first; seconds of computing in all.
+FLAGS = shlex.split(
+    "--model.name mlp --model.width 4 --model.depth 1 "
+    "--experts.count 3 --experts.per-dispatch 1 --experts.recipe.epochs 2 --experts.recipe.batch 256 "
+    "--method.estimator first_order --method.real-batch 8 --method.window.start 3 --method.steps 60 "
+    "--evaluate.networks 2 --evaluate.validate-every 15 --evaluate.validate-networks 1 "
+    "--evaluate.recipe.epochs 20 --evaluate.recipe.augment none --evaluate.full-recipe.epochs 2"
+)
+LAST = 60
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture(scope="session")
+def flags(digits_dir):
+    return [*FLAGS, "--data.data-dir", str(digits_dir)]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One device, and what the first process compiled serves the others."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+@pytest.fixture(scope="session")
+def start(environment):
+    """Start the launcher as a user does, in its own process."""
+    running = []
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "jaxdd.main", *arguments]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def finished(start, flags, tmp_path_factory):
+    """The workdir of a run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    process = start(*flags, "--workdir", str(workdir))
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert [line.split()[0] for line in stdout.splitlines()[:3]] == ["distilled", "random_real", "full_data"]
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The finished run, moved to another place."""
+    return Path(shutil.copytree(finished, tmp_path / "moved"))
+
+
+@pytest.fixture(scope="session")
+def dataset(digits_dir):
+    return data.load("digits", data_dir=str(digits_dir))
+
+
+@pytest.fixture
+def one_device():
+    return make_mesh(jax.devices()[:1])
+
+
+def module(name):
+    """Some modules carry the name of the function that jaxdd exports in their place."""
+    return importlib.import_module(f"jaxdd.{name}")
+
+
+def scalars(workdir):
+    """All that metrics.jsonl says, but for the clock."""
+    return {
+        (line["stage"], line["step"]): {name: value for name, value in line.items() if name != "time"}
+        for line in read(workdir / "metrics.jsonl")
+    }
+
+
+def assert_same_run(workdir, reference):
+    assert (workdir / "distilled.npz").read_bytes() == (reference / "distilled.npz").read_bytes()
+    lines = read(workdir / "metrics.jsonl")
+    assert len({(line["stage"], line["step"]) for line in lines}) == len(lines)
+    assert scalars(workdir) == scalars(reference)
+    results, expected = (json.loads((path / "results.json").read_text()) for path in (workdir, reference))
+    assert results.pop("seconds").keys() == expected.pop("seconds").keys()
+    assert results == expected
+
+
+# What a run writes
+
+
+def test_a_run_writes_everything(finished):
+    written = {path.name for path in finished.iterdir()}
+    files = {
+        "config.json",
+        "metrics.jsonl",
+        "distilled.npz",
+        "grid.png",
+        "results.json",
+        "report.html",
+        "progress.json",
+    }
+    assert written == files | {"experts", "checkpoints", "tensorboard"}
+    stored = {f"expert_{i:04d}{suffix}" for i in range(3) for suffix in ("", ".json")}
+    assert {path.name for path in (finished / "experts").iterdir()} == {"store.json"} | stored
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"45", "60"}
+    with Image.open(finished / "grid.png") as grid:
+        assert min(grid.size) > 50
+    assert "digits" in (finished / "report.html").read_text()
+
+
+def test_results_are_those_documented(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results) == {
+        *("dataset", "method", "ipc", "distilled", "random_real", "full_data"),
+        *("selected_on", "selected_step", "steps", "seconds", "versions"),
+    }
+    described = {name: results[name] for name in ("dataset", "method", "ipc", "steps", "selected_on")}
+    assert described == {
+        "dataset": "digits",
+        "method": "infmatch",
+        "ipc": 1,
+        "steps": LAST,
+        "selected_on": "validation",
+    }
+    for name in ("distilled", "random_real", "full_data"):
+        runs = results[name]["runs"]
+        assert len(runs) == 2 and all(0 <= accuracy <= 1 for accuracy in runs)
+        assert results[name]["mean"] == pytest.approx(sum(runs) / 2)
+        assert results[name]["std"] == pytest.approx(abs(runs[0] - runs[1]) / 2)
+    assert set(results["seconds"]) == {"experts", "distill", "evaluate"}
+    assert all(seconds > 0 for seconds in results["seconds"].values())
+    assert results["versions"]["jax"] == jax.__version__ and results["versions"]["jaxdd"] == jaxdd.__version__
+
+
+def test_accuracies_can_be_computed_again(finished, flags, dataset, one_device):
+    config = parse(flags)
+    distilled, card = Distilled.load(finished / "distilled.npz")
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, full_data=False))
+    scores = jaxdd.evaluate(model, dataset, distilled, config.evaluate, seed=config.seed, mesh=one_device)
+    results = json.loads((finished / "results.json").read_text())
+    assert scores == {name: results[name] for name in ("distilled", "random_real")}
+    assert card.provenance["step"] == results["selected_step"]
+    assert card.provenance["config"]["method"]["name"] == "infmatch"
+
+
+def test_the_set_kept_is_the_best_on_the_validation_split(finished, flags, dataset, one_device):
+    lines = read(finished / "metrics.jsonl", "validate")
+    assert [line["step"] for line in lines] == [0, 15, 30, 45, 60]
+    best = max(lines, key=lambda line: line["accuracy"])  # the first of equals
+    assert json.loads((finished / "results.json").read_text())["selected_step"] == best["step"]
+    # The validation split alone gives that accuracy: here the test split is garbage.
+    config = parse(flags)
+    garbage = data.Split(np.zeros_like(dataset.test.images), np.zeros_like(dataset.test.labels))
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    score = validator(model, dataclasses.replace(dataset, test=garbage), config.evaluate, mesh=one_device)
+    assert score(Distilled.load(finished / "distilled.npz")[0]) == best["accuracy"]
+
+
+def test_experts_curve_is_their_mean_loss_over_sgd_steps(finished):
+    lines = read(finished / "metrics.jsonl", "experts")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]  # 2 epochs of 6 steps, a snapshot every other step
+    manifests = [json.loads((finished / f"experts/expert_{i:04d}.json").read_text()) for i in range(3)]
+    expected = np.mean([manifest["losses"] for manifest in manifests], 0)[1:]
+    np.testing.assert_allclose([line["loss"] for line in lines], expected, rtol=1e-12)
+
+
+def test_the_highest_accuracy_selects_whatever_the_step(finished, flags, tmp_path, monkeypatch, one_device):
+    scored, script = [], iter([0.2, 0.5, 0.9, 0.9, 0.3])
+
+    def score(distilled):
+        scored.append(np.asarray(distilled.images))
+        return next(script)
+
+    summary = {"mean": 0.5, "std": 0.0, "runs": [0.5]}
+    monkeypatch.setattr(module("distill"), "validator", lambda *_, **__: score)
+    monkeypatch.setattr(module("run"), "evaluate", lambda *_, **__: {"distilled": summary, "random_real": summary})
+    shutil.copytree(finished / "experts", tmp_path / "experts")
+    results = run(parse([*flags, "--workdir", str(tmp_path)]), mesh=one_device)
+    assert results["selected_step"] == 30 and results["selected_on"] == "validation"
+    assert results["full_data"] is None
+    np.testing.assert_array_equal(Distilled.load(tmp_path / "distilled.npz")[0].images, scored[2])
+    assert not np.array_equal(scored[2], scored[3])
+
+
+# Continuing
+
+
+def forbidden(*_, **__):
+    def call(*_, **__):
+        raise AssertionError("computed again")
+
+    return call
+
+
+def test_a_finished_run_computes_nothing_again(copy, flags, one_device, monkeypatch):
+    # In another folder, too: a run may be moved.
+    before = {name: (copy / name).read_bytes() for name in ("distilled.npz", "results.json", "metrics.jsonl")}
+    monkeypatch.setattr(module("experts"), "trainer", forbidden)
+    monkeypatch.setattr(module("distill"), "advance", forbidden)
+    monkeypatch.setattr(module("evaluate"), "distilled_scorer", forbidden)
+    monkeypatch.setattr(module("evaluate"), "full_data_scorer", forbidden)
+    began = time.monotonic()
+    results = run(parse([*flags, "--workdir", str(copy)]), mesh=one_device)
+    assert time.monotonic() - began < 60
+    assert {name: (copy / name).read_bytes() for name in before} == before
+    assert results == json.loads(before["results.json"])
+
+
+def wait_for(process, condition):
+    """Wait until the run has come so far, and make sure that it is still going on."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the run never came to the state to stop it in"
+        time.sleep(0.002)
+
+
+def first_expert_stored(workdir):
+    return lambda: (workdir / "experts" / "expert_0000.json").exists()
+
+
+def checkpoint_stored(workdir):
+    folder = workdir / "checkpoints"
+    return lambda: folder.exists() and any(path.name in ("15", "30", "45") for path in folder.iterdir())
+
+
+def distilling(workdir):
+    path = workdir / "metrics.jsonl"
+    return lambda: path.exists() and b'"distill"' in path.read_bytes()
+
+
+def evaluating(workdir):
+    path = workdir / "progress.json"
+    return lambda: path.exists() and "distilled" in json.loads(path.read_text())["accuracies"]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(finished, start, flags, tmp_path):
+    workdir = tmp_path / "killed"
+    for state in (first_expert_stored, checkpoint_stored, evaluating):
+        process = start(*flags, "--workdir", str(workdir))
+        wait_for(process, state(workdir))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (workdir / "distilled.npz").exists()
+    process = start(*flags, "--workdir", str(workdir))
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert_same_run(workdir, finished)
+
+
+def test_a_stopped_run_says_how_to_continue_and_does(finished, start, flags, tmp_path):
+    workdir = tmp_path / "stopped by a signal"
+    command = [*flags, "--workdir", str(workdir)]
+    for number, state, stage in (
+        (signal.SIGTERM, first_expert_stored, "expert training stopped after expert"),
+        (signal.SIGINT, distilling, "distillation stopped after step"),
+    ):
+        process = start(*command)
+        wait_for(process, state(workdir))
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=600)
+        assert process.returncode == 130, stderr
+        assert f"{number.name}: stopping" in stderr and stage in stderr and "Traceback" not in stderr
+        assert not (workdir / "distilled.npz").exists()
+        advice = shlex.split(stderr.rsplit("Continue with: ", 1)[1])
+        assert advice == ["python", "-m", "jaxdd.main", *command]
+    process = start(*command)
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert_same_run(workdir, finished)
+
+
+def test_a_second_signal_ends_the_run_at_once(caplog):
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() and "SIGTERM" in caplog.text
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# What goes wrong
+
+
+def test_a_diverging_run_names_step_method_and_learning_rates(copy, flags, dataset, one_device):
+    for name in ("config.json", "progress.json", "distilled.npz", "results.json"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "checkpoints")  # the experts stay
+    absurd = ["--method.image-optimiser.name", "sgd", "--method.image-optimiser.lr", "1e30"]
+    config = parse([*flags, *absurd, "--workdir", str(copy)])
+    with pytest.raises(FloatingPointError, match=r"step \d+ of infmatch with learning rates image 1e\+30.*not finite"):
+        run(config, mesh=one_device)
+    assert not (copy / "distilled.npz").exists()
+    # The checkpoint of step 0 holds the first set: one real image of each class.
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    like = Distilled(np.zeros((10, 8, 8, 1), np.float32), np.zeros((10, 10), np.float32), np.float32(0))
+    tree = {
+        "state": methods.build(model, config.method).init(jax.random.key(0), like),
+        "best": like,
+        **{name: np.zeros(()) for name in ("best_step", "best_accuracy", "seconds")},
+    }
+    with Checkpoints(copy / "checkpoints") as checkpoints:
+        step, stored = checkpoints.restore(tree)
+    assert step == 0
+    real = np.asarray(dataset.normalisation(dataset.train.images))
+    for digit, image in enumerate(np.asarray(stored["best"][0])):
+        assert (np.abs(real[dataset.train.labels == digit] - image).max((1, 2, 3)) < 1e-5).any()
+
+
+def test_another_configuration_is_refused_naming_its_fields(copy, flags, one_device):
+    config = parse([*flags, "--workdir", str(copy), "--seed", "3", "--method.image-optimiser.lr", "0.5"])
+    with pytest.raises(ValueError, match=r"method.image_optimiser.lr: 0.1 there, 0.5 here; seed: 0 there, 3 here"):
+        run(config, mesh=one_device)
+    claim(copy, parse(flags))
+    with pytest.raises(ValueError, match="method.name: 'infmatch' there, 'mtt' here"):
+        claim(copy, dataclasses.replace(parse(flags), method=methods.mtt.Config()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--method.ipc 150", "cannot draw 150 examples per class .* class 8 has 126"),
+        ("--method.window.start 8", "reads 8 snapshots of every expert, .* have 7; raise experts.recipe.epochs"),
+        ("--data.name digitz", "unknown dataset 'digitz'"),
+        ("--model.name convnet --model.depth 4", "depth"),
+        ("--data.validation 1", "validation"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_training(arguments, message, flags, tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(ValueError, match=message):
+        run(parse([*flags, *arguments.split(), "--workdir", str(workdir)]))
+    assert not workdir.exists()
+
+
+# Without the pipeline
+
+
+def test_the_stages_in_a_notebook(stripes):
+    train, test = stripes.train, stripes.test
+    dataset = data.from_arrays(train.images, train.labels, test.images, test.labels, name="stripes")
+    model = models.build(jaxdd.ModelConfig("mlp", width=8, depth=1), dataset.image_shape, dataset.num_classes)
+    recipe = jaxdd.Recipe(epochs=30, batch=64, lr=0.1, augment="none")
+    experts = jaxdd.train_experts(model, dataset, jaxdd.ExpertsConfig(count=2, recipe=recipe))
+    method = methods.infmatch.Config(ipc=1, steps=20, estimator="first_order")
+    scoring = jaxdd.EvaluateConfig(networks=2, recipe=recipe, full_data=False)
+    outcome = jaxdd.distill(model, dataset, method, experts, evaluate=scoring)
+    scores = jaxdd.evaluate(model, dataset, outcome.distilled, scoring)
+    assert outcome.distilled.images.shape == (3, 8, 8, 1)
+    assert scores["distilled"]["mean"] > 0.8  # chance is a third
+
+
+def test_the_record_of_a_run_is_json(flags):
+    config = parse([*flags, "--workdir", "elsewhere"])
+    stored = json.loads(json.dumps(record(config)))
+    assert stored == record(config) and differences(stored, record(config)) == []
+    assert stored["method"]["name"] == "infmatch" and "workdir" not in stored
+
+    def restore(default, value):
+        if not dataclasses.is_dataclass(default):
+            return value
+        fields = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name in value}
+        return dataclasses.replace(default, **{name: restore(old, value[name]) for name, old in fields.items()})
+
+    assert restore(jaxdd.Config(workdir="elsewhere"), stored) == config
