@@ -227,9 +227,10 @@ def distill(
     sampling.check_per_class(real, config.ipc)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
+        given = "none" if trajectories is None else f"some of {have}"
         raise ValueError(
-            f"{methods.name_of(config)} needs experts of {config.snapshots_needed} snapshots and was given {have}: "
-            "train them with jaxdd.train_experts, with more epochs or snapshots more often"
+            f"{methods.name_of(config)} needs experts of at least {max(config.snapshots_needed, 1)} snapshots and was "
+            f"given {given}: train them with jaxdd.train_experts, with more epochs or snapshots more often"
         )
     # The methods read experts on the devices; what they hold on the host is moved there once.
     sources = replicate(Sources(real, trajectories), mesh)

@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from jaxdd import checkpoint
+from jaxdd.choices import check_choices
 from jaxdd.data import Dataset, sampling
 from jaxdd.data.sampling import RealSet
 from jaxdd.files import differences, plain, write_json
@@ -57,6 +58,7 @@ class ExpertsConfig:
     """Folder of the store, to share experts between runs; `experts` in the workdir by default."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("count", "snapshot_every", "keep", "per_dispatch"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -6,7 +6,7 @@ Axis letters: B batch, T snapshots, P parameters.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxdd.augment import dsa
+from jaxdd.choices import check_choices
 from jaxdd.losses import mean_loss
 from jaxdd.types import Array, Examples, Losses, Params
 
@@ -41,6 +42,7 @@ class Recipe:
     """Differentiable siamese augmentation, its operations joined by underscores; none for no augmentation."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("epochs", "batch", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a training recipe needs a positive one")
@@ -48,8 +50,6 @@ class Recipe:
             raise ValueError(f"momentum is {self.momentum}; a training recipe needs 0 <= momentum < 1")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay is {self.weight_decay}; a training recipe needs 0 or more")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule is {self.schedule!r}; choose one of {', '.join(get_args(Schedule))}")
         dsa(self.augment, siamese=False)  # refuses an unknown operation now, before any work
 
 
@@ -91,7 +91,7 @@ def schedule_of(recipe: Recipe, steps: int) -> optax.Schedule:
     """Build the learning rate as a function of the step, of `steps` in all."""
     schedules: dict[str, Callable[[], optax.Schedule]] = {
         "constant": lambda: optax.constant_schedule(recipe.lr),
-        "step": lambda: optax.piecewise_constant_schedule(recipe.lr, {steps // 2: 0.1}),
+        "step": lambda: optax.piecewise_constant_schedule(recipe.lr, {max(steps // 2, 1): 0.1}),
         "cosine": lambda: optax.cosine_decay_schedule(recipe.lr, steps),
     }
     return schedules[recipe.schedule]()

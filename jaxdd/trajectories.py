@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxdd.choices import check_choices
 from jaxdd.types import AnyArray, Array, Model, Params
 
 
@@ -76,6 +77,7 @@ class Window:
     """expanding keeps the early snapshots in; sliding leaves them behind."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 <= self.first < self.start <= self.last:
             raise ValueError(
                 f"window has first={self.first}, start={self.start}, end={self.end}; it needs 0 <= first < start <= end"

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxdd.choices import check_choices
 from jaxdd.types import Array, Params
 
 Carry = TypeVar("Carry")
@@ -29,6 +30,7 @@ class Unroll:
     """Steps that `truncated` differentiates through."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.segment is not None and self.segment < 1:
             raise ValueError(f"unroll.segment is {self.segment}; give at least 1 step per segment, or leave it out")
         if self.last < 1:

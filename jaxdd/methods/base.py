@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdd.augment import dsa
+from jaxdd.choices import check_choices
 from jaxdd.data.sampling import RealSet
 from jaxdd.distilled import Distilled
 from jaxdd.trajectories import Trajectories
@@ -54,6 +55,7 @@ class Optimiser:
     """Momentum of sgd; adam's first decay rate is its usual 0.9."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.lr >= 0 or not 0 <= self.momentum < 1:
             raise ValueError(f"optimiser has lr={self.lr}, momentum={self.momentum}; needs lr >= 0, 0 <= momentum < 1")
 
@@ -84,6 +86,7 @@ class MethodConfig:
     """Siamese augmentation during distillation: operations of color_crop_cutout_flip_scale_rotate, or none."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.ipc < 1:
             raise ValueError(f"method.ipc is {self.ipc}; distil to at least 1 image per class")
         if self.steps < 0:

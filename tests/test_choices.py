@@ -1,0 +1,26 @@
+import pytest
+
+from jaxdd.experts import ExpertsConfig
+from jaxdd.methods import Optimiser, infmatch
+from jaxdd.training import Recipe
+from jaxdd.trajectories import Window
+from jaxdd.unroll import Unroll
+
+
+@pytest.mark.parametrize(
+    "build, field",
+    [
+        (Optimiser, "name"),
+        (Unroll, "mode"),
+        (Window, "kind"),
+        (Recipe, "schedule"),
+        (ExpertsConfig, "storage"),
+        (infmatch.Config, "init"),
+        (infmatch.Config, "labels"),
+        (infmatch.Config, "estimator"),
+        (infmatch.Config, "hvp"),
+    ],
+)
+def test_a_name_that_is_no_choice_is_refused(build, field):
+    with pytest.raises(ValueError, match=f"{field} is 'adamw'; choose one of "):
+        build(**{field: "adamw"})
