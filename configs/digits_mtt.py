@@ -1,4 +1,4 @@
-"""draft"""
+"""MTT on the real 8×8 digits, one image per class."""
 
 from jaxdd import Config
 from jaxdd.methods import Optimiser, mtt
