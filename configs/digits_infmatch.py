@@ -1,4 +1,12 @@
-"""draft."""
+"""Inf-Match on the real 8×8 digits, one image per class: the default of `python -m jaxdd.main`.
+
+Paper      Dataset Distillation by Influence Matching, CVPR 2026; it reports no digits.
+Command    python -m jaxdd.main
+Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
+Measured   91.4 ± 0.5 % test accuracy over 5 networks; random real images 72.1 ± 3.4 (5 draws, one network each), full
+           data 98.8 ± 0.3. 45 s on 2 CPU cores with jax 0.10.2, compilation included.
+Ours       all settings: the paper gives none for images this small. No flips: a mirrored digit is another one.
+"""
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Window
 from jaxdd.methods import Optimiser, infmatch
