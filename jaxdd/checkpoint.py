@@ -1,6 +1,7 @@
 """Orbax behind a handful of functions: trees of arrays in, trees of arrays out, every write atomic."""
 
 import logging
+import secrets
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdd.types import PyTree
+from jaxdd.types import AnyArray, PyTree
 
 # Orbax reports every save on the root logger's INFO and some of its own deprecations as warnings.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -35,15 +36,16 @@ def load(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest two are kept, a damaged one is passed over.
+    """The checkpoints of one run: the newest two are kept, an unreadable one is set aside.
 
     Args:
         directory: Folder of the run's checkpoints, created if missing.
     """
 
     def __init__(self, directory: Path):
+        self._directory = directory.absolute()
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self._directory,
             options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False),
         )
 
@@ -56,10 +58,15 @@ class Checkpoints:
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return step, self._manager.restore(step, args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy))
+                tree = self._manager.restore(step, args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy))
+                jax.tree.map(_check_alike, tree, like)
+                return step, tree
             except (OSError, ValueError, KeyError) as error:
-                warnings.warn(f"checkpoint {step} cannot be read and is passed over: {error}", stacklevel=2)
-                self._manager.delete(step)
+                # Out of the way, because its step will be written again, but not deleted: the fault may be elsewhere.
+                aside = self._directory / f"unreadable_{step}_{secrets.token_hex(2)}"
+                (self._directory / str(step)).rename(aside)
+                self._manager.reload()
+                warnings.warn(f"checkpoint {step} cannot be read and is now {aside}: {error}", stacklevel=2)
         return None
 
     def __enter__(self) -> Self:
@@ -67,3 +74,8 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self._manager.close()
+
+
+def _check_alike(stored: np.ndarray, like: AnyArray) -> None:
+    if np.shape(stored) != np.shape(like):
+        raise ValueError(f"an array of shape {np.shape(stored)} is stored where {np.shape(like)} is expected")

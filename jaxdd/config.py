@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Config:
     workdir: str = "runs/digits_infmatch"
     """Folder for everything that the run writes; the same command continues a run that was stopped."""
     deterministic: bool = True
-    """Ask XLA for deterministic GPU kernels, without which a resumed run is not bit-identical on a GPU."""
+    """Have the launcher ask XLA for deterministic GPU kernels, without which resuming is not bit-identical on a GPU."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -48,13 +49,17 @@ def load_config(path: str | Path) -> Config:
         What its `get_config()` returns.
 
     Raises:
-        ValueError: There is no such file, or it defines no `get_config()` that returns a `Config`.
+        ValueError: There is no such file, it fails, or it defines no `get_config()` that returns a `Config`.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"--config {path}: no such file; give a Python file that defines get_config() -> jaxdd.Config")
-    get_config = runpy.run_path(str(path)).get("get_config")
-    config = get_config() if callable(get_config) else None
+    sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a method of one's own may lie beside it
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except Exception as error:
+        raise ValueError(f"--config {path} fails with {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ValueError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
     return config

@@ -19,10 +19,14 @@ from jaxdd.evaluate import EvaluateConfig, validator
 from jaxdd.keys import stage_key
 from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
 from jaxdd.methods import MethodConfig, Sources
-from jaxdd.trajectories import Trajectories
+from jaxdd.trajectories import Trajectories, flattening
 from jaxdd.types import Array, Method, Model, PyTree
 
 STEPS_PER_DISPATCH = 10
+REMEDY = (
+    "lower a learning rate, in a new workdir (experts.directory can name this one's experts). "
+    "Checkpoints before it are kept"
+)
 
 
 class Outcome(NamedTuple):
@@ -141,7 +145,7 @@ def run_method(
     state = replicate(progress["state"], mesh)
     began = time.monotonic() - float(progress["seconds"])
     if done < steps:
-        sources = jax.jit(method.prepare)(prepare_key, sources)
+        sources = sources._replace(cache=jax.jit(method.prepare)(prepare_key, sources))
     run = advance(method, mesh)
     warned = False
 
@@ -149,10 +153,7 @@ def run_method(
         if score:
             current = to_host(method.distilled(state))
             if not all(np.isfinite(values).all() for values in current):
-                raise FloatingPointError(
-                    f"after step {step} of {name} the distilled set is not finite; lower a learning rate. Checkpoints "
-                    "before it are kept"
-                )
+                raise FloatingPointError(f"after step {step} of {name} the distilled set is not finite; {REMEDY}")
             accuracy = np.nan if validate is None else validate(current)
             if validate is not None:
                 on_metrics(step, "validate", accuracy=accuracy)
@@ -176,10 +177,10 @@ def run_method(
         if not warned and (text := method.warn(means)):
             warned = True
             on_warning(text)
-        scheduled = done % every == 0 or done == steps
-        if scheduled or stop():
+        scheduled, stopping = done % every == 0 or done == steps, stop()
+        if scheduled or stopping:
             save(done, score=scheduled)
-        if stop() and done < steps:
+        if stopping and done < steps:
             raise Interrupted(f"distillation stopped after step {done} of {steps}")
     return Outcome(
         Distilled(*progress["best"]),
@@ -232,7 +233,14 @@ def distill(
             f"{methods.name_of(config)} needs experts of at least {max(config.snapshots_needed, 1)} snapshots and was "
             f"given {given}: train them with jaxdd.train_experts, with more epochs or snapshots more often"
         )
-    # The methods read experts on the devices; what they hold on the host is moved there once.
+    size = flattening(model)[0]
+    if trajectories is not None and trajectories.snapshots.shape[-1] != size:
+        raise ValueError(
+            f"the experts have {trajectories.snapshots.shape[-1]} parameters and the model {size}: they are of another "
+            "network; build the model that they were trained with"
+        )
+    if trajectories is not None:  # devices need not hold what the method never reads
+        trajectories = trajectories.first(max(config.snapshots_needed, 1))
     sources = replicate(Sources(real, trajectories), mesh)
     initial = jax.jit(partial(methods.initial_distilled, model=model, config=config, lr=evaluate.recipe.lr))
     rates = {
@@ -260,6 +268,4 @@ def _check_finite(rows: dict[str, np.ndarray], done: int, name: str) -> None:
     if not finite.all():
         step = done + int(np.argmin(finite))
         values = ", ".join(f"{field} {values[step - done]}" for field, values in rows.items())
-        raise FloatingPointError(
-            f"step {step} of {name} is not finite ({values}); lower a learning rate. Checkpoints before it are kept"
-        )
+        raise FloatingPointError(f"step {step} of {name} is not finite ({values}); {REMEDY}")

@@ -32,7 +32,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -75,8 +75,8 @@ class Card:
     class_names: tuple[str, ...]
     label_kind: LabelKind
     normalisation: Normalisation
-    recipe: dict[str, Any]
-    provenance: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 class Distilled(NamedTuple):

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from jaxdd.data import Dataset, sampling
 from jaxdd.data.normalisation import Normalisation
 from jaxdd.data.sampling import RealSet
-from jaxdd.distilled import Distilled, hard_labels
+from jaxdd.distilled import Distilled
 from jaxdd.keys import stage_key
 from jaxdd.losses import cross_entropy
 from jaxdd.mesh import make_mesh, map_networks, replicate
-from jaxdd.methods.base import softened
+from jaxdd.methods import MethodConfig, Sources, initial_distilled, softened
 from jaxdd.training import DSA, Recipe, train
 from jaxdd.types import AnyArray, Array, Examples, Model, Params
 
@@ -141,16 +141,14 @@ def _train_and_score(
     return accuracy(model, params, split)
 
 
-def random_real(key: Array, dataset: Dataset, ipc: int, count: int, lr: float) -> Distilled:
+def random_real(key: Array, model: Model, dataset: Dataset, ipc: int, count: int, lr: float, mesh: Mesh) -> Distilled:
     """Draw `count` sets of ipc random real images per class with hard labels, stacked along a leading axis."""
-    real = dataset.real_set()
-    classes = jnp.repeat(jnp.arange(dataset.num_classes), ipc)
+    config = MethodConfig(ipc=ipc, init="real", labels="hard")
 
-    def draw(key: Array) -> Distilled:
-        images = sampling.take(real, sampling.balanced(key, real, ipc).reshape(-1)).images
-        return Distilled(images, hard_labels(classes, dataset.num_classes), jnp.asarray(lr, images.dtype))
+    def draw_all(keys: Array, sources: Sources) -> Distilled:
+        return jax.lax.map(lambda key: initial_distilled(key, model, sources, config, lr=lr), keys)
 
-    return jax.lax.map(draw, jax.random.split(key, count))
+    return jax.jit(draw_all)(jax.random.split(key, count), replicate(Sources(dataset.real_set()), mesh))
 
 
 def validator(
@@ -203,8 +201,8 @@ def evaluate(
     ipc = distilled.images.shape[0] // dataset.num_classes
 
     def of_random_real() -> Array:
-        draws = random_real(stage_key(seed, "random real"), dataset, ipc, config.networks, config.recipe.lr)
-        return small(keys, draws, split)
+        key = stage_key(seed, "random real")
+        return small(keys, random_real(key, model, dataset, ipc, config.networks, config.recipe.lr, mesh), split)
 
     def of_full_data() -> Array:
         return full_data_scorer(model, config.full_recipe, mesh)(keys, replicate(dataset.real_set(), mesh), split)

@@ -51,7 +51,7 @@ class ExpertsConfig:
     """Keep only this many snapshots, the earliest; all if None. The last parameters are kept always."""
     storage: Literal["float32", "bfloat16_delta"] = "float32"
     """float32; or the first snapshot in float32 and every other one's distance from it in bfloat16: half the size, each
-    parameter's distance rounded to within a 256th."""
+    parameter's distance rounded to within a 256th. Experts that are kept in memory only are not rounded."""
     per_dispatch: int | None = None
     """Experts trained per dispatch, the most that a kill can lose; one per device by default."""
     directory: str | None = None
@@ -107,12 +107,14 @@ def check_length(config: ExpertsConfig, size: int, needed: int) -> None:
     Raises:
         ValueError: Fewer snapshots than needed, with the settings that change it.
     """
-    have = len(timeline(config, size).steps)
+    line = timeline(config, size)
+    have = len(line.steps)
     if have < needed:
+        epochs = -(-(needed - 1) * line.every // batching(size, config.recipe.batch)[0])
         raise ValueError(
             f"the method reads {needed} snapshots of every expert, but experts of {config.recipe.epochs} epochs with "
-            f"snapshot_every={config.snapshot_every} and keep={config.keep} have {have}; raise "
-            "experts.recipe.epochs or experts.keep, take snapshots more often, or lower method.window"
+            f"snapshot_every={config.snapshot_every} and keep={config.keep} have {have}; {epochs} epochs "
+            f"(experts.recipe.epochs) with experts.keep of {needed} or more will do, or a lower method.window"
         )
 
 
@@ -163,6 +165,7 @@ class ExpertStore:
     def __init__(self, directory: Path, description: dict[str, Any]):
         self.directory = directory
         self.description = plain(description)
+        self._sound: set[int] = set()  # experts whose files were read and found whole, which takes time
         header = directory / "store.json"
         if header.exists():
             self._check(json.loads(header.read_text())["description"])
@@ -194,7 +197,7 @@ class ExpertStore:
     def missing(self, count: int) -> list[int]:
         """List the experts among the first `count` that have to be trained, removing and naming damaged ones."""
         absent = []
-        for expert in range(count):
+        for expert in sorted(set(range(count)) - self._sound):
             path, manifest = self._checkpoint(expert), self._manifest(expert)
             if not path.exists() and not manifest.exists():
                 absent.append(expert)
@@ -203,6 +206,8 @@ class ExpertStore:
                 shutil.rmtree(path, ignore_errors=True)
                 manifest.unlink(missing_ok=True)
                 absent.append(expert)
+            else:
+                self._sound.add(expert)
         return absent
 
     def read(self, expert: int, snapshots: Iterable[int]) -> np.ndarray:
@@ -214,10 +219,10 @@ class ExpertStore:
         """Read the last parameters of one expert, `[P]` float32."""
         return self._decode(expert, ["final"])[0]
 
-    def load(self, count: int, line: Timeline) -> Trajectories:
-        """Read the first `count` experts into host memory."""
-        rows = range(len(line.steps))
-        return _assemble(((self.read(expert, rows), self.final(expert)) for expert in range(count)), line)
+    def load(self, count: int, line: Timeline, snapshots: int | None = None) -> Trajectories:
+        """Read the first `count` experts into host memory, their earliest snapshots only if a number is given."""
+        rows = range(len(line.steps))[:snapshots]
+        return _assemble(((self.read(expert, rows), self.final(expert)) for expert in range(count)), count, line)
 
     def losses(self, count: int) -> np.ndarray:
         """Read the training losses that the first `count` experts recorded at their snapshots, `[count, T]`."""
@@ -265,7 +270,7 @@ def _fault(path: Path, manifest: Path) -> str | None:
     except (ValueError, KeyError, TypeError):
         return f"has an unreadable manifest {manifest}"
     found = _digests(path) if path.exists() else {}
-    damaged = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    damaged = sorted(name for name in expected if expected[name] != found.get(name))
     return f"is damaged: {', '.join(damaged[:3])} missing or changed" if damaged else None
 
 
@@ -291,6 +296,7 @@ def train_experts(
     seed: int = 0,
     mesh: Mesh | None = None,
     store: ExpertStore | None = None,
+    snapshots: int | None = None,
     on_expert: Callable[[int, Expert], None] = lambda index, expert: None,
 ) -> Trajectories:
     """Train experts on the train split, or those of them that a store lacks.
@@ -305,7 +311,9 @@ def train_experts(
         seed: Root of their randomness.
         mesh: Devices to spread them over, all by default.
         store: Where to keep them; in memory only if None.
-        on_expert: Called with the index of every expert trained and with what was recorded, after it is stored.
+        snapshots: Return only this many snapshots, the earliest; all by default. A store keeps the others.
+        on_expert: Called with the index of every expert trained and with what was recorded, once all experts of its
+            dispatch are stored.
 
     Returns:
         The trajectories, in host memory.
@@ -324,34 +332,44 @@ def train_experts(
         run, on_device = trainer(model, config, size, mesh), replicate(real, mesh)
         group = config.per_dispatch or mesh.size
         for start in range(0, len(todo), group):
-            # The last group is filled up with experts that are thrown away, so that one compiled program serves all.
+            # Devices without an expert of their own train one that is thrown away: no other program is compiled.
             members = todo[start : start + group]
-            indices = np.resize(members, group)
+            indices = np.resize(members, -(-len(members) // mesh.size) * mesh.size)
             experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
-            for row, index in enumerate(members):
-                trained[index] = Expert(*(x[row] for x in experts))
-                _check_finite(index, trained[index], config)
-                if store is not None:
-                    store.save(index, trained[index])
-                on_expert(index, trained[index])
+            new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
+            # All that is good is kept before anything is refused or the caller may stop.
+            good = {index: expert for index, expert in new.items() if np.isfinite(expert.final).all()}
+            for index, expert in good.items():
+                if store is None:
+                    trained[index] = expert
+                else:
+                    store.save(index, expert)
+            if bad := sorted(new.keys() - good.keys()):
+                lr = config.recipe.lr
+                raise FloatingPointError(f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr")
+            for index, expert in good.items():
+                on_expert(index, expert)
     if store is not None:
-        return store.load(config.count, line)
-    return _assemble(((trained[i].snapshots, trained[i].final) for i in range(config.count)), line)
+        return store.load(config.count, line, snapshots)
+    kept = ((trained[i].snapshots[:snapshots], trained[i].final) for i in range(config.count))
+    return _assemble(kept, config.count, line)
 
 
-def _check_finite(index: int, expert: Expert, config: ExpertsConfig) -> None:
-    if not np.isfinite(expert.final).all():
-        lr = config.recipe.lr
-        raise FloatingPointError(f"expert {index} diverged at learning rate {lr}: lower experts.recipe.lr")
-
-
-def _assemble(experts: Iterable[tuple[AnyArray, AnyArray]], line: Timeline) -> Trajectories:
-    snapshots, final = zip(*experts, strict=True)
-    return Trajectories(
-        snapshots=np.stack(snapshots),
+def _assemble(experts: Iterable[tuple[AnyArray, AnyArray]], count: int, line: Timeline) -> Trajectories:
+    snapshots: np.ndarray | None = None
+    final: list[AnyArray] = []
+    for index, (recorded, last) in enumerate(experts):
+        if snapshots is None:  # filled in place: a list to stack would hold everything twice
+            snapshots = np.empty((count, *recorded.shape), recorded.dtype)
+        snapshots[index] = recorded
+        final.append(last)
+    assert snapshots is not None
+    whole = Trajectories(
+        snapshots=snapshots,
         final=np.stack(final),
         lr=line.lr.astype(np.float32),
         time=line.time.astype(np.float32),
         total_time=np.asarray(line.total_time, np.float32),
         steps=line.steps,
     )
+    return whole.first(snapshots.shape[1])

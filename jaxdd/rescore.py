@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
+import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from jaxdd import data, models
@@ -26,11 +28,13 @@ class Rescore:
     model: ModelConfig = ModelConfig()
     """The network to train on the set."""
     recipe: Recipe = EvaluateConfig().recipe
-    """How to train it; the learning rate at the start is the set's own."""
+    """How to train it; a learning rate that the method learned with the set takes precedence."""
     networks: int = 5
     """Fresh networks to train."""
     full_data: bool = False
     """Train on all real data as well, for reference."""
+    full_recipe: Recipe = EvaluateConfig().full_recipe
+    """How to train on all real data."""
     seed: int = 0
     """Seed of the networks."""
 
@@ -46,12 +50,15 @@ def defaults(path: str) -> Rescore:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; give the distilled.npz of a run") from error
     config = card.provenance.get("config", {})
+    scoring = config.get("evaluate", {})
     try:
         return Rescore(
             path,
             DataConfig(**config.get("data", {"name": card.dataset})),
             ModelConfig(**config.get("model", {})),
             Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
+            full_recipe=Recipe(**scoring["full_recipe"]) if scoring else EvaluateConfig().full_recipe,
+            seed=config.get("seed", 0),
         )
     except TypeError as error:
         raise ValueError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
@@ -88,5 +95,12 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
         )
     dataset = dataclasses.replace(dataset, normalisation=card.normalisation)
     model = models.build(command.model, dataset.image_shape, dataset.num_classes)
-    config = EvaluateConfig(networks=command.networks, recipe=command.recipe, full_data=command.full_data)
+    if np.float32(card.recipe.get("lr", np.nan)) == distilled.lr:  # not a learned one: the recipe given decides
+        distilled = distilled._replace(lr=jnp.float32(command.recipe.lr))
+    config = EvaluateConfig(
+        networks=command.networks,
+        recipe=command.recipe,
+        full_data=command.full_data,
+        full_recipe=command.full_recipe,
+    )
     return evaluate(model, dataset, distilled, config, seed=command.seed)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import platform
 import signal
 import threading
@@ -24,7 +25,7 @@ from jaxdd.data import Dataset
 from jaxdd.distill import Interrupted, Outcome, distill
 from jaxdd.distilled import Card
 from jaxdd.evaluate import evaluate
-from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
+from jaxdd.experts import Expert, ExpertStore, check_length, describe, timeline, train_experts
 from jaxdd.files import differences, plain, write_json
 from jaxdd.mesh import make_mesh
 from jaxdd.metrics import Metrics, read
@@ -142,7 +143,8 @@ class StopSignal:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._asked:
-            raise KeyboardInterrupt
+            # At once, as kill would: every file is written atomically, and unwinding would race with running kernels.
+            os._exit(128 + number)
         self._asked = True
         log.warning("%s: stopping as soon as the work in progress is saved", signal.Signals(number).name)
 
@@ -195,9 +197,17 @@ def _experts(
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {config.experts.count}")
 
         trajectories = train_experts(
-            model, dataset, config.experts, seed=config.seed, mesh=mesh, store=store, on_expert=on_expert
+            model,
+            dataset,
+            config.experts,
+            seed=config.seed,
+            mesh=mesh,
+            store=store,
+            snapshots=max(config.method.snapshots_needed, 1),
+            on_expert=on_expert,
         )
-    _write_losses(metrics, trajectories.steps.tolist(), store.losses(config.experts.count))
+    steps = timeline(config.experts, len(dataset.train.labels)).steps
+    _write_losses(metrics, steps.tolist(), store.losses(config.experts.count))
     return trajectories
 
 

@@ -45,6 +45,12 @@ class Trajectories(NamedTuple):
         """T, the number of snapshots of each."""
         return self.snapshots.shape[1]
 
+    def first(self, count: int) -> "Trajectories":
+        """Keep the first snapshots only."""
+        return self._replace(
+            snapshots=self.snapshots[:, :count], lr=self.lr[:count], time=self.time[:count], steps=self.steps[:count]
+        )
+
 
 def flattening(model: Model) -> tuple[int, Callable[[Array], Params]]:
     """Give P and the function that shapes a flat vector `[P]` into the parameters of `model`."""
@@ -93,7 +99,7 @@ class Window:
     def sample(self, key: Array, step: Array, steps: int, shape: tuple[int, ...] = ()) -> Array:
         """Draw snapshot indices for outer step `step` of `steps`, int32 of the given shape."""
         # In integers: XLA may divide floats by a constant inexactly, which moves the floor.
-        moved = (self.last - self.start) * step // (self.grow or max(steps, 1))
+        moved = (self.last - self.start) * step // (self.grow or max(steps - 1, 1))
         upper = jnp.minimum(self.start + moved, self.last)
         lower = self.first if self.kind == "expanding" else upper - (self.start - self.first)
         return jax.random.randint(key, shape, lower, upper, jnp.int32)

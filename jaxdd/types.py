@@ -48,7 +48,7 @@ class Model(NamedTuple):
 
 
 Losses = Callable[[Params, Examples], Array]
-"""Per-example losses, `(params, examples) -> [B]`: what ties a method to a task."""
+"""Per-example losses, `(params, examples) -> [B]`."""
 
 Augment = Callable[[Array, Array], Array]
 """`(key, images [B,H,W,K]) -> images [B,H,W,K]`, differentiable in the images."""
@@ -60,8 +60,8 @@ class Method(NamedTuple):
     A method neither jits nor prints, reads no files and does not know how many devices there are.
 
     Attributes:
-        prepare: `(key, sources) -> sources`, runs once before the first step: computes what the method wants cached
-            (`sources.cache`). The identity for most methods.
+        prepare: `(key, sources) -> cache`, runs once before the first step of every session: what steps will find as
+            `sources.cache`. None for most methods.
         init: `(key, distilled) -> State`, the state before step 0 from an initial distilled set.
         sample: `(key, step, sources) -> Batch`, everything random that a step needs. Fields that hold real examples
             are `Examples`: the driver shards them over the devices.

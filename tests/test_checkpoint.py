@@ -96,10 +96,11 @@ def test_damaged_newest_is_passed_over(tmp_path, states, damage):
             checkpoints.save(step, states[step])
     damage(tmp_path / "20")
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.warns(UserWarning, match="checkpoint 20 cannot be read and is passed over"):
+        with pytest.warns(UserWarning, match="checkpoint 20 cannot be read and is now"):
             found, state = checkpoints.restore(states[30])
         assert found == 10
         assert_same(state, states[10])
+        assert len(list(tmp_path.glob("unreadable_20_*"))) == 1  # set aside, not deleted
         # The run goes on from 10 and reaches 20 again.
         checkpoints.save(20, states[30])
         found, state = checkpoints.restore(states[10])

@@ -142,8 +142,8 @@ def test_nine_networks_on_eight_devices_score_as_on_one(model, stripes, distille
         np.testing.assert_allclose(one[name]["runs"], scored[1][name]["runs"], atol=1.5 / 90)
 
 
-def test_random_real_draws_are_images_of_their_class(stripes):
-    draws = jax.jit(lambda key: random_real(key, stripes, 4, 3, 0.02))(jax.random.key(0))
+def test_random_real_draws_are_images_of_their_class(model, stripes):
+    draws = random_real(jax.random.key(0), model, stripes, 4, 3, 0.02, make_mesh())
     assert draws.images.shape == (3, 12, 8, 8, 1)
     np.testing.assert_allclose(draws.lr, [0.02] * 3, rtol=1e-6)
     every = np.asarray(stripes.normalisation(jnp.asarray(stripes.train.images)))

@@ -30,7 +30,7 @@ def launch(capsys, monkeypatch, tmp_path):
     ("arguments", "message"),
     [
         ("--method.ipc 150", "jaxdd: cannot draw 150 examples per class"),
-        ("--method.window.start 999", "raise experts.recipe.epochs or experts.keep"),
+        ("--method.window.start 999", "(experts.recipe.epochs) with experts.keep of 999 or more will do"),
         ("--data.name digitz", "jaxdd: unknown dataset 'digitz'"),
         ("--nonsense 3", "Unrecognized options: --nonsense"),
         ("--method.nonsense 3", "Unrecognized options: --method.nonsense"),

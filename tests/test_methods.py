@@ -114,7 +114,7 @@ def one_device(problem):
         initial = initial_distilled(config.init, config.labels)
         # As run_method goes about it.
         prepare_key, init_key, step_key = jax.random.split(KEY, 3)
-        sources = jax.jit(method.prepare)(prepare_key, real_and_experts)
+        sources = real_and_experts._replace(cache=jax.jit(method.prepare)(prepare_key, real_and_experts))
         first = replicate(jax.jit(method.init)(init_key, initial), mesh)
         stretch = advance(method._replace(step=counted), mesh)
         states, infos, counts = [first], [], []

@@ -11,7 +11,7 @@ from jaxdd import Card, Distilled, Recipe, data
 from jaxdd.distilled import hard_labels
 from jaxdd.files import plain
 from jaxdd.main import main
-from jaxdd.rescore import Rescore, parse
+from jaxdd.rescore import Rescore, parse, rescore
 
 RECIPE = Recipe(epochs=20, lr=0.05, augment="none")
 
@@ -117,3 +117,23 @@ def test_settings_of_another_version_are_named(saved, capsys):
 def test_a_file_has_to_be_given(capsys):
     assert main(["evaluate"]) == 2
     assert "python -m jaxdd.main evaluate DISTILLED.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("learned, used", [(0.05, 0.2), (0.013, 0.013)])
+def test_the_recipes_learning_rate_gives_way_to_a_learned_one_only(saved, monkeypatch, learned, used):
+    path = saved()
+    distilled, card = Distilled.load(path)
+    distilled._replace(lr=np.float32(learned)).save(path, card)
+    rates = []
+    monkeypatch.setattr(
+        "jaxdd.rescore.evaluate", lambda model, dataset, distilled, *_, **__: rates.append(distilled.lr)
+    )
+    rescore(dataclasses.replace(parse([path]), recipe=dataclasses.replace(RECIPE, lr=0.2)))
+    np.testing.assert_allclose(rates, [used], rtol=1e-6)
+
+
+def test_seed_and_reference_recipe_are_those_of_the_run(saved):
+    full = Recipe(epochs=7, lr=0.3, augment="none")
+    config = {"data": {"name": "digits"}, "seed": 5, "evaluate": {"full_recipe": plain(full)}}
+    command = parse([saved(provenance={"config": config})])
+    assert (command.seed, command.full_recipe) == (5, full)

@@ -16,7 +16,7 @@ EARLY = Window(first=2, start=5, end=15, grow=20)
     [
         (EXPANDING, 0, 2, 5),
         (EXPANDING, 50, 2, 10),
-        (EXPANDING, 99, 2, 14),
+        (EXPANDING, 99, 2, 15),
         (EXPANDING, 100, 2, 15),
         (EARLY, 9, 2, 9),
         (EARLY, 20, 2, 15),
@@ -45,8 +45,9 @@ def test_window_moves_by_the_floor_of_the_formula(span, steps):
     window = Window(first=0, start=1, end=1 + span, kind="sliding")
     every = jnp.arange(steps + 3)
     draws = jax.jit(jax.vmap(lambda step: window.sample(jax.random.key(0), step, steps)))(every)
-    expected = [min(1 + span * step // steps, 1 + span) - 1 for step in range(steps + 3)]
+    expected = [min(1 + span * step // (steps - 1), 1 + span) - 1 for step in range(steps + 3)]
     np.testing.assert_array_equal(draws, expected)
+    assert draws[steps - 1] == span  # the last step has the whole window
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,11 @@ class Dataset:
         return digest.hexdigest()
 
     def real_set(self) -> RealSet:
-        """Index the train split by class, for the samplers of `jaxdd.data.sampling`."""
+        """Index the train split by class, for the samplers of `jaxdd.data.sampling`; computed once."""
+        return self._real_set
+
+    @cached_property
+    def _real_set(self) -> RealSet:
         return sampling.real_set(self.train.images, self.train.labels, self.num_classes, self.normalisation)
 
 

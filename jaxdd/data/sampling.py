@@ -138,5 +138,5 @@ def check_per_class(real: RealSet, per_class: int) -> None:
     if not 1 <= per_class <= sizes.min():
         raise ValueError(
             f"cannot draw {per_class} examples per class without replacement: class {int(sizes.argmin())} has "
-            f"{sizes.min()}; choose per_class in 1..{sizes.min()}"
+            f"{sizes.min()}; choose 1 to {sizes.min()} (method.ipc)"
         )

@@ -1,5 +1,9 @@
-"""The distillation methods: one family a file, each exporting `Config`, `State`, `Info` and `build`."""
+"""The distillation methods: one family a file, each exporting `Config`, `State`, `Info` and `build`.
 
+A method of your own is such a file anywhere on the import path; its `Config` is all that has to be passed around.
+"""
+
+import sys
 from types import ModuleType
 
 from jaxdd.methods import coresets, infmatch, mtt
@@ -10,14 +14,28 @@ from jaxdd.types import Method, Model
 METHODS: dict[str, ModuleType] = {"coresets": coresets, "infmatch": infmatch, "mtt": mtt}
 
 
+def module_of(config: MethodConfig) -> ModuleType:
+    """Find the module of a method: the one that defines its configuration's class.
+
+    Raises:
+        ValueError: That module has no `build`.
+    """
+    module = sys.modules.get(type(config).__module__)
+    if module is None or not hasattr(module, "build"):
+        raise ValueError(
+            f"{type(config)} belongs to no method: define Config in an importable module beside build(model, config)"
+        )
+    return module
+
+
 def name_of(config: MethodConfig) -> str:
-    """Give the name of the method that a configuration belongs to."""
-    return next(name for name, module in METHODS.items() if type(config) is module.Config)
+    """Give the name of the method that a configuration belongs to: its module's."""
+    return module_of(config).__name__.rpartition(".")[2]
 
 
 def build(model: Model, config: MethodConfig) -> Method:
     """Build the method that `config` belongs to, for a model."""
-    return METHODS[name_of(config)].build(model, config)
+    return module_of(config).build(model, config)
 
 
 __all__ = ["METHODS", "MethodConfig", "Optimiser", "Sources", "build", "initial_distilled", "name_of", "softened"]

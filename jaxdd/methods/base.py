@@ -121,7 +121,6 @@ def outer_optimiser(
     return optax.partition(transforms, Distilled._make(fields))
 
 
-def identity_prepare(key: Array, sources: Sources) -> Sources:
-    """Cache nothing."""
-    del key
-    return sources
+def no_cache(key: Array, sources: Sources) -> None:
+    """Cache nothing: the `prepare` of most methods."""
+    del key, sources

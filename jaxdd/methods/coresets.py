@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxdd.data import sampling
 from jaxdd.distilled import Distilled, hard_labels
-from jaxdd.methods.base import MethodConfig, Sources, identity_prepare
+from jaxdd.methods.base import MethodConfig, Sources, no_cache
 from jaxdd.trajectories import Trajectories, flattening
 from jaxdd.types import Array, Method, Model
 
@@ -208,7 +208,7 @@ def build(model: Model, config: Config) -> Method:
         return state, Info(jnp.zeros(()))
 
     return Method(
-        prepare=identity_prepare,
+        prepare=no_cache,
         init=lambda key, distilled: State(distilled),
         sample=lambda key, step, sources: (),
         step=step,

@@ -26,6 +26,7 @@ from jaxdd.data import sampling
 from jaxdd.distilled import Distilled
 from jaxdd.losses import cross_entropy, mean_loss
 from jaxdd.methods.base import MethodConfig, Optimiser, Sources, outer_optimiser, softened
+from jaxdd.training import shuffle
 from jaxdd.trajectories import Window, flattening
 from jaxdd.types import AnyArray, Array, Examples, Method, Model
 
@@ -36,8 +37,6 @@ Loss = Callable[[Array], Array]
 class Config(MethodConfig):
     """Settings of Inf-Match."""
 
-    steps: int = 300
-    """Outer steps: updates of the distilled set."""
     image_optimiser: Optimiser = Optimiser("adam", 0.1)
     """Optimiser of the images (published: sgd, learning rate 50, momentum 0.9)."""
     label_optimiser: Optimiser = Optimiser("adam", 0.1)
@@ -50,14 +49,15 @@ class Config(MethodConfig):
     horizon: int = 5
     """Consecutive checkpoints that unroll runs over."""
     checkpoints: int = 1
-    """m, checkpoints (windows of them for unroll) that each outer step samples; memory does not grow with it."""
+    """m, checkpoints (windows of them for unroll) that each outer step samples; the memory of activations does not grow
+    with it, only that of the sampled parameters and images."""
     real_batch: int = 64
     """B, real examples per gradient and, drawn independently, per Hessian."""
     batch: int | None = None
     """Distilled items per outer step, drawn without replacement; all by default (published: 50)."""
     cache: int | None = None
-    """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples; by default every step draws
-    its own. Without augmentation only."""
+    """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples drawn without replacement (all,
+    if there are fewer); by default every step draws its own. Without augmentation only."""
     window: Window = Window(start=16)
     """Checkpoints in use, and how they progress."""
     hvp: Literal["exact", "finite_difference"] = "exact"
@@ -96,10 +96,10 @@ class State(NamedTuple):
 
 
 class Cached(NamedTuple):
-    """Real gradients that stay the same: G_D and H_D G_D, both `[..., P]`."""
+    """Real gradients that stay the same: G_D and, where the estimator has a bracket, H_D G_D; `[..., P]`."""
 
     gradient: Array
-    product: Array
+    product: Array | None
 
 
 class Checkpoint(NamedTuple):
@@ -202,17 +202,19 @@ class Estimator(NamedTuple):
         residual: `(problem_of, window) -> (r(S), r(∅))`, both `[P]`; r(∅) is what no distilled set at all would leave.
         pairing: `(problem_of, window, u) -> ⟨u, r(S)⟩` up to a constant in S, for a constant u `[P]`, written so that
             its derivative with respect to S passes through the network backwards once.
+        bracket: Whether r holds H_D G_D, which is worth caching then.
     """
 
     residual: Callable[[ProblemOf, Checkpoint], tuple[Array, Array]]
     pairing: Callable[[ProblemOf, Checkpoint, Array], Array]
+    bracket: bool
 
 
 def expansion(*, bracket: bool) -> Estimator:
     """Build the estimators that expand the displacement at one checkpoint, K = 1.
 
-    `r = a (G_S − G_D) + b (H_D G_S + H_S G_D − 2 H_D G_D)`, and `⟨u, r⟩ = ⟨v, G_S⟩ + b uᵀ H_S G_D + constant` with
-    `v = a u + b H_D u`.
+    `r = a (G_S − G_D) + b (H_D (G_S − G_D) + H_S G_D − H_D G_D)`, and `⟨u, r⟩ = ⟨v, G_S⟩ + b uᵀ H_S G_D + constant`
+    with `v = a u + b H_D u`.
 
     Args:
         bracket: Whether b is not zero; without it no Hessian product is computed.
@@ -233,10 +235,12 @@ def expansion(*, bracket: bool) -> Estimator:
         r, r_empty = c.a * (g_s - g_d), -c.a * g_d
         if not bracket:
             return r, r_empty
-        hd_gs = problem.hvp(problem.real_hessian, c.params, g_s)
+        # H_D is a noisy batch's: multiplied with the gap, its noise vanishes where S matches D, cached product or not.
+        hd_gap = problem.hvp(problem.real_hessian, c.params, g_s - g_d)
         hs_gd = problem.hvp(problem.synthetic, c.params, g_d)
-        hd_gd = problem.hvp(problem.real_hessian, c.params, g_d) if c.cached is None else c.cached.product
-        return r + c.b * (hd_gs + hs_gd - 2 * hd_gd), r_empty - c.b * 2 * hd_gd
+        product = None if c.cached is None else c.cached.product
+        hd_gd = problem.hvp(problem.real_hessian, c.params, g_d) if product is None else product
+        return r + c.b * (hd_gap + hs_gd - hd_gd), r_empty - c.b * 2 * hd_gd
 
     def pairing(problem_of: ProblemOf, window: Checkpoint, u: Array) -> Array:
         c = jax.tree.map(lambda x: x[0], window)
@@ -249,7 +253,7 @@ def expansion(*, bracket: bool) -> Estimator:
             problem.synthetic, c.params, u, g_d
         )
 
-    return Estimator(residual, pairing)
+    return Estimator(residual, pairing, bracket)
 
 
 def recursion() -> Estimator:
@@ -287,7 +291,7 @@ def recursion() -> Estimator:
 
         return jax.lax.scan(jax.checkpoint(slope), jnp.zeros((), u.dtype), (window, adjoints))[0]
 
-    return Estimator(residual, pairing)
+    return Estimator(residual, pairing, bracket=False)
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -400,20 +404,23 @@ def build(model: Model, config: Config) -> Method:
 
     def cached(key: Array, sources: Sources, examples: int) -> Cached:
         """Average over chunks of `real_batch`, gradients and Hessians on independent draws."""
-        chunks = -(-examples // config.real_batch)
+        size = sources.real.labels.shape[0]
+        chunks = -(-min(examples, size) // config.real_batch)
 
         def of_checkpoint(entry: tuple[Array, Array]) -> Cached:
             key, params = entry
 
             def mean_over(key: Array, function: Callable[[Loss], Array]) -> Array:
-                def add(total: Array, key: Array) -> tuple[Array, None]:
-                    examples = sampling.take(sources.real, sampling.uniform(key, sources.real, config.real_batch))
-                    return total + function(loss_on(examples)) / chunks, None
+                def add(total: Array, indices: Array) -> tuple[Array, None]:
+                    return total + function(loss_on(sampling.take(sources.real, indices))) / chunks, None
 
-                return jax.lax.scan(add, jnp.zeros_like(params), jax.random.split(key, chunks))[0]
+                batches = shuffle(key, size, config.real_batch)[:chunks]
+                return jax.lax.scan(add, jnp.zeros_like(params), batches)[0]
 
             gradient_key, hessian_key = jax.random.split(key)
             gradient = mean_over(gradient_key, lambda loss: jax.grad(loss)(params))
+            if not estimator.bracket:
+                return Cached(gradient, None)
             return Cached(gradient, mean_over(hessian_key, lambda loss: hvp(loss, params, gradient)))
 
         used = sources.experts.snapshots[:, : config.snapshots_needed]
@@ -421,10 +428,8 @@ def build(model: Model, config: Config) -> Method:
         computed = jax.lax.map(of_checkpoint, (jax.random.split(key, len(flat)), flat))
         return jax.tree.map(lambda x: x.reshape(used.shape), computed)
 
-    def prepare(key: Array, sources: Sources) -> Sources:
-        if config.cache is None:
-            return sources
-        return sources._replace(cache=cached(key, sources, config.cache))
+    def prepare(key: Array, sources: Sources) -> Cached | None:
+        return None if config.cache is None else cached(key, sources, config.cache)
 
     def init(key: Array, distilled: Distilled) -> State:
         del key

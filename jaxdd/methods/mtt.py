@@ -22,7 +22,7 @@ from jaxdd.methods.base import (
     MethodConfig,
     Optimiser,
     Sources,
-    identity_prepare,
+    no_cache,
     outer_optimiser,
     softened,
 )
@@ -94,7 +94,7 @@ class Batch(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a person wants to see: the matching loss, the student's learning rate and its loss after N steps."""
+    """What a person wants to see: the matching loss, the student's learning rate, and its loss before step N."""
 
     loss: Array
     student_lr: Array
@@ -203,4 +203,4 @@ def build(model: Model, config: Config) -> Method:
         distilled = optax.apply_updates(state.distilled, updates)
         return State(distilled, optimiser_state), Info(loss, positive(distilled).lr, history[-1])
 
-    return Method(identity_prepare, init, sample, step, lambda state: positive(state.distilled))
+    return Method(no_cache, init, sample, step, lambda state: positive(state.distilled))
