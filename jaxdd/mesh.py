@@ -40,7 +40,7 @@ def shard_examples(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def map_networks(function: Callable[..., PyTree], mesh: Mesh, xs: PyTree, *constants: PyTree) -> PyTree:
-    """Compute `function(x, *constants)` for every x along the leading axis of `xs`, spread over the devices.
+    """Compute `function(x, *constants)` for every x along the leading axis of `xs`, spread over the devices; in jit.
 
     Each device takes its networks one after another: side by side, their convolutions would become grouped ones,
     which are slower than a loop.
@@ -52,7 +52,7 @@ def map_networks(function: Callable[..., PyTree], mesh: Mesh, xs: PyTree, *const
         constants: What every call shares.
 
     Returns:
-        The results stacked along a leading axis n.
+        The results stacked along a leading axis n, on every device, so that every process of a job can read them.
     """
     count = jax.tree.leaves(xs)[0].shape[0]
     missing = -count % mesh.size
@@ -64,7 +64,8 @@ def map_networks(function: Callable[..., PyTree], mesh: Mesh, xs: PyTree, *const
         out_specs=P("data"),
         check_vma=False,
     )
-    return jax.tree.map(lambda x: x[:count], run(padded, *constants))
+    everywhere = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, everywhere)[:count], run(padded, *constants))
 
 
 def to_host(tree: PyTree) -> PyTree:
