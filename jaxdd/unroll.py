@@ -21,9 +21,9 @@ Carry = TypeVar("Carry")
 class Unroll:
     """How to differentiate through N student steps."""
 
-    mode: Literal["full", "segmented", "truncated"] = "segmented"
+    mode: Literal["full", "segmented", "truncated", "tesla"] = "segmented"
     """full stores every step's activations; segmented recomputes them (same gradient, memory of about two segments);
-    truncated differentiates the last steps only (another, biased gradient)."""
+    truncated differentiates the last steps only, tesla every step as if its parameters were constant (biased)."""
     segment: int | None = None
     """Student steps per segment of recomputation; the square root of their number by default."""
     last: int = 10
@@ -77,6 +77,50 @@ def segmented_scan(
     return carry, jax.tree.map(lambda y, t: jnp.concatenate([y, t]), ys, tail)
 
 
+def constant_memory_scan(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any) -> tuple[Carry, Any]:
+    """Scan like `jax.lax.scan`, differentiated as if every step's carry were a constant: memory O(1) in the steps.
+
+    For `θ_{n+1} = θ_n + Δ(θ_n, S)` the gradient is that of `θ_N = θ_0 + Σ_n Δ(θ̄_n, S)` with constant θ̄_n: the backward
+    pass runs the steps again, first to last, and adds up `⟨∂/∂θ_N, ∂Δ(θ̄_n, S)/∂S⟩`. What it drops is the effect of S on
+    later steps through θ_n, so it is exact for one step, and further off the longer and faster the student moves.
+
+    Args:
+        step: `(carry, x) -> (carry, y)`; differentiated in what it closes over, not in x.
+        init: The first carry.
+        xs: Pytree of arrays with leading axis N.
+
+    Returns:
+        The last carry and the stacked ys; the ys carry no gradient. Reverse mode only, and once.
+
+    References:
+        [published] TESLA, Cui et al. 2023, arXiv 2211.10586, for the squared distance to a target; [derived] for
+        whatever follows the scan.
+    """
+    closed_step, constants = jax.closure_convert(step, init, jax.tree.map(lambda x: x[0], xs))
+
+    @jax.custom_vjp
+    def run(init: Carry, constants: list[Array]) -> tuple[Carry, Any]:
+        return jax.lax.scan(lambda carry, x: closed_step(carry, x, *constants), init, xs)
+
+    def forward(init: Carry, constants: list[Array]) -> tuple[tuple[Carry, Any], Any]:
+        return run(init, constants), (init, constants)
+
+    def backward(saved: tuple[Carry, list[Array]], cotangents: tuple[Carry, Any]) -> tuple[Carry, list[Array]]:
+        init, constants = saved
+
+        def accumulate(state: tuple[Carry, list[Array]], x: Any) -> tuple[tuple[Carry, list[Array]], None]:
+            carry, total = state
+            moved, pull = jax.vjp(lambda constants: closed_step(carry, x, *constants)[0], constants)
+            return (moved, jax.tree.map(jnp.add, total, pull(cotangents[0])[0])), None
+
+        zeros = jax.tree.map(jnp.zeros_like, constants)
+        return cotangents[0], jax.lax.scan(accumulate, (init, zeros), xs)[0][1]
+
+    run.defvjp(forward, backward)
+    carry, ys = run(init, constants)
+    return carry, jax.lax.stop_gradient(ys)
+
+
 def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any, *, how: Unroll) -> tuple[Carry, Any]:
     """Scan `step` over `xs`, differentiated as `how` says.
 
@@ -84,8 +128,8 @@ def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any
         step: `(carry, x) -> (carry, y)`.
         init: The first carry.
         xs: Pytree of arrays with leading axis N.
-        how: `full`, `segmented` (the same gradient in less memory) or `truncated` (the first N − last steps are
-            constants to the gradient).
+        how: `full`, `segmented` (the same gradient in less memory), `truncated` (the first N − last steps are
+            constants to the gradient) or `tesla` (see `constant_memory_scan`).
 
     Returns:
         The last carry and the stacked ys, the same whatever `how` is.
@@ -94,6 +138,8 @@ def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any
         return jax.lax.scan(step, init, xs)
     if how.mode == "segmented":
         return segmented_scan(step, init, xs, segment=how.segment)
+    if how.mode == "tesla":
+        return constant_memory_scan(step, init, xs)
     length = jax.tree.leaves(xs)[0].shape[0]
     constant = max(length - how.last, 0)
     carry, head = jax.lax.stop_gradient(jax.lax.scan(step, init, jax.tree.map(lambda x: x[:constant], xs)))

@@ -38,7 +38,7 @@ def main() -> None:
             jax.random.split(jax.random.key(3), steps),
         )
         gradients = {}
-        for mode in ("full", "segmented", "truncated"):
+        for mode in ("full", "segmented", "truncated", "tesla"):
 
             def loss(distilled, batch, how=Unroll(mode)):
                 return mtt.matching_loss(cross_entropy(model), dsa("none", siamese=False), distilled, batch, how)[0]

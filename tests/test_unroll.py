@@ -66,6 +66,40 @@ def test_truncated_is_the_gradient_of_the_last_steps_alone(x64):
     np.testing.assert_allclose(whole, jax.jacrev(lambda s: student(s, start, 9, Unroll("full")))(scale), rtol=1e-12)
 
 
+def test_tesla_is_the_gradient_at_constant_parameters(x64):
+    images, target = jax.random.normal(jax.random.key(0), (5, 3)), jnp.ones((3, 2))
+
+    def loss(params, row, images):
+        return jnp.sum(jnp.tanh(images[row] @ params) ** 2)
+
+    def objective(variables, steps, how):
+        images, lr = variables
+        rows = jnp.arange(steps) % 5
+        end = inner_sgd(lambda p, row: loss(p, row, images), jnp.full((3, 2), 0.5), rows, lr, how=how)[0]
+        return jnp.sum((end - target) ** 2)
+
+    def by_hand(variables, steps):
+        # The student's path first, as numbers; then one sum of gradients at those numbers.
+        images, lr = jax.lax.stop_gradient(variables)
+        path = [jnp.full((3, 2), 0.5)]
+        for n in range(steps):
+            path.append(path[-1] - lr * jax.grad(loss)(path[-1], n % 5, images))
+        images, lr = variables
+        end = path[0] - lr * sum(jax.grad(loss)(path[n], n % 5, images) for n in range(steps))
+        return jnp.sum((end - target) ** 2)
+
+    variables = (images, jnp.asarray(0.3))
+    for steps in (1, 6):
+        ours = jax.jit(jax.grad(lambda v, n=steps: objective(v, n, Unroll("tesla"))))(variables)
+        theirs = jax.jit(jax.grad(lambda v, n=steps: by_hand(v, n)))(variables)
+        exact = jax.jit(jax.grad(lambda v, n=steps: objective(v, n, Unroll("full"))))(variables)
+        for a, b, c in zip(ours, theirs, exact, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+            assert np.allclose(a, c, rtol=1e-8) == (steps == 1)  # exact for one step, biased beyond
+    value = objective(variables, 6, Unroll("tesla"))
+    np.testing.assert_allclose(value, objective(variables, 6, Unroll("full")), rtol=1e-13)
+
+
 def gradient_memory(how, steps=64, width=256):
     """Temporary bytes of the outer gradient of a student with wide activations."""
     images = jnp.ones((32, width))
@@ -85,6 +119,11 @@ def test_segments_bound_the_memory_of_unrolling():
     )
     assert segmented < full / 3
     assert truncated < full / 3
+
+
+def test_memory_of_tesla_does_not_grow_with_the_steps():
+    assert gradient_memory(Unroll("tesla"), steps=256) < 1.05 * gradient_memory(Unroll("tesla"), steps=64)
+    assert gradient_memory(Unroll("tesla")) < gradient_memory(MODES[1])
 
 
 def test_memory_of_segments_grows_with_the_root_of_the_steps():
