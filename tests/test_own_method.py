@@ -1,6 +1,5 @@
 """A method of a user's own: a file that is registered nowhere."""
 
-import signal
 import sys
 
 import jax
@@ -10,7 +9,6 @@ import pytest
 import jaxdd
 from jaxdd.config import load_config
 from jaxdd.methods import build, coresets, name_of
-from jaxdd.run import StopSignal
 
 METHOD = """
 import dataclasses
@@ -74,13 +72,3 @@ def test_experts_of_another_network_are_refused(stripes):
     config = jaxdd.methods.infmatch.Config(window=jaxdd.Window(start=1))
     with pytest.raises(ValueError, match=f"experts have {experts.snapshots.shape[-1]} parameters and the model {size}"):
         jaxdd.distill(model(5), stripes, config, experts)
-
-
-def test_a_second_signal_ends_the_process_at_once(monkeypatch):
-    ends = []
-    monkeypatch.setattr("os._exit", ends.append)
-    with StopSignal() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert stop() and not ends
-        signal.raise_signal(signal.SIGINT)
-    assert ends == [130]
