@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
         step: The number of steps after which it was the set.
         accuracy: Its validation accuracy as a fraction, NaN without validation.
         last: The set after the last step.
-        seconds: Wall-clock time over all sessions of the run.
+        seconds: Wall-clock time, that before a resume included.
     """
 
     distilled: Distilled
