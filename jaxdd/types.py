@@ -60,8 +60,8 @@ class Method(NamedTuple):
     A method neither jits nor prints, reads no files and does not know how many devices there are.
 
     Attributes:
-        prepare: `(key, sources) -> cache`, runs once before the first step, again after a resume: what steps will find as
-            `sources.cache`. None for most methods.
+        prepare: `(key, sources) -> cache`, runs once before the first step, and again after a resume: what steps will
+            find as `sources.cache`. None for most methods.
         init: `(key, distilled) -> State`, the state before step 0 from an initial distilled set.
         sample: `(key, step, sources) -> Batch`, everything random that a step needs. Fields that hold real examples
             are `Examples`: the driver shards them over the devices.
