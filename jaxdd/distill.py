@@ -19,7 +19,8 @@ from jaxdd.evaluate import EvaluateConfig, validator
 from jaxdd.keys import stage_key
 from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
 from jaxdd.methods import MethodConfig, Sources
-from jaxdd.trajectories import Trajectories, flattening
+from jaxdd.residency import Fetcher, Residency, resolve, without_snapshots
+from jaxdd.trajectories import Trajectories, flattening, named_snapshots, with_params
 from jaxdd.types import Array, Method, Model, PyTree
 
 STEPS_PER_DISPATCH = 10
@@ -61,27 +62,47 @@ def advance(method: Method, mesh: Mesh) -> Callable[..., tuple[PyTree, PyTree]]:
         mesh: Devices that the real examples of each batch are spread over.
 
     Returns:
-        `(key, state, sources, first, last) -> (state, infos)` for `last − first ≤ STEPS_PER_DISPATCH` steps, whose
-        infos fill the first rows of arrays `[STEPS_PER_DISPATCH]`. One compilation serves every stretch.
+        `(key, state, sources, first, last, fetched) -> (state, infos)` for `last − first ≤ STEPS_PER_DISPATCH` steps,
+        whose infos fill the first rows of arrays `[STEPS_PER_DISPATCH]`. One compilation serves every stretch.
+        `fetched` is what a `Fetcher` gave for `first`, None where the sources hold the snapshots.
     """
 
-    def one_step(key: Array, state: PyTree, sources: Sources, it: Array) -> tuple[PyTree, PyTree]:
-        sample_key, step_key = jax.random.split(jax.random.fold_in(key, it))
-        batch = shard_examples(method.sample(sample_key, it, sources), mesh)
-        return method.step(step_key, state, batch)
-
     @jax.jit
-    def run(key: Array, state: PyTree, sources: Sources, first: Array, last: Array) -> tuple[PyTree, PyTree]:
+    def run(
+        key: Array, state: PyTree, sources: Sources, first: Array, last: Array, fetched: list[Array] | None = None
+    ) -> tuple[PyTree, PyTree]:
+        def one_step(state: PyTree, it: Array) -> tuple[PyTree, PyTree]:
+            rows = None if fetched is None else [row[it - first] for row in fetched]
+            batch = shard_examples(complete(draw(method, key, it, sources), sources, rows), mesh)
+            return method.step(keys_of(key, it)[1], state, batch)
+
         def body(it: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
             state, infos = carry
-            state, info = one_step(key, state, sources, it)
+            state, info = one_step(state, it)
             return state, jax.tree.map(lambda rows, value: rows.at[it - first].set(value), infos, info)
 
-        shapes = jax.eval_shape(one_step, key, state, sources, first)[1]
+        shapes = jax.eval_shape(one_step, state, first)[1]
         infos = jax.tree.map(lambda x: jnp.zeros((STEPS_PER_DISPATCH, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(first, last, body, (state, infos))
 
     return run
+
+
+def keys_of(key: Array, it: Array) -> Array:
+    """Derive the keys of step `it`, `[2]`: of its sample, and of what is random in the step itself."""
+    return jax.random.split(jax.random.fold_in(key, it))
+
+
+def draw(method: Method, key: Array, it: Array, sources: Sources) -> PyTree:
+    """Draw the batch of step `it`, the parameters of its snapshots left out."""
+    return method.sample(keys_of(key, it)[0], it, sources)
+
+
+def complete(batch: PyTree, sources: Sources, fetched: list[Array] | None) -> PyTree:
+    """Give the snapshots of a batch their parameters, those fetched for it or else those that the sources hold."""
+    if fetched is None:
+        fetched = [sources.experts.snapshots[named.expert, named.position] for named in named_snapshots(batch)]
+    return with_params(batch, fetched)
 
 
 def run_method(
@@ -94,6 +115,7 @@ def run_method(
     key: Array,
     mesh: Mesh | None = None,
     every: int = 50,
+    snapshots: np.ndarray | None = None,
     validate: Callable[[Distilled], float] | None = None,
     checkpoints: Checkpoints | None = None,
     on_resume: Callable[[int], None] = lambda step: None,
@@ -112,12 +134,13 @@ def run_method(
         key: Root of the run's randomness.
         mesh: Devices, all by default.
         every: Steps between checkpoints, each scored by `validate`; also at steps 0 and `steps`.
+        snapshots: `[E, T, P]` the experts' snapshots, if they stay on the host and the sources hold none.
         validate: Scores a set; the highest score decides which set is kept as the result.
         checkpoints: Where states are saved and resumed from.
         on_resume: Called before the first step with the step of the checkpoint that the run goes on from, −1 if none.
-        on_metrics: `(step, stage, **values)`, called with the mean infos of every dispatch (stage `distill`) and every
-            score (stage `validate`).
-        on_warning: Called with the first text that the method warns of.
+        on_metrics: `(step, stage, **values)`, called with the mean infos of every dispatch (stage `distill`), every
+            score (stage `validate`), and what the method shows then (stage `inspect`; arrays are for histograms).
+        on_warning: Called with what the method warns of, once per topic.
         stop: Asked after every dispatch; if true the state is saved and `Interrupted` raised.
 
     Returns:
@@ -146,8 +169,16 @@ def run_method(
     began = time.monotonic() - float(progress["seconds"])
     if done < steps:
         sources = sources._replace(cache=jax.jit(method.prepare)(prepare_key, sources))
-    run = advance(method, mesh)
-    warned = False
+    run, warned = advance(method, mesh), set()
+    fetcher = Fetcher(partial(draw, method), snapshots, STEPS_PER_DISPATCH, mesh)
+
+    @jax.jit
+    def inspect(state: PyTree, sources: Sources, it: Array, fetched: list[Array] | None) -> dict[str, Array]:
+        rows = None if fetched is None else [row[0] for row in fetched]
+        assert method.inspect is not None
+        return method.inspect(state, complete(draw(method, step_key, it, sources), sources, rows))
+
+    fetched = fetcher.fetch(fetcher.names(step_key, sources, done))
 
     def save(step: int, *, score: bool) -> None:
         if score:
@@ -157,6 +188,8 @@ def run_method(
             accuracy = np.nan if validate is None else validate(current)
             if validate is not None:
                 on_metrics(step, "validate", accuracy=accuracy)
+            if method.inspect is not None:
+                on_metrics(step, "inspect", **to_host(inspect(state, sources, jnp.int32(step), fetched)))
             if validate is None or not accuracy <= progress["best_accuracy"]:
                 progress.update(best=current, best_step=np.int64(step), best_accuracy=np.float64(accuracy))
         progress.update(state=to_host(state), seconds=np.float64(time.monotonic() - began))
@@ -168,15 +201,18 @@ def run_method(
     while done < steps:
         # Stretches end at multiples of `every`, so that a resumed run is scored at the same steps.
         last = min(done + STEPS_PER_DISPATCH, done + every - done % every, steps)
-        state, infos = run(step_key, state, sources, jnp.int32(done), jnp.int32(last))
+        names = fetcher.names(step_key, sources, last)
+        state, infos = run(step_key, state, sources, jnp.int32(done), jnp.int32(last), fetched)
+        fetched = fetcher.fetch(names)
         rows = {field: np.asarray(values)[: last - done] for field, values in infos._asdict().items()}
         _check_finite(rows, done, name)
         done = last
         means = {field: float(np.mean(values)) for field, values in rows.items()}
         on_metrics(done, "distill", **means)
-        if not warned and (text := method.warn(means)):
-            warned = True
-            on_warning(text)
+        for topic, text in method.warn(means).items():
+            if topic not in warned:
+                warned.add(topic)
+                on_warning(text)
         scheduled, stopping = done % every == 0 or done == steps, stop()
         if scheduled or stopping:
             save(done, score=scheduled)
@@ -199,6 +235,7 @@ def distill(
     *,
     seed: int = 0,
     evaluate: EvaluateConfig = EvaluateConfig(),
+    residency: Residency = "auto",
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     **hooks: Any,
@@ -212,6 +249,8 @@ def distill(
         trajectories: The experts, for a method that needs them.
         seed: Root of all randomness.
         evaluate: How often and how the validation split is asked, and the learning rate of sets that learn none.
+        residency: Where the experts' snapshots are kept: on the `device`; on the `host`, from where those of the next
+            steps are fetched while the devices compute; `auto`, on the devices if they fit. The results are the same.
         mesh: Devices, all by default.
         checkpoints: Where to save and from where to resume; nothing is saved by default.
         **hooks: `on_resume`, `on_metrics`, `on_warning`, `stop` of `run_method`.
@@ -239,8 +278,11 @@ def distill(
             f"the experts have {trajectories.snapshots.shape[-1]} parameters and the model {size}: they are of another "
             "network; build the model that they were trained with"
         )
+    snapshots = None
     if trajectories is not None:  # devices need not hold what the method never reads
         trajectories = trajectories.first(max(config.snapshots_needed, 1))
+        if resolve(residency, trajectories.snapshots, mesh) == "host":
+            snapshots, trajectories = np.asarray(trajectories.snapshots), without_snapshots(trajectories)
     sources = replicate(Sources(real, trajectories), mesh)
     initial = jax.jit(partial(methods.initial_distilled, model=model, config=config, lr=evaluate.recipe.lr))
     rates = {
@@ -257,6 +299,7 @@ def distill(
         key=stage_key(seed, "distill"),
         mesh=mesh,
         every=evaluate.validate_every,
+        snapshots=snapshots,
         validate=validator(model, dataset, evaluate, seed=seed, mesh=mesh),
         checkpoints=checkpoints,
         **hooks,

@@ -27,6 +27,7 @@ from jaxdd.files import differences, plain, write_json
 from jaxdd.keys import stage_key
 from jaxdd.losses import cross_entropy
 from jaxdd.mesh import make_mesh, map_networks, replicate, to_host
+from jaxdd.residency import Residency
 from jaxdd.training import Recipe, batching, schedule_of, train
 from jaxdd.trajectories import Trajectories
 from jaxdd.types import AnyArray, Array, Model
@@ -56,6 +57,9 @@ class ExpertsConfig:
     """Experts trained per dispatch, the most that a kill can lose; one per device by default."""
     directory: str | None = None
     """Folder of the store, to share experts between runs; `experts` in the workdir by default."""
+    residency: Residency = "auto"
+    """Where distillation reads them: on the device; on the host, those of the next steps fetched while the devices
+    compute; auto, on the devices if they take up at most half of the memory. The results are the same."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -20,6 +20,9 @@ from tqdm import tqdm
 
 from jaxdd.files import NOT_FINITE, atomic_write, to_json
 
+BINS = 40
+"""Bins of a histogram."""
+
 
 class Metrics:
     """Append the scalars of a run to `workdir/metrics.jsonl` and to TensorBoard in `workdir/tensorboard`.
@@ -50,24 +53,30 @@ class Metrics:
         Args:
             step: the step of the stage that the values belong to.
             stage: `"experts"`, `"distill"`, `"validate"` or another name.
-            **values: scalars, also arrays of shape `[]`; these are waited for.
+            **values: scalars, also arrays of shape `[]`, which are waited for; of an array with axes its histogram is
+                written, `{"edges": [BINS + 1], "counts": [BINS]}` over its finite values.
 
         Raises:
-            ValueError: if a value is not a scalar or is called `time`.
+            ValueError: if a value is called `time`.
         """
         if not self.enabled:
             return
         if "time" in values:
             raise ValueError("a metric cannot be called 'time', which holds the clock: rename it, e.g. to 'seconds'")
-        scalars = {name: _scalar(name, value) for name, value in values.items()}
+        scalars = {name: float(value) for name, value in values.items() if np.shape(value) == ()}
+        histograms = {name: histogram(np.asarray(value)) for name, value in values.items() if np.shape(value) != ()}
         now = time.time()
-        line = to_json({"step": int(step), "stage": stage, "time": round(now, 3), **scalars}) + "\n"
+        line = to_json({"step": int(step), "stage": stage, "time": round(now, 3), **scalars, **histograms}) + "\n"
         self._file.write(line.encode())
         self._file.flush()
         writer = self._writer(stage)
         for name, value in scalars.items():
             if math.isfinite(value):  # tensorboardX would warn at every step of a run that has diverged
                 writer.add_scalar(name, value, int(step), walltime=now)
+        for name, value in values.items():
+            if name in histograms and np.isfinite(value).any():
+                finite = np.asarray(value)[np.isfinite(value)]
+                writer.add_histogram(name, finite, int(step), bins=BINS, walltime=now)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget what a stage recorded after a step, so that a resumed run records no step twice.
@@ -208,10 +217,10 @@ class _Lines(_Bar):
         super().close()
 
 
-def _scalar(name: str, value: Any) -> float:
-    if np.shape(value) != ():
-        raise ValueError(f"metric {name!r} has shape {np.shape(value)}: reduce it to one number, e.g. with mean()")
-    return float(value)
+def histogram(values: np.ndarray) -> dict[str, list[float]]:
+    """Count the finite values in `BINS` bins of equal width between the smallest and the largest."""
+    counts, edges = np.histogram(values[np.isfinite(values)], bins=BINS)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
 def _restore(name: str, value: Any) -> Any:

@@ -78,7 +78,8 @@ def write_report(
             `steps`, `seconds` (stage to seconds) and `versions`. Each of the three accuracies is a mapping of `mean`,
             `std` and `runs`, as fractions, or None.
         config: the settings of the run, in any form that JSON can show.
-        metrics_path: the `metrics.jsonl` whose scalars are plotted; no curves if it is None or absent.
+        metrics_path: the `metrics.jsonl` whose scalars, and histograms over the steps, are plotted; nothing if it is
+            None or absent.
         histograms: title to values of any shape, drawn as one histogram each; what is not finite is left out.
         evaluate_command: the shell command that evaluates the set again.
 
@@ -234,14 +235,14 @@ def _curves(path: str | Path | None, saved_step: Any) -> list[str]:
         return []
     records = read(path)
     stages = list(dict.fromkeys(record["stage"] for record in records))
-    order = {"distill": 0, "validate": 1, "experts": 2}
-    titles = {"distill": "Distillation", "validate": "Validation", "experts": "Experts"}
+    order = {"distill": 0, "validate": 1, "inspect": 2, "experts": 3}
+    titles = {"distill": "Distillation", "validate": "Validation", "inspect": "Inside", "experts": "Experts"}
     sections = []
     for stage in sorted(stages, key=lambda stage: order.get(stage, len(order))):
         of_stage = [record for record in records if record["stage"] == stage]
         names = dict.fromkeys(name for record in of_stage for name in record if name not in ("step", "stage", "time"))
-        mark = saved_step if stage in ("distill", "validate") and isinstance(saved_step, int) else None
-        plots = "".join(_curve(name, of_stage, mark) for name in names)
+        mark = saved_step if stage != "experts" and isinstance(saved_step, int) else None
+        plots = "".join(_curve(name, of_stage, mark) + _histogram_over_steps(name, of_stage) for name in names)
         note = "<p>The dashed line is the step that was saved.</p>" if mark is not None else ""
         sections.append(_section(titles.get(stage, stage), f'<div class="plots">{plots}</div>{note}' if plots else ""))
     return sections
@@ -271,6 +272,29 @@ def _curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
         axes.axvline(mark, color=GREY, linewidth=1, linestyle="--")
     axes.set_xlabel("step", color=GREY, fontsize=8)
     return _figure(_png(figure), lost, alt=f"{name} against step")
+
+
+def _histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
+    """Plot the histograms of one name side by side in the order of their steps, darker where more values are."""
+    found = [(r["step"], r[name]) for r in records if isinstance(r.get(name), dict)]
+    if not found:
+        return ""
+    low = min(h["edges"][0] for _, h in found)
+    high = max(h["edges"][-1] for _, h in found)
+    edges = np.linspace(low, high, 61) if low < high else np.array([low - 0.5, low + 0.5])
+    columns = []
+    for _, h in found:
+        # The share of each bin of the plot: counts are spread evenly within their own bins.
+        below = np.concatenate([[0], np.cumsum(h["counts"])]) / max(1, sum(h["counts"]))
+        columns.append(np.diff(np.interp(edges, h["edges"], below)) if low < high else np.ones(1))
+    steps = np.array([step for step, _ in found], np.float64)
+    middles = (steps[1:] + steps[:-1]) / 2
+    half = (steps[-1] - steps[0]) / max(1, 2 * (len(steps) - 1)) or 0.5
+    figure, axes = _axes(name)
+    shares = np.ma.masked_less_equal(np.array(columns).T, 0)
+    axes.pcolormesh([steps[0] - half, *middles, steps[-1] + half], edges, shares, cmap="viridis", norm="log")
+    axes.set_xlabel("step", color=GREY, fontsize=8)
+    return _figure(_png(figure), alt=f"Histogram of {name} against step")
 
 
 def _by_step(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

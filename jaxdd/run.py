@@ -237,14 +237,15 @@ def _distill(
 
         def on_resume(step: int) -> None:
             nonlocal bar
-            for stage in ("distill", "validate"):
+            for stage in ("distill", "validate", "inspect"):
                 metrics.rewind(stage, step)
             bar = stack.enter_context(metrics.progress("distill", config.method.steps, max(step, 0)))
 
-        def on_metrics(step: int, stage: str, **values: float) -> None:
+        def on_metrics(step: int, stage: str, **values: Any) -> None:
             metrics.write(step, stage, **values)
-            shown.update(values)
-            bar.set_postfix(shown)
+            if stage != "inspect":
+                shown.update(values)
+                bar.set_postfix(shown)
             bar.update(step - bar.n)
 
         return distill(
@@ -254,6 +255,7 @@ def _distill(
             trajectories,
             seed=config.seed,
             evaluate=config.evaluate,
+            residency=config.experts.residency,
             mesh=mesh,
             checkpoints=checkpoints,
             on_resume=on_resume,

@@ -4,7 +4,7 @@ Axis letters: E experts, T snapshots, P parameters.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxdd.choices import check_choices
-from jaxdd.types import AnyArray, Array, Model, Params
+from jaxdd.types import AnyArray, Array, Model, Params, PyTree, Snapshots
 
 
 class Trajectories(NamedTuple):
@@ -57,6 +57,29 @@ def flattening(model: Model) -> tuple[int, Callable[[Array], Params]]:
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     flat, unravel = ravel_pytree(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes))
     return flat.size, unravel
+
+
+def tensors(model: Model) -> dict[str, int]:
+    """Name the tensors of a model's parameters, `body/conv_0/kernel`, with their sizes, in the order of `[P]`."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in leaves}
+
+
+def named_snapshots(batch: PyTree) -> list[Snapshots]:
+    """List the `Snapshots` of a method's batch."""
+    nodes = jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, Snapshots))
+    return [node for node in nodes if isinstance(node, Snapshots)]
+
+
+def with_params(batch: PyTree, params: Sequence[Array]) -> PyTree:
+    """Give every `Snapshots` of a batch its parameters, in the order of `named_snapshots`."""
+    given = iter(params)
+    return jax.tree.map(
+        lambda node: node._replace(params=next(given)) if isinstance(node, Snapshots) else node,
+        batch,
+        is_leaf=lambda node: isinstance(node, Snapshots),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,20 @@ class Examples(NamedTuple):
     indices: Array
 
 
+class Snapshots(NamedTuple):
+    """Snapshots of experts that a step reads: named by a method's `sample`, fetched by the driver.
+
+    Attributes:
+        expert: `[...]` int32, which expert.
+        position: `[...]` int32, which of its snapshots.
+        params: `[..., P]` its flattened parameters; None as `sample` returns it, there when `step` is called.
+    """
+
+    expert: Array
+    position: Array
+    params: Any = None
+
+
 class Model(NamedTuple):
     """A network as three pure functions of its parameters; the only thing that jaxdd knows of a network.
 
@@ -64,10 +78,13 @@ class Method(NamedTuple):
             find as `sources.cache`. None for most methods.
         init: `(key, distilled) -> State`, the state before step 0 from an initial distilled set.
         sample: `(key, step, sources) -> Batch`, everything random that a step needs. Fields that hold real examples
-            are `Examples`: the driver shards them over the devices.
+            are `Examples`: the driver shards them over the devices. Fields that name snapshots of experts are
+            `Snapshots`: the driver fetches their parameters from wherever the experts are kept.
         step: `(key, state, batch) -> (State, Info)`, one update of the distilled set.
         distilled: `(state) -> Distilled`, the set as a user would save it.
-        warn: `({name: value of Info}) -> text or None`, on the host: what a person should be told, once.
+        warn: `({name: value of Info}) -> {topic: text}`, on the host: what a person should be told, once per topic.
+        inspect: `(state, batch) -> {name: array}`, what a person wants to see at each evaluation but costs too much at
+            each step: scalars, and arrays for histograms. None for nothing.
     """
 
     prepare: Callable[[Array, Any], Any]
@@ -75,4 +92,5 @@ class Method(NamedTuple):
     sample: Callable[[Array, Array, Any], Any]
     step: Callable[[Array, Any, Any], tuple[Any, Any]]
     distilled: Callable[[Any], Any]
-    warn: Callable[[dict[str, float]], str | None] = lambda info: None
+    warn: Callable[[dict[str, float]], dict[str, str]] = lambda info: {}
+    inspect: Callable[[Any, Any], dict[str, Array]] | None = None

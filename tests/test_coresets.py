@@ -122,7 +122,7 @@ def start(problem):
     return build
 
 
-@pytest.mark.parametrize("init", ["real", "herding", "k_center"])
+@pytest.mark.parametrize("init", ["real", "correct", "herding", "k_center"])
 def test_first_images_are_real_ones_of_their_class_each_once(problem, start, init):
     _, real, _ = problem
     distilled = start(init, "hard")
@@ -138,6 +138,25 @@ def test_first_images_are_real_ones_of_their_class_each_once(problem, start, ini
 def test_random_images_follow_the_key(start):
     assert not np.array_equal(start("real", "hard", 0).images, start("real", "hard", 1).images)
     np.testing.assert_array_equal(start("herding", "hard", 0).images, start("herding", "hard", 1).images)
+
+
+def test_images_that_the_expert_classifies_right_come_first(problem):
+    model, real, experts = problem
+    unravel = ravel_pytree(model.init(jax.random.key(0)))[1]
+    images = real.normalisation(jnp.asarray(real.images))
+    right = np.argmax(model.apply(unravel(jnp.asarray(experts.final[0])), images), -1) == real.labels
+    choose = jax.jit(
+        lambda key, ipc: coresets.select("correct", key, model, Sources(real, experts), ipc), static_argnums=1
+    )
+    seen = set()
+    for seed in range(20):
+        for label, rows in enumerate(np.asarray(choose(jax.random.key(seed), 5))):
+            assert np.all(real.labels[rows] == label) and len(set(rows.tolist())) == 5
+            assert right[rows].sum() == min(5, right[real.labels == label].sum())
+            seen.update(rows[right[rows]].tolist())
+    assert seen == set(np.flatnonzero(right))  # all that are right, and some classes have too few and some enough
+    counts = np.bincount(real.labels[right], minlength=3)
+    assert counts.min() < 5 <= counts.max()
 
 
 @pytest.mark.parametrize("labels", ["soft", "learned"])
@@ -170,4 +189,5 @@ def test_coreset_is_made_of_real_images_and_says_what_it_needs():
     assert not coresets.Config(init="real").needs_experts
     assert coresets.Config(init="herding").needs_experts
     assert coresets.Config(labels="soft").needs_experts
+    assert coresets.Config(init="correct").needs_experts
     assert coresets.Config().steps == coresets.Config().snapshots_needed == 0

@@ -12,7 +12,7 @@ from jaxdd.losses import mean_loss
 from jaxdd.methods import infmatch
 from jaxdd.methods.base import softened
 from jaxdd.trajectories import flattening
-from jaxdd.types import Examples
+from jaxdd.types import Examples, Snapshots
 from tests.conftest import dot, finite_difference, random_like
 
 ESTIMATORS = ["published", "first_order", "second_order", "unroll"]
@@ -37,7 +37,7 @@ def windows_of(estimator, m, horizon, size, dtype=jnp.float64):
     lr = 0.05 + 0.05 * jax.random.uniform(keys[0], (m, length), dtype)
     a, b = infmatch.coefficients(estimator, lr, 1 - lr, 0.1)
     return infmatch.Checkpoint(
-        params=0.5 * jax.random.normal(keys[1], (m, length, size), dtype),
+        snapshot=Snapshots(None, None, 0.5 * jax.random.normal(keys[1], (m, length, size), dtype)),
         a=a,
         b=b,
         for_gradient=real_batch(keys[2], (m, length), dtype),
@@ -217,7 +217,7 @@ def displacement_cosines(toy, steps, lr):
         a, b = infmatch.coefficients(estimator, rates, remaining, lr * steps)
         broadcast = jax.tree.map(lambda x: jnp.broadcast_to(x, (many, length, *x.shape)), full)
         windows = infmatch.Checkpoint(
-            params=path[: many * length].reshape(many, length, size),
+            snapshot=Snapshots(None, None, path[: many * length].reshape(many, length, size)),
             a=a,
             b=b,
             for_gradient=broadcast,
@@ -272,6 +272,6 @@ def test_unrolled_residual_that_blows_up_is_told(toy):
     model, _, _ = toy(jnp.float32)
     config = infmatch.Config(estimator="unroll")
     method = infmatch.build(model, config)
-    assert method.warn({"loss": 0.7, "image_gradient": 1.0}) is None
-    assert "method.horizon" in method.warn({"loss": 3.0, "image_gradient": 1.0})
-    assert infmatch.build(model, dataclasses.replace(config, estimator="published")).warn({"loss": 3.0}) is None
+    assert method.warn({"loss": 0.7, "image_gradient": 1.0}) == {}
+    assert "method.horizon" in method.warn({"loss": 3.0, "image_gradient": 1.0})["residual"]
+    assert infmatch.build(model, dataclasses.replace(config, estimator="published")).warn({"loss": 3.0}) == {}

@@ -13,11 +13,11 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd import methods, models
 from jaxdd.checkpoint import Checkpoints
-from jaxdd.distill import advance, distill, run_method
+from jaxdd.distill import advance, complete, distill, draw, keys_of, run_method
 from jaxdd.distilled import Distilled
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
-from jaxdd.methods import METHODS, Optimiser, Sources, coresets, infmatch, mtt
+from jaxdd.methods import METHODS, Optimiser, Sources, coresets, datm, ddpp, iadd, infmatch, mtt
 from jaxdd.models import ModelConfig
 from jaxdd.training import Recipe
 from jaxdd.trajectories import Window
@@ -35,8 +35,7 @@ INFMATCH = functools.partial(
     image_optimiser=Optimiser("sgd", 3.0, 0.5),
     label_optimiser=Optimiser("sgd", 3.0, 0.5),
 )
-MTT = functools.partial(
-    mtt.Config,
+MTT = dict(
     ipc=2,
     steps=40,
     student_steps=6,
@@ -62,8 +61,15 @@ CASES = {
         label_optimiser=Optimiser("adam", 0.2),
     ),
     "infmatch published, cached, mini-batch": INFMATCH(estimator="published", cache=48, batch=4),
-    "mtt learned labels": MTT(labels="learned", init="noise"),
-    "mtt truncated, mini-batch": MTT(unroll=Unroll("truncated", last=3), batch=4, augment="flip"),
+    "mtt learned labels": mtt.Config(**MTT, labels="learned", init="noise"),
+    "mtt truncated, mini-batch": mtt.Config(**MTT, unroll=Unroll("truncated", last=3), batch=4, augment="flip"),
+    "mtt tesla, three pairs": mtt.Config(**MTT, unroll=Unroll("tesla"), pairs=3),
+    "datm": datm.Config(**{**MTT, "window": Window(start=2, end=4), "label_optimiser": Optimiser("sgd", 0.5, 0.9)}),
+    "ddpp quantile": ddpp.Config(**MTT, rule="quantile", amount=0.1),
+    "ddpp threshold": ddpp.Config(**MTT, rule="threshold", amount=2.0),
+    "ddpp depth": ddpp.Config(**MTT, rule="depth", amount=0.3),
+    **{f"iadd {constraint}": iadd.Config(**MTT, constraint=constraint) for constraint in iadd.CONSTRAINTS},
+    "iadd per start, two pairs": iadd.Config(**MTT, per_start=True, pairs=2),
 }
 STEPPED = [name for name, config in CASES.items() if config.steps]
 # Representatives, where a test compiles anew.
@@ -73,9 +79,11 @@ SAMPLED = [
     "infmatch published, cached, mini-batch",
     "mtt learned labels",
     "mtt truncated, mini-batch",
+    "iadd per start, two pairs",
 ]
-UNJITTED = ["coresets real", "infmatch unroll"]
-SPREAD = ["coresets herding", "infmatch second_order", "infmatch learned labels", "mtt learned labels"]
+UNJITTED = ["coresets real", "infmatch unroll", "iadd bounded"]
+SPREAD = ["coresets herding", "infmatch second_order", "infmatch learned labels", "mtt learned labels", "iadd bounded"]
+TRAJECTORY = [name for name in SAMPLED if isinstance(CASES[name], mtt.Config)]
 LR = 0.02
 KEY = jax.random.key(5)
 
@@ -132,7 +140,8 @@ def one_device(problem):
             infos=jax.tree.map(lambda *x: np.concatenate(x), *infos),
             traces=counts,
             programs=stretch._cache_size(),
-            sample=jax.jit(method.sample),
+            sample=jax.jit(lambda key, it, sources: complete(method.sample(key, it, sources), sources, None)),
+            batch=jax.jit(lambda it, sources: complete(draw(method, step_key, it, sources), sources, None)),
             key=step_key,
         )
 
@@ -164,6 +173,7 @@ def test_every_method_has_a_case():
     assert {config.estimator for config in CASES.values() if isinstance(config, infmatch.Config)} == set(
         infmatch.ESTIMATORS
     )
+    assert {config.constraint for config in CASES.values() if isinstance(config, iadd.Config)} == set(iadd.CONSTRAINTS)
     assert {config.init for config in CASES.values() if isinstance(config, coresets.Config)} == {
         "real",
         *coresets.GREEDY,
@@ -197,9 +207,8 @@ def test_one_program_serves_every_stretch(one_device, name):
 def test_stretch_is_what_its_steps_are_without_jit(one_device, name):
     # Step 7 again, its operations one at a time. Float32 sums in another order: 1e-4 of the largest element.
     run = one_device(name)
-    sample_key, step_key = jax.random.split(jax.random.fold_in(run.key, 7))
-    batch = run.sample(sample_key, jnp.int32(7), run.sources)
-    state, info = run.method.step(step_key, run.states[1], batch)
+    batch = run.batch(jnp.int32(7), run.sources)
+    state, info = run.method.step(keys_of(run.key, 7)[1], run.states[1], batch)
     assert_close(to_host(run.states[2]), to_host(state), 1e-4)
     assert_close(jax.tree.map(lambda x: x[7], run.infos), to_host(info), 1e-4)
 
@@ -318,17 +327,20 @@ def test_infmatch_caches_gradients_of_the_real_data(one_device, problem):
             assert 0.5 < np.linalg.norm(ours[1, t]) / np.linalg.norm(theirs) < 2
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLED if name.startswith("mtt")])
-def test_mtt_samples_segments_of_one_expert(one_device, problem, name):
+@pytest.mark.parametrize("name", TRAJECTORY)
+def test_students_start_and_arrive_at_snapshots_of_one_expert(one_device, problem, name):
     run = one_device(name)
     flat, seen = np.asarray(problem.trajectories.snapshots), set()
     for seed in range(16):
         batch = run.sample(jax.random.key(seed), jnp.int32(20), run.sources)
-        ((expert, start),) = np.argwhere((flat == ravel_pytree(batch.start)[0][None, None]).all(-1))
-        ((same, target),) = np.argwhere((flat == ravel_pytree(batch.target)[0][None, None]).all(-1))
-        assert (same, target) == (expert, start + 2)
-        assert batch.indices.shape == (6, run.config.batch and 3 or 6)  # two equal batches of at most four
-        seen.add((int(expert), int(start)))
+        pairs = run.config.pairs
+        assert batch.indices.shape == (pairs, 6, run.config.batch and 3 or 6)  # two equal batches of at most four
+        for r in range(pairs):
+            ((expert, start),) = np.argwhere((flat == batch.start.params[r][None, None]).all(-1))
+            ((same, target),) = np.argwhere((flat == batch.target.params[r][None, None]).all(-1))
+            assert (same, target) == (expert, start + 2)
+            assert (batch.start.expert[r], batch.start.position[r]) == (expert, start)
+            seen.add((int(expert), int(start)))
     assert {start for _, start in seen} == {0, 1, 2, 3}
     assert {expert for expert, _ in seen} == {0, 1}
 
@@ -405,7 +417,7 @@ def test_experts_that_do_not_fit_the_method_are_refused(problem):
     with pytest.raises(ValueError, match="infmatch needs experts of at least 6 snapshots and was given none"):
         distill(problem.model, problem.dataset, INFMATCH())
     with pytest.raises(ValueError, match="mtt needs experts of at least 12 snapshots and was given some of 10"):
-        distill(problem.model, problem.dataset, MTT(window=Window(start=10)), problem.trajectories)
+        distill(problem.model, problem.dataset, mtt.Config(**{**MTT, "window": Window(start=10)}), problem.trajectories)
     with pytest.raises(ValueError, match="coresets needs experts of at least 1 snapshots and was given none"):
         distill(problem.model, problem.dataset, CASES["coresets herding"])
     with pytest.raises(ValueError, match="cannot draw 65 examples per class"):

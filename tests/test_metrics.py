@@ -66,13 +66,29 @@ def test_values_that_are_not_finite_survive_strict_json(tmp_path):
     assert [record[name] for name in "bcd"] == [math.inf, -math.inf, 1.5]
 
 
-def test_write_refuses_what_is_not_a_scalar(tmp_path):
-    with Metrics(tmp_path) as run:
-        with pytest.raises(ValueError, match=r"'losses' has shape \(2,\)"):
-            run.write(0, "distill", losses=jnp.zeros(2))
-        with pytest.raises(ValueError, match="cannot be called 'time'"):
-            run.write(0, "distill", time=1.0)
+def test_the_clock_keeps_its_name(tmp_path):
+    with Metrics(tmp_path) as run, pytest.raises(ValueError, match="cannot be called 'time'"):
+        run.write(0, "distill", time=1.0)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_arrays_become_histograms(tmp_path):
+    values = np.array([[0.0, 1.0, 1.0], [4.0, np.nan, np.inf]])
+    with Metrics(tmp_path) as run:
+        run.write(2, "inspect", weights=jnp.asarray(values), none=np.full(3, np.nan), loss=0.5)
+        run.write(4, "inspect", weights=values)
+        run.rewind("inspect", 2)
+    (line,) = read(tmp_path / "metrics.jsonl", "inspect")
+    assert line["loss"] == 0.5
+    assert (len(line["weights"]["edges"]), len(line["weights"]["counts"])) == (41, 40)
+    assert (line["weights"]["edges"][0], line["weights"]["edges"][-1]) == (0, 4)
+    assert [line["weights"]["counts"][i] for i in (0, 10, 39)] == [1, 2, 1] and sum(line["weights"]["counts"]) == 4
+    assert sum(line["none"]["counts"]) == 0
+    assert {(step, tag) for step, tag, _ in events(tmp_path / "tensorboard" / "inspect")[0]} == {
+        (2, "loss"),
+        (2, "weights"),
+        (4, "weights"),
+    }
 
 
 def test_rewind_forgets_later_steps_of_one_stage(tmp_path):

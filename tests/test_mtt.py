@@ -1,111 +1,289 @@
+"""MTT and the members of its family: gradients, and what makes each differ from MTT."""
+
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.augment import dsa
+from jaxdd import models
 from jaxdd.distilled import Distilled
-from jaxdd.methods import mtt
-from jaxdd.trajectories import flattening
+from jaxdd.methods import Optimiser, build, datm, ddpp, iadd, mtt
+from jaxdd.models import ModelConfig
+from jaxdd.trajectories import Window, flattening, tensors
+from jaxdd.types import Snapshots
 from jaxdd.unroll import Unroll
 from tests.conftest import dot, finite_difference, random_like
 
-MODES = [Unroll("full"), Unroll("segmented", segment=2), Unroll("truncated", last=100), Unroll("truncated", last=3)]
+# Plain SGD at rate one: a step subtracts the gradient, which can be read off.
+UNIT = Optimiser("sgd", 1.0, 0.0)
+SETTINGS = dict(
+    ipc=2,
+    student_steps=5,
+    batch=4,
+    student_lr=0.2,
+    labels="learned",
+    image_optimiser=UNIT,
+    label_optimiser=UNIT,
+    lr_optimiser=UNIT,
+    window=Window(start=3),
+    unroll=Unroll("full"),
+)
+IADD = SETTINGS | dict(importance_optimiser=UNIT)
+EXACT = {
+    "full": mtt.Config(**SETTINGS),
+    "segmented": mtt.Config(**SETTINGS | dict(unroll=Unroll("segmented", segment=2))),
+    "truncated to all": mtt.Config(**SETTINGS | dict(unroll=Unroll("truncated", last=100))),
+    "three pairs, augmented": mtt.Config(**SETTINGS | dict(pairs=3, augment="color_crop_scale")),
+    "tesla, one step": mtt.Config(**SETTINGS | dict(student_steps=1, unroll=Unroll("tesla"))),
+    "datm": datm.Config(**SETTINGS | dict(loss_threshold=100.0)),
+    **{f"ddpp {rule}": ddpp.Config(**SETTINGS, rule=rule, amount=0.3) for rule in ("quantile", "depth")},
+    "ddpp threshold": ddpp.Config(**SETTINGS, rule="threshold", amount=1.0),
+    **{f"iadd {constraint}": iadd.Config(**IADD, constraint=constraint) for constraint in iadd.CONSTRAINTS},
+    "iadd per start, two pairs": iadd.Config(**IADD, constraint="none", per_start=True, pairs=2),
+}
+
+
+class Setting:
+    """A method on a toy network in float64, its state, and pairs of snapshots 0.1 apart."""
+
+    def __init__(self, toy, config, seed=0):
+        self.model, _, examples = toy(jnp.float64)
+        self.method, self.config = build(self.model, config), config
+        size = flattening(self.model)[0]
+        labels = jax.random.normal(jax.random.key(3), (6, 3), jnp.float64)
+        distilled = Distilled(examples.images[:6], labels, jnp.asarray(0.2, jnp.float64))
+        self.state = self.method.init(jax.random.key(0), distilled)
+        importance = jax.tree.map(
+            lambda x: x + 0.3 * jax.random.normal(jax.random.key(9), x.shape, jnp.float64),
+            self.state.variables.importance,
+        )
+        self.state = self.state._replace(variables=self.state.variables._replace(importance=importance))
+        keys = jax.random.split(jax.random.key(seed), 4)
+        start = 0.5 * jax.random.normal(keys[0], (config.pairs, size), jnp.float64)
+        target = start + 0.1 * jax.random.normal(keys[1], start.shape, jnp.float64)
+        expert, position = jnp.zeros(config.pairs, jnp.int32), jnp.arange(config.pairs) % 3
+        rows = [mtt.student_batches(k, 6, config.batch, config.student_steps) for k in jax.random.split(keys[2], 3)]
+        self.pairs = mtt.Pair(
+            Snapshots(expert, position, start),
+            Snapshots(expert, position, target),
+            jnp.stack(rows[: config.pairs]),
+            jax.random.split(keys[3], (config.pairs, config.student_steps)),
+        )
+
+    def step(self, state=None, pairs=None):
+        return jax.jit(self.method.step)(jax.random.key(0), state or self.state, pairs or self.pairs)
+
+    def loss(self, variables):
+        return self._loss(variables)
+
+    @property
+    def _loss(self):
+        if not hasattr(self, "_jitted"):
+            self._jitted = jax.jit(
+                lambda v: self.method.step(jax.random.key(0), self.state._replace(variables=v), self.pairs)[1].loss
+            )
+        return self._jitted
+
+    @property
+    def gradient(self):
+        """What one step of plain SGD at rate one subtracts; IADD multiplies by the number of weights."""
+        gradient = jax.tree.map(jnp.subtract, self.state.variables, self.step()[0].variables)
+        return gradient._replace(importance=jax.tree.map(lambda x: x / x.shape[-1], gradient.importance))
 
 
 @pytest.fixture
-def segment(x64, toy):
-    """A distilled set of six items and a five-step student between two points of parameter space."""
-    model, losses, examples = toy(jnp.float64)
-    size, unravel = flattening(model)
-    start = ravel_pytree(model.init(jax.random.key(1)))[0].astype(jnp.float64)
-    target = start + 0.1 * jax.random.normal(jax.random.key(2), (size,), jnp.float64)
-    labels = jax.random.normal(jax.random.key(3), (6, 3), jnp.float64)
-    distilled = Distilled(examples.images[:6], labels, jnp.asarray(0.2, jnp.float64))
-    keys = jax.random.split(jax.random.key(4), 5)
-    indices = mtt.student_batches(jax.random.key(5), 6, 4, 5)
-    return losses, distilled, mtt.Batch(unravel(start), unravel(target), indices, keys)
+def setting(x64, toy):
+    return lambda config, **options: Setting(toy, config, **options)
 
 
-@pytest.mark.parametrize("how, augment", [*((how, "none") for how in MODES[:3]), (MODES[1], "color_crop_scale")])
-def test_gradient_agrees_with_finite_differences(segment, how, augment):
-    losses, distilled, batch = segment
-    transform = dsa(augment, siamese=False)
+@pytest.mark.parametrize("name", EXACT)
+def test_gradient_agrees_with_finite_differences(setting, name):
+    # With respect to images, labels, ρ of the learning rate, and importance, each by itself.
+    made = setting(EXACT[name])
+    gradient, variables = made.gradient, made.state.variables
+    leaves, structure = jax.tree.flatten(variables)
+    assert len(leaves) == (4 if name.startswith("iadd") else 3)
+    for i, leaf in enumerate(leaves):
+        direction = random_like(leaf)
+        along = jax.tree.unflatten(structure, [direction if j == i else 0 * x for j, x in enumerate(leaves)])
+        # A mask of 0 and 1 is constant to the gradient: the step must be too short to flip it.
+        expected = finite_difference(made.loss, variables, along, step=1e-6 if "ddpp" in name else 1e-4)
+        found = dot(jax.tree.leaves(gradient)[i], direction)
+        assert abs(expected) > 1e-7
+        np.testing.assert_allclose(found, expected, rtol=2e-5 if "ddpp" in name else 2e-6)
 
-    @jax.jit
-    def objective(distilled):
-        return mtt.matching_loss(losses, transform, distilled, batch, how)[0]
 
-    grads = jax.jit(jax.grad(objective))(distilled)
-    for field, value in distilled._asdict().items():
-        direction = random_like(value)
-        along = distilled._replace(**{name: jnp.zeros_like(x) for name, x in distilled._asdict().items()})
-        along = along._replace(**{field: direction})
-        expected = finite_difference(objective, distilled, along)
-        np.testing.assert_allclose(dot(getattr(grads, field), direction), expected, rtol=2e-6)
-
-
-def test_forward_mode_agrees_with_reverse_mode(segment):
-    losses, distilled, batch = segment
+def test_forward_mode_agrees_with_reverse_mode(setting):
+    made = setting(EXACT["full"])
+    direction = random_like(made.state.variables)
+    train = mtt.student_trainer(made.model, made.config)
+    pair = jax.tree.map(lambda x: x[0], made.pairs)
 
     def objective(distilled):
-        return mtt.matching_loss(losses, dsa("none", siamese=False), distilled, batch, Unroll("full"))[0]
+        distilled = distilled._replace(lr=mtt.positive_lr(distilled.lr, 0.2))
+        return mtt.unweighted((), train(distilled, pair)[0], pair)
 
-    direction = random_like(distilled)
-    slope = jax.jit(lambda s, d: jax.jvp(objective, (s,), (d,))[1])(distilled, direction)
-    np.testing.assert_allclose(dot(jax.jit(jax.grad(objective))(distilled), direction), slope, rtol=1e-10)
+    slope = jax.jit(lambda s, d: jax.jvp(objective, (s,), (d,))[1])(made.state.variables.distilled, direction.distilled)
+    np.testing.assert_allclose(dot(made.gradient.distilled, direction.distilled), slope, rtol=1e-10)
 
 
-def test_truncated_gradient_is_that_of_the_last_steps(segment):
+def test_outer_gradient_is_that_of_an_independent_recomputation(x64):
+    # A network of two layers written out in numpy, trained five steps, and differentiated by complex steps.
+    model = models.build(ModelConfig(name="mlp", width=5, depth=1, activation="swish"), (2, 2, 1), 3)
+    config = mtt.Config(**SETTINGS | dict(ipc=2, batch=3, unroll=Unroll("segmented")))
+    method, (size, unravel) = build(model, config), flattening(model)
+    rng = np.random.default_rng(0)
+    images, labels, lr = rng.normal(size=(6, 2, 2, 1)), rng.normal(size=(6, 3)), 0.2
+    start, target = (rng.normal(size=size) for _ in range(2))
+    indices = np.stack([rng.permutation(6)[:3] for _ in range(5)])
+    at = jnp.zeros(1, jnp.int32)
+    pairs = mtt.Pair(
+        Snapshots(at, at, jnp.asarray(start)[None]),
+        Snapshots(at, at, jnp.asarray(target)[None]),
+        jnp.asarray(indices)[None],
+        jax.random.split(jax.random.key(0), (1, 5)),
+    )
+    state = method.init(jax.random.key(0), Distilled(*map(jnp.asarray, (images, labels, lr))))
+    new, info = jax.jit(method.step)(jax.random.key(0), state, pairs)
+    ours = jax.tree.map(jnp.subtract, state.variables.distilled, new.variables.distilled)
+
+    shapes = {"b": (5,), "W": (4, 5), "c": (3,), "V": (5, 3)}  # the order of the flat vector
+    tree = unravel(jnp.asarray(start))
+    assert [x.shape for x in jax.tree.leaves(tree)] == list(shapes.values())
+
+    def split(flat):
+        ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
+        return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes.values(), strict=True)]
+
+    def softmax(z):
+        e = np.exp(z)
+        return e / e.sum(1, keepdims=True)
+
+    def distance(images, labels, rho):
+        alpha = lr / 4 * np.log(1 + np.exp(rho / (lr / 4)))
+        theta = start.astype(complex)
+        for rows in indices:
+            b, w, c, v = split(theta)
+            x, y = images[rows].reshape(3, 4), softmax(labels[rows])
+            z = x @ w + b
+            gate = 1 / (1 + np.exp(-z))
+            h = z * gate
+            delta = (softmax(h @ v + c) - y) / 3
+            slope = (delta @ v.T) * (gate + z * gate * (1 - gate))
+            gradient = [slope.sum(0), x.T @ slope, delta.sum(0), h.T @ delta]
+            theta = theta - alpha * np.concatenate([g.ravel() for g in gradient])
+        return np.sum((theta - target) ** 2) / np.sum((start - target) ** 2)
+
+    rho = float(state.variables.distilled.lr)
+    np.testing.assert_allclose(info.loss, distance(images, labels, rho).real, rtol=1e-12)
+    h = 1e-30j
+    for i in range(images.size):
+        moved = images.astype(complex)
+        moved.ravel()[i] += h
+        np.testing.assert_allclose(ours.images.ravel()[i], distance(moved, labels, rho).imag / 1e-30, rtol=1e-9)
+    for i in range(labels.size):
+        moved = labels.astype(complex)
+        moved.ravel()[i] += h
+        np.testing.assert_allclose(ours.labels.ravel()[i], distance(images, moved, rho).imag / 1e-30, rtol=1e-9)
+    np.testing.assert_allclose(ours.lr, distance(images, labels, rho + h).imag / 1e-30, rtol=1e-9)
+
+
+def test_truncated_gradient_is_that_of_the_last_steps(setting):
     # The first steps as a constant start: an independent derivation of the truncated gradient.
-    losses, distilled, batch = segment
-    identity = dsa("none", siamese=False)
-    truncated = jax.jit(jax.grad(lambda s: mtt.matching_loss(losses, identity, s, batch, MODES[3])[0]))(distilled)
-
-    def student(distilled, start, steps):
-        for row in batch.indices[steps]:
-
-            def loss(params, row=row):
-                targets = jax.nn.softmax(distilled.labels[row])
-                examples = mtt.softened(distilled, row)._replace(targets=targets)
-                return jnp.mean(losses(params, examples))
-
-            start = jax.tree.map(lambda p, g: p - distilled.lr * g, start, jax.grad(loss)(start))
-        return start
-
-    middle = jax.jit(lambda s: student(s, batch.start, slice(0, 2)))(distilled)
+    made = setting(mtt.Config(**SETTINGS | dict(unroll=Unroll("truncated", last=3))))
+    pair = jax.tree.map(lambda x: x[0], made.pairs)
+    alpha = made.method.distilled(made.state)
+    head = dataclasses.replace(made.config, student_steps=2, unroll=Unroll("full"))
+    middle = mtt.student_trainer(made.model, head)(alpha, pair._replace(indices=pair.indices[:2], keys=pair.keys[:2]))
+    tail = pair._replace(indices=pair.indices[2:], keys=pair.keys[2:])
+    tail = tail._replace(start=pair.start._replace(params=middle[0]))
 
     def objective(distilled):
-        end = student(distilled, middle, slice(2, 5))
-        gap = ravel_pytree(end)[0] - ravel_pytree(batch.target)[0]
-        path = ravel_pytree(batch.start)[0] - ravel_pytree(batch.target)[0]
-        return jnp.vdot(gap, gap) / jnp.vdot(path, path)
+        distilled = distilled._replace(lr=mtt.positive_lr(distilled.lr, 0.2))
+        return mtt.unweighted((), mtt.student_trainer(made.model, head)(distilled, tail)[0], pair)
 
-    expected = jax.jit(jax.grad(objective))(distilled)
-    for ours, theirs in zip(truncated, expected, strict=True):
+    expected = jax.jit(jax.grad(objective))(made.state.variables.distilled)
+    for ours, theirs in zip(made.gradient.distilled, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_loss_is_one_for_a_student_that_stays_and_zero_for_one_that_arrives(segment):
-    losses, distilled, batch = segment
+def test_tesla_is_exact_for_one_step_and_not_for_more(setting):
+    for steps in (1, 5):
+        exact, tesla = (
+            setting(mtt.Config(**SETTINGS | dict(student_steps=steps, unroll=Unroll(mode)))).gradient.distilled
+            for mode in ("full", "tesla")
+        )
+        same = [np.allclose(x, y, rtol=1e-9, atol=1e-14) for x, y in zip(exact, tesla, strict=True)]
+        assert same == [steps == 1] * 3
 
-    @jax.jit
-    def loss(distilled, batch):
-        return mtt.matching_loss(losses, dsa("none", siamese=False), distilled, batch, Unroll())[0]
 
-    np.testing.assert_allclose(loss(distilled._replace(lr=jnp.zeros(())), batch), 1, rtol=1e-12)
+def test_loss_is_one_for_a_student_that_stays_and_zero_for_one_that_arrives(setting):
+    made = setting(EXACT["full"])
+    still = made.state.variables._replace(distilled=made.state.variables.distilled._replace(lr=jnp.asarray(-1e3)))
+    np.testing.assert_allclose(made.loss(still), 1, rtol=1e-12)
+    pair = jax.tree.map(lambda x: x[0], made.pairs)
+    end, history = mtt.student_trainer(made.model, made.config)(made.method.distilled(made.state), pair)
+    arrived = made.pairs._replace(target=made.pairs.target._replace(params=end[None]))
+    info = made.step(pairs=arrived)[1]
+    assert float(info.loss) < 1e-20
+    np.testing.assert_allclose(info.student_loss, history[-1], rtol=1e-12)
 
-    @jax.jit
-    def step(params, row):
-        examples = mtt.softened(distilled, row)
-        grads = jax.grad(lambda params: jnp.mean(losses(params, examples)))(params)
-        return jax.tree.map(lambda p, g: p - distilled.lr * g, params, grads)
 
-    params = batch.start
-    for row in batch.indices:
-        params = step(params, row)
-    assert float(loss(distilled, batch._replace(target=params))) < 1e-20
+def test_pairs_are_averaged(setting):
+    made = setting(mtt.Config(**SETTINGS | dict(pairs=3)))
+    alone = [jax.tree.map(lambda x, r=r: x[r : r + 1], made.pairs) for r in range(3)]
+    losses = [made.step(pairs=pair)[1].loss for pair in alone]
+    moved = [made.step(pairs=pair)[0].variables.distilled for pair in alone]
+    state, info = made.step()
+    np.testing.assert_allclose(info.loss, np.mean(losses), rtol=1e-12)
+    assert np.ptp(losses) > 1e-3
+    for ours, theirs in zip(state.variables.distilled, jax.tree.map(lambda *x: sum(x) / 3, *moved), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+def test_a_loss_above_the_threshold_changes_nothing(setting):
+    made = setting(datm.Config(**SETTINGS | dict(label_optimiser=Optimiser("sgd", 1.0, 0.9), loss_threshold=1.2)))
+    far = made.pairs.target._replace(params=made.pairs.start.params + 1e-6)  # the student overshoots by far
+    state, info = made.step(pairs=made.pairs._replace(target=far))
+    assert float(info.loss) > 1.2
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(made.state), strict=True))
+    state, info = made.step()
+    assert float(info.loss) < 1.2
+    assert not np.array_equal(state.variables.distilled.images, made.state.variables.distilled.images)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ddpp.Config(**SETTINGS, rule="quantile", amount=0.0),
+        ddpp.Config(**SETTINGS, rule="threshold", amount=np.inf),
+        ddpp.Config(**SETTINGS, rule="depth", amount=0.0),
+        iadd.Config(**IADD, constraint="none"),
+        iadd.Config(**IADD, constraint="mean_one"),
+        iadd.Config(**IADD, constraint="log_barrier"),
+        iadd.Config(**IADD, constraint="per_tensor"),
+        iadd.Config(**IADD, constraint="ratio"),
+        iadd.Config(**IADD, constraint="bounded", per_start=True),
+    ],
+    ids=lambda config: getattr(config, "rule", None) or config.constraint,
+)
+def test_equal_weights_are_mtt_to_the_bit(setting, config):
+    plain, made = setting(mtt.Config(**SETTINGS)), setting(config)
+    first = made.method.init(jax.random.key(0), made.method.distilled(made.state))
+    made.state = made.state._replace(variables=made.state.variables._replace(importance=first.variables.importance))
+    ours, info = made.step()
+    theirs, expected = plain.step()
+    if getattr(config, "constraint", None) in ("mean_one", "per_tensor"):  # P softmax(0) is one up to rounding
+        np.testing.assert_allclose(info.loss, expected.loss, rtol=1e-13)
+        for x, y in zip(ours.variables.distilled, theirs.variables.distilled, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-15)
+        return
+    assert info.loss == expected.loss
+    for x, y in zip(ours.variables.distilled, theirs.variables.distilled, strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 def test_student_learning_rate_stays_positive_and_keeps_its_scale(x64):
@@ -117,15 +295,87 @@ def test_student_learning_rate_stays_positive_and_keeps_its_scale(x64):
     assert np.all(np.asarray(mtt.positive_lr(jnp.array([-0.1, -0.05, 0.0]), lr0)) > 0)
 
 
+def test_a_learning_rate_driven_to_zero_stays_finite_and_is_told(setting):
+    # A target on the other side of the start: every step away from it lowers α.
+    made = setting(mtt.Config(**SETTINGS | dict(lr_optimiser=Optimiser("sgd", 0.1, 0.0), image_optimiser=UNIT)))
+    pair = jax.tree.map(lambda x: x[0], made.pairs)
+    end = mtt.student_trainer(made.model, made.config)(made.method.distilled(made.state), pair)[0]
+    away = made.pairs.target._replace(params=(2 * pair.start.params - end)[None])
+    pairs, seen = made.pairs._replace(target=away), []
+    still = made.state.variables.distilled
+    state = made.state
+    assert made.method.warn({"student_lr": 0.2}) == {}
+    for _ in range(40):
+        state, info = made.step(state, pairs)
+        # Images and labels stay, or they would learn to go there.
+        kept = still._replace(lr=state.variables.distilled.lr)
+        state = state._replace(variables=state.variables._replace(distilled=kept))
+        seen.append(float(info.student_lr))
+    assert np.all(np.diff(seen) < 0) and 0 < seen[-1] < 0.002
+    assert np.isfinite(float(info.loss))
+    assert "method.lr_optimiser.lr" in made.method.warn(info._asdict())["student_lr"]
+
+
 def test_student_batches_cover_the_set_without_replacement():
     rows = np.asarray(mtt.student_batches(jax.random.key(0), 12, 4, 6))
     assert rows.shape == (6, 4)
     assert sorted(rows[:3].ravel()) == sorted(rows[3:].ravel()) == list(range(12))
 
 
+@pytest.mark.parametrize("rule", ["quantile", "threshold"])
+def test_ddpp_drops_what_is_hardest_to_match(rule):
+    rng = np.random.default_rng(0)
+    gap, path = rng.normal(size=1000).astype(np.float32), 0.5 * rng.normal(size=1000).astype(np.float32)
+    amount = {"quantile": 0.1, "threshold": 1.5}[rule]
+    mask = np.asarray(getattr(ddpp, f"by_{rule}")(jnp.asarray(gap), jnp.asarray(path), amount))
+    assert set(mask) == {0, 1}
+    assert np.abs(gap[mask == 1]).max() < np.abs(gap[mask == 0]).min()
+    expected = 900 if rule == "quantile" else np.sum(np.abs(gap) <= 1.5 * np.sqrt(np.mean(path**2)))
+    assert mask.sum() == expected
+
+
+def test_depth_mask_drops_the_first_layers():
+    model = models.build(ModelConfig(width=4, depth=2), (8, 8, 1), 3)
+    sizes = tensors(model)
+    first = sum(size for name, size in sizes.items() if "_0/" in name)
+    mask = ddpp.depth_mask(model, first / sum(sizes.values()))
+    split = np.split(mask, np.cumsum(list(sizes.values()))[:-1])
+    kept = {name: set(part.tolist()) for name, part in zip(sizes, split, strict=True)}
+    assert kept == {name: {0.0} if "_0/" in name else {1.0} for name in sizes}
+
+
 @pytest.mark.parametrize(
-    "settings", [{"student_steps": 0}, {"student_lr": -0.1}, {"expert_snapshots": 0}, {"batch": 0}]
+    "settings",
+    [
+        {"student_steps": 0},
+        {"student_lr": -0.1},
+        {"expert_snapshots": 0},
+        {"batch": 0},
+        {"pairs": 0},
+        {"loss_threshold": 0.0},
+    ],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=f"method.{next(iter(settings))} is"):
         mtt.Config(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"amount": 1.0}, {"amount": -0.1}, {"rule": "threshold", "amount": 0.0}])
+def test_ddpp_refuses_to_drop_everything(settings):
+    with pytest.raises(ValueError, match="method.amount is"):
+        ddpp.Config(**settings)
+
+
+def test_gradients_reach_the_flat_parameters_in_their_order(toy):
+    # `tensors` names what `ravel_pytree` lays out.
+    model = toy(jnp.float32)[0]
+    params = model.init(jax.random.key(0))
+    flat = ravel_pytree(params)[0]
+    start = 0
+    for name, size in tensors(model).items():
+        node = params
+        for part in name.split("/"):
+            node = node[part]
+        np.testing.assert_array_equal(flat[start : start + size], node.ravel())
+        start += size
+    assert start == flat.size

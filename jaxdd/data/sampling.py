@@ -96,7 +96,7 @@ def uniform(key: Array, real: RealSet, batch: int) -> Array:
     return jax.random.randint(key, (batch,), 0, real.labels.shape[0], jnp.int32)
 
 
-def balanced(key: Array, real: RealSet, per_class: int) -> Array:
+def balanced(key: Array, real: RealSet, per_class: int, preferred: Array | None = None) -> Array:
     """Draw the same number of examples from every class, without replacement within a class.
 
     Every subset of a class is equally likely: the draws are the positions of the largest of i.i.d. uniform noise.
@@ -108,6 +108,7 @@ def balanced(key: Array, real: RealSet, per_class: int) -> Array:
         key: random key.
         real: the set to draw from.
         per_class: number of draws from each class; static.
+        preferred: `[N]` bool, examples of which all are drawn before any other of their class; none by default.
 
     Returns:
         `[C, per_class]` int32 positions; row c holds examples of class c.
@@ -119,6 +120,8 @@ def balanced(key: Array, real: RealSet, per_class: int) -> Array:
     if not 1 <= per_class <= largest:
         raise ValueError(f"per_class must lie in 1..{largest}, the size of the largest class, got {per_class}")
     noise = jax.random.uniform(key, real.class_table.shape)
+    if preferred is not None:
+        noise += preferred[jnp.asarray(real.class_table)]
     is_member = jnp.arange(largest)[None] < jnp.asarray(real.class_sizes)[:, None]
     _, columns = jax.lax.top_k(jnp.where(is_member, noise, -1.0), per_class)
     return jnp.take_along_axis(jnp.asarray(real.class_table), columns, axis=1)

@@ -6,12 +6,19 @@ A method of your own is such a file anywhere on the import path; its `Config` is
 import sys
 from types import ModuleType
 
-from jaxdd.methods import coresets, infmatch, mtt
+from jaxdd.methods import coresets, datm, ddpp, iadd, infmatch, mtt
 from jaxdd.methods.base import MethodConfig, Optimiser, Sources, softened
 from jaxdd.methods.coresets import initial_distilled
 from jaxdd.types import Method, Model
 
-METHODS: dict[str, ModuleType] = {"coresets": coresets, "infmatch": infmatch, "mtt": mtt}
+METHODS: dict[str, ModuleType] = {
+    "coresets": coresets,
+    "datm": datm,
+    "ddpp": ddpp,
+    "iadd": iadd,
+    "infmatch": infmatch,
+    "mtt": mtt,
+}
 
 
 def module_of(config: MethodConfig) -> ModuleType:

@@ -23,7 +23,8 @@ class Sources(NamedTuple):
 
     Attributes:
         real: The real training set.
-        trajectories: The experts, None for a method that needs none.
+        trajectories: The experts, None for a method that needs none. Their snapshots are `[E, T, 0]` where they stay
+            on the host: a method's `sample` names those that it reads, see `Snapshots`.
         cache: What the method's `prepare` computed.
     """
 
@@ -74,8 +75,9 @@ class MethodConfig:
     """Images per class."""
     steps: int = 300
     """Outer steps: updates of the distilled set."""
-    init: Literal["real", "noise", "herding", "k_center"] = "real"
-    """First images: random real ones, Gaussian noise, or a coreset in the features of an expert (of pixels without)."""
+    init: Literal["real", "noise", "correct", "herding", "k_center"] = "real"
+    """First images: random real ones, Gaussian noise, random real ones that the first expert classifies right, or a
+    coreset in that expert's features (of pixels without experts)."""
     labels: Literal["hard", "soft", "learned"] = "hard"
     """Labels: one-hot; the mean logits of the final experts, fixed; or the same as a start, learned."""
     image_optimiser: Optimiser = Optimiser()
@@ -101,7 +103,7 @@ class MethodConfig:
     @property
     def needs_experts(self) -> bool:
         """Whether experts have to be trained for the method or for the first value of its distilled set."""
-        return self.snapshots_needed > 0 or self.labels != "hard"
+        return self.snapshots_needed > 0 or self.labels != "hard" or self.init == "correct"
 
 
 def softened(distilled: Distilled, indices: Array) -> Examples:

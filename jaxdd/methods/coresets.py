@@ -29,7 +29,9 @@ class Config(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init == "noise":
-            raise ValueError("method.init is 'noise'; a coreset is made of real images: real, herding or k_center")
+            raise ValueError(
+                "method.init is 'noise'; a coreset is made of real images: real, correct, herding or k_center"
+            )
 
     @property
     def needs_experts(self) -> bool:
@@ -121,18 +123,26 @@ def select(name: str, key: Array, model: Model, sources: Sources, ipc: int) -> A
     """Choose ipc real examples of every class.
 
     Args:
-        name: `real` (at random), `herding` or `k_center`.
+        name: `real` (at random), `correct` (at random among those that the first expert classifies right, and others
+            only where a class has too few), `herding` or `k_center`.
         key: Draws the random ones.
-        model: Gives the features.
+        model: Gives the features and the classes.
         sources: The real set; its first expert's last parameters give the features, pixels where there are no experts.
         ipc: Examples per class.
 
     Returns:
         int32 `[C, ipc]` indices into the real set, without repetition.
+
+    References:
+        [published] correct: DATM, arXiv 2310.05773; [our choice] by which expert, and what if there are too few.
     """
     real = sources.real
     if name == "real":
         return sampling.balanced(key, real, ipc)
+    if name == "correct":
+        params = flattening(model)[1](sources.experts.final[0])
+        found = over_real(sources, lambda images: jnp.argmax(model.apply(params, images), axis=-1))
+        return sampling.balanced(key, real, ipc, preferred=found == real.labels)
     features = real_features(model, sources)
     positions = jnp.arange(real.class_table.shape[1])
 
@@ -145,18 +155,18 @@ def select(name: str, key: Array, model: Model, sources: Sources, ipc: int) -> A
 
 def real_features(model: Model, sources: Sources) -> Array:
     """Compute the features `[N, F]` of every real example by the first expert's last parameters, or by pixels."""
-    real, trajectories = sources.real, sources.trajectories
-    unravel = flattening(model)[1]
+    if sources.trajectories is None:
+        return over_real(sources, lambda images: images.reshape(len(images), -1))
+    params = flattening(model)[1](sources.trajectories.final[0])
+    return over_real(sources, lambda images: model.features(params, images))
 
-    def of_chunk(indices: Array) -> Array:
-        images = sampling.take(real, indices).images
-        if trajectories is None:
-            return images.reshape(len(indices), -1)
-        return model.features(unravel(trajectories.final[0]), images)
 
-    size = real.labels.shape[0]
+def over_real(sources: Sources, function: Callable[[Array], Array]) -> Array:
+    """Apply `function` to every real image, a chunk `[B, H, W, K]` at a time: `[N, …]`."""
+    size = sources.real.labels.shape[0]
     chunks = jnp.arange(-(-size // CHUNK) * CHUNK) % size
-    return jax.lax.map(of_chunk, chunks.reshape(-1, CHUNK)).reshape(len(chunks), -1)[:size]
+    results = jax.lax.map(lambda rows: function(sampling.take(sources.real, rows).images), chunks.reshape(-1, CHUNK))
+    return results.reshape(len(chunks), *results.shape[2:])[:size]
 
 
 def initial_distilled(key: Array, model: Model, sources: Sources, config: MethodConfig, *, lr: float) -> Distilled:

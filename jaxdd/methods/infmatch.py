@@ -28,7 +28,7 @@ from jaxdd.losses import cross_entropy, mean_loss
 from jaxdd.methods.base import MethodConfig, Optimiser, Sources, outer_optimiser, softened
 from jaxdd.training import shuffle
 from jaxdd.trajectories import Window, flattening
-from jaxdd.types import AnyArray, Array, Examples, Method, Model
+from jaxdd.types import AnyArray, Array, Examples, Method, Model, Snapshots
 
 Loss = Callable[[Array], Array]
 
@@ -106,7 +106,7 @@ class Checkpoint(NamedTuple):
     """One checkpoint and the real data that it is seen with.
 
     Attributes:
-        params: `[..., P]` θ^t.
+        snapshot: θ^t.
         a: `[...]` coefficient of the first-order term G_S − G_D.
         b: `[...]` coefficient of the bracket H_D G_S + H_S G_D − 2 H_D G_D.
         for_gradient: Real batch of G_D.
@@ -115,13 +115,18 @@ class Checkpoint(NamedTuple):
         key: Key of the augmentation, shared by real and distilled images.
     """
 
-    params: Array
+    snapshot: Snapshots
     a: Array
     b: Array
     for_gradient: Examples
     for_hessian: Examples
     cached: Cached | None
     key: Array
+
+    @property
+    def params(self) -> Array:
+        """`[..., P]` θ^t."""
+        return self.snapshot.params
 
 
 class Batch(NamedTuple):
@@ -379,7 +384,8 @@ def build(model: Model, config: Config) -> Method:
     Returns:
         The method; its sources need trajectories of at least `config.snapshots_needed` snapshots.
     """
-    losses, augment, unravel = cross_entropy(model), dsa(config.augment, siamese=True), flattening(model)[1]
+    losses, augment = cross_entropy(model), dsa(config.augment, siamese=True)
+    num_params, unravel = flattening(model)
     estimator = ESTIMATORS[config.estimator]
     hvp, hessian_form = HESSIANS[config.hvp]
     optimiser = outer_optimiser(config.image_optimiser, config.label_optimiser if config.labels == "learned" else None)
@@ -424,6 +430,11 @@ def build(model: Model, config: Config) -> Method:
             return Cached(gradient, mean_over(hessian_key, lambda loss: hvp(loss, params, gradient)))
 
         used = sources.experts.snapshots[:, : config.snapshots_needed]
+        if used.shape[-1] != num_params:
+            raise ValueError(
+                "method.cache needs the experts, and as much again, on the devices: leave the cache out, or set "
+                "experts.residency to device if they fit"
+            )
         flat = used.reshape(-1, used.shape[-1])
         computed = jax.lax.map(of_checkpoint, (jax.random.split(key, len(flat)), flat))
         return jax.tree.map(lambda x: x.reshape(used.shape), computed)
@@ -452,7 +463,7 @@ def build(model: Model, config: Config) -> Method:
 
         cache = sources.cache
         windows = Checkpoint(
-            params=trajectories.snapshots[expert, t],
+            snapshot=Snapshots(jnp.broadcast_to(expert, t.shape), t),
             a=a,
             b=b,
             for_gradient=real(gradient_key),
@@ -476,12 +487,12 @@ def build(model: Model, config: Config) -> Method:
         info = Info(loss, optax.tree.norm(grads.images))
         return State(optax.apply_updates(state.distilled, updates), optimiser_state), info
 
-    def warn(info: dict[str, float]) -> str | None:
+    def warn(info: dict[str, float]) -> dict[str, str]:
         if config.estimator == "unroll" and info["loss"] > 1:
-            return (
-                f"Inf-Match's unrolled residual is {info['loss']:.2g}, more than no distilled set at all would leave: "
-                "the recursion may be diverging; shorten method.horizon or lower experts.snapshot_every"
-            )
-        return None
+            return {
+                "residual": f"Inf-Match's unrolled residual is {info['loss']:.2g}, more than no distilled set at all "
+                "would leave: the recursion may be diverging; shorten method.horizon or lower experts.snapshot_every"
+            }
+        return {}
 
     return Method(prepare, init, sample, step, lambda state: state.distilled, warn)

@@ -1,18 +1,24 @@
-"""MTT: matching training trajectories (Cazenavette et al. 2022, arXiv 2203.11932).
+"""MTT: matching training trajectories (Cazenavette et al. 2022, arXiv 2203.11932), and the core of its family.
 
 A student starts where an expert was at snapshot t, takes N SGD steps on the distilled set, and should arrive where the
 expert was at snapshot t + M. The distilled images, the student's learning rate and, if asked, the labels are learned by
 differentiating through the student's steps.
 
-Axis letters: N student steps, b student mini-batch, M distilled items, P parameters.
+The family is made of choices: where students start (`Window`), how their steps are differentiated (`Unroll`; TESLA is
+one way), what labels they learn (`labels`; DATM learns them), and how their distance from the target is measured
+(`Metric`; IADD and DDPP are others).
+
+Axis letters: R pairs, N student steps, b student mini-batch, M distilled items, P parameters.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from jaxdd.augment import dsa
 from jaxdd.distilled import Distilled
@@ -28,7 +34,7 @@ from jaxdd.methods.base import (
 )
 from jaxdd.training import batching, shuffle
 from jaxdd.trajectories import Window, flattening
-from jaxdd.types import Array, Augment, Losses, Method, Model, Params
+from jaxdd.types import Array, Method, Model, Params, Snapshots
 from jaxdd.unroll import Unroll, inner_sgd
 
 
@@ -42,10 +48,14 @@ class Config(MethodConfig):
     """How many snapshots ahead of its start the student's target is (the paper's M, in epochs)."""
     batch: int | None = None
     """Mini-batch of the student, drawn without replacement; the whole distilled set by default."""
+    pairs: int = 1
+    """R, pairs of a start and its target per outer step; their gradients are averaged."""
     student_lr: float = 0.1
     """First value of the student's learning rate, which is learned."""
     lr_optimiser: Optimiser = Optimiser("sgd", 1e-3, 0.5)
     """Optimiser of the student's learning rate."""
+    loss_threshold: float | None = None
+    """Outer steps whose loss exceeds this change nothing; none is left out by default."""
     window: Window = Window(start=12)
     """Snapshots that a student may start from."""
     unroll: Unroll = Unroll()
@@ -55,9 +65,13 @@ class Config(MethodConfig):
         super().__post_init__()
         for name in ("student_steps", "expert_snapshots", "student_lr"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"method.{name} is {getattr(self, name)}; MTT needs a positive one")
+                raise ValueError(f"method.{name} is {getattr(self, name)}; trajectory matching needs a positive one")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"method.batch is {self.batch}; give at least 1 distilled item per student step")
+        if self.pairs < 1:
+            raise ValueError(f"method.pairs is {self.pairs}; an outer step needs at least 1 pair of start and target")
+        if self.loss_threshold is not None and not self.loss_threshold > 0:
+            raise ValueError(f"method.loss_threshold is {self.loss_threshold}; no step would change anything")
 
     @property
     def snapshots_needed(self) -> int:
@@ -65,20 +79,32 @@ class Config(MethodConfig):
         return self.window.last + self.expert_snapshots
 
 
+class Variables(NamedTuple):
+    """What is learned.
+
+    Attributes:
+        distilled: The distilled set; its `lr` is the unconstrained ρ of `positive_lr`.
+        importance: The metric's own variables, `()` for none.
+    """
+
+    distilled: Distilled
+    importance: Params
+
+
 class State(NamedTuple):
     """What the next step needs.
 
     Attributes:
-        distilled: The distilled set; its `lr` is the unconstrained ρ of `positive_lr`.
+        variables: What is learned.
         optimiser: State of the outer optimisers.
     """
 
-    distilled: Distilled
+    variables: Variables
     optimiser: optax.OptState
 
 
-class Batch(NamedTuple):
-    """What a step draws.
+class Pair(NamedTuple):
+    """Where a student starts, where it should arrive, and what it draws on the way; a batch has R, a leading axis.
 
     Attributes:
         start: θ^t of an expert.
@@ -87,8 +113,8 @@ class Batch(NamedTuple):
         keys: `[N]` keys of the augmentation of each student step.
     """
 
-    start: Params
-    target: Params
+    start: Snapshots
+    target: Snapshots
     indices: Array
     keys: Array
 
@@ -99,6 +125,29 @@ class Info(NamedTuple):
     loss: Array
     student_lr: Array
     student_loss: Array
+
+
+class Metric(NamedTuple):
+    """How the distance between a student and its target is measured.
+
+    Attributes:
+        distance: `(importance, student [P], pair) -> scalar`.
+        importance: First value of the variables that are learned with the distilled set, `()` for none.
+        optimiser: Of these.
+    """
+
+    distance: Callable[[Params, Array, Pair], Array]
+    importance: Params = ()
+    optimiser: optax.GradientTransformation = optax.identity()
+
+
+def unweighted(importance: Params, student: Array, pair: Pair) -> Array:
+    """Measure MTT's distance, `‖θ̂ − θ^{t+M}‖² / ‖θ^t − θ^{t+M}‖²`, whatever the importance."""
+    del importance
+    return parameter_distance(student, pair.target.params, pair.start.params)
+
+
+MTT = Metric(unweighted)
 
 
 def positive_lr(raw: Array, lr0: float) -> Array:
@@ -117,35 +166,32 @@ def raw_lr(lr: Array, lr0: float) -> Array:
     return lr + scale * jnp.log(-jnp.expm1(-lr / scale))
 
 
-def matching_loss(
-    losses: Losses, augment: Augment, distilled: Distilled, batch: Batch, how: Unroll
-) -> tuple[Array, Array]:
-    """Compute the MTT objective of one expert segment.
-
-    `θ_{n+1} = θ_n − α ∇ℓ(θ_n; A(S_n))` for n = 0 … N−1 from `θ_0 = θ^t`, then
-    `‖θ_N − θ^{t+M}‖² / ‖θ^t − θ^{t+M}‖²`.
+def student_trainer(model: Model, config: Config) -> Callable[[Distilled, Pair], tuple[Array, Array]]:
+    """Build the training of a student, `θ_{n+1} = θ_n − α ∇ℓ(θ_n; A(S_n))` for n = 0 … N−1 from `θ_0 = θ^t`.
 
     Args:
-        losses: Per-example losses ℓ.
-        augment: The augmentation A of a student step's mini-batch.
-        distilled: The set S, with α as its `lr`.
-        batch: Where the student starts, where it should arrive, and what it draws.
-        how: How to differentiate through the N steps.
+        model: The network.
+        config: The augmentation A, and how to differentiate through the N steps.
 
     Returns:
-        The objective, and the student's losses before each step `[N]`.
+        `(S with α as its lr, pair) -> (θ̂ = θ_N [P], losses before each step [N])`.
 
     References:
-        [published] arXiv 2203.11932, equation 3 and Algorithm 1.
+        [published] arXiv 2203.11932, Algorithm 1.
     """
+    losses, augment, unravel = cross_entropy(model), dsa(config.augment, siamese=False), flattening(model)[1]
 
-    def student_loss(params: Params, draw: tuple[Array, Array]) -> Array:
-        indices, key = draw
-        examples = softened(distilled, indices)
-        return mean_loss(losses, examples._replace(images=augment(key, examples.images)))(params)
+    def train(distilled: Distilled, pair: Pair) -> tuple[Array, Array]:
+        def student_loss(params: Params, draw: tuple[Array, Array]) -> Array:
+            indices, key = draw
+            examples = softened(distilled, indices)
+            return mean_loss(losses, examples._replace(images=augment(key, examples.images)))(params)
 
-    student, history = inner_sgd(student_loss, batch.start, (batch.indices, batch.keys), distilled.lr, how=how)
-    return parameter_distance(student, batch.target, batch.start), history
+        draws = (pair.indices, pair.keys)
+        student, history = inner_sgd(student_loss, unravel(pair.start.params), draws, distilled.lr, how=config.unroll)
+        return ravel_pytree(student)[0], history
+
+    return train
 
 
 def student_batches(key: Array, size: int, batch: int, steps: int) -> Array:
@@ -156,51 +202,78 @@ def student_batches(key: Array, size: int, batch: int, steps: int) -> Array:
     return batches.reshape(epochs * per_epoch, -1)[:steps]
 
 
-def build(model: Model, config: Config) -> Method:
-    """Build MTT for a model.
+def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
+    """Build MTT for a model, or the member of its family that measures distances by another metric.
+
+    An outer step averages the gradients of `metric.distance` over its R pairs with respect to the images, the labels if
+    they are learned, α, and the importance if there is any; then each takes a step of its own optimiser.
 
     Args:
         model: The network of experts and students.
         config: See `Config`.
+        metric: The distance.
 
     Returns:
         The method; its sources need trajectories of at least `config.snapshots_needed` snapshots.
     """
-    losses, augment, unravel = cross_entropy(model), dsa(config.augment, siamese=False), flattening(model)[1]
-    optimiser = outer_optimiser(
-        config.image_optimiser, config.label_optimiser if config.labels == "learned" else None, config.lr_optimiser
+    train_student = student_trainer(model, config)
+    optimisers = Variables(
+        outer_optimiser(
+            config.image_optimiser, config.label_optimiser if config.labels == "learned" else None, config.lr_optimiser
+        ),
+        metric.optimiser,
     )
-
-    def positive(distilled: Distilled) -> Distilled:
-        return distilled._replace(lr=positive_lr(distilled.lr, config.student_lr))
 
     def init(key: Array, distilled: Distilled) -> State:
         del key
         raw = raw_lr(jnp.full_like(distilled.lr, config.student_lr), config.student_lr)
-        distilled = distilled._replace(lr=raw)
-        return State(distilled, optimiser.init(distilled))
+        variables = Variables(distilled._replace(lr=raw), metric.importance)
+        return State(variables, Variables(*(o.init(v) for o, v in zip(optimisers, variables, strict=True))))
 
-    def sample(key: Array, step: Array, sources: Sources) -> Batch:
+    def sample(key: Array, step: Array, sources: Sources) -> Pair:
         trajectories, size = sources.experts, config.ipc * sources.real.class_sizes.shape[0]
         expert_key, start_key, batch_key, augment_key = jax.random.split(key, 4)
-        expert = jax.random.randint(expert_key, (), 0, trajectories.num_experts)
-        start = config.window.sample(start_key, step, config.steps)
-        return Batch(
-            unravel(trajectories.snapshots[expert, start]),
-            unravel(trajectories.snapshots[expert, start + config.expert_snapshots]),
-            student_batches(batch_key, size, min(config.batch or size, size), config.student_steps),
-            jax.random.split(augment_key, config.student_steps),
+        expert = jax.random.randint(expert_key, (config.pairs,), 0, trajectories.num_experts)
+        start = config.window.sample(start_key, step, config.steps, (config.pairs,))
+        batch = min(config.batch or size, size)
+        return Pair(
+            Snapshots(expert, start),
+            Snapshots(expert, start + config.expert_snapshots),
+            jax.vmap(lambda key: student_batches(key, size, batch, config.student_steps))(
+                jax.random.split(batch_key, config.pairs)
+            ),
+            jax.random.split(augment_key, (config.pairs, config.student_steps)),
         )
 
-    def step(key: Array, state: State, batch: Batch) -> tuple[State, Info]:
+    def objective(variables: Variables, pair: Pair) -> tuple[Array, Array]:
+        student, history = train_student(learned(variables.distilled), pair)
+        return metric.distance(variables.importance, student, pair), history[-1]
+
+    def learned(distilled: Distilled) -> Distilled:
+        return distilled._replace(lr=positive_lr(distilled.lr, config.student_lr))
+
+    def step(key: Array, state: State, pairs: Pair) -> tuple[State, Info]:
         del key
+        slope = jax.value_and_grad(objective, has_aux=True)
+        # One pair after another: students side by side would turn their convolutions into grouped ones.
+        each = jax.lax.map(lambda pair: slope(state.variables, pair), pairs)
+        (loss, student_loss), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+        moved = []
+        for optimiser, grad, kept, variable in zip(optimisers, grads, state.optimiser, state.variables, strict=True):
+            updates, kept = optimiser.update(grad, kept, variable)
+            moved.append((optax.apply_updates(variable, updates), kept))
+        new = State(*(Variables(*x) for x in zip(*moved, strict=True)))
+        if config.loss_threshold is not None:
+            new = jax.tree.map(lambda x, y: jnp.where(loss > config.loss_threshold, x, y), state, new)
+        return new, Info(loss, learned(new.variables.distilled).lr, student_loss)
 
-        def objective(distilled: Distilled) -> tuple[Array, Array]:
-            return matching_loss(losses, augment, positive(distilled), batch, config.unroll)
+    def warn(info: dict[str, float]) -> dict[str, str]:
+        if info["student_lr"] < config.student_lr / 100:
+            return {
+                "student_lr": f"the student's learning rate has fallen from {config.student_lr:g} to "
+                f"{info['student_lr']:.2g}: students hardly move; lower method.lr_optimiser.lr or raise "
+                "method.student_lr"
+            }
+        return {}
 
-        (loss, history), grads = jax.value_and_grad(objective, has_aux=True)(state.distilled)
-        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
-        distilled = optax.apply_updates(state.distilled, updates)
-        return State(distilled, optimiser_state), Info(loss, positive(distilled).lr, history[-1])
-
-    return Method(no_cache, init, sample, step, lambda state: positive(state.distilled))
+    return Method(no_cache, init, sample, step, lambda state: learned(state.variables.distilled), warn)

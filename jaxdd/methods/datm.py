@@ -1,0 +1,36 @@
+"""DATM: trajectories aligned with difficulty (Guo et al. 2024, arXiv 2310.05773), a set of choices within MTT.
+
+Students start at ever later snapshots, which hold ever harder patterns; the labels are learned; the first images are
+real ones that an expert classifies right.
+"""
+
+import dataclasses
+from typing import Literal
+
+from jaxdd.methods import mtt
+from jaxdd.methods.base import Optimiser
+from jaxdd.methods.mtt import Info, State, build
+from jaxdd.trajectories import Window
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(mtt.Config):
+    """Settings of DATM: those of MTT, with other defaults.
+
+    [published] labels that start as the experts' mean logits and are learned with momentum 0.9, images that an expert
+    classifies right, the growing window. [our choice] the numbers of the window and the threshold.
+    """
+
+    init: Literal["real", "noise", "correct", "herding", "k_center"] = "correct"
+    """First images."""
+    labels: Literal["hard", "soft", "learned"] = "learned"
+    """Labels."""
+    label_optimiser: Optimiser = Optimiser("sgd", 2.0, 0.9)
+    """Optimiser of the label logits."""
+    loss_threshold: float | None = 1.0
+    """Outer steps whose loss exceeds this change nothing: the student ended farther from its target than it began."""
+    window: Window = Window(start=6, end=12)
+    """Snapshots that a student may start from; they grow."""
+
+
+__all__ = ["Config", "Info", "State", "build"]

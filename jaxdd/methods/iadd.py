@@ -1,0 +1,208 @@
+"""IADD: importance-aware adaptive distillation (Li et al. 2024, arXiv 2401.15863), MTT with a weight per parameter.
+
+The distance between student and target counts each network parameter with a weight W, learned with the distilled set
+by gradients of the same loss. As printed, nothing keeps W from growing where matching is easy and vanishing where it
+is not, which lowers the loss without a better set: collapse. `Config.constraint` says what holds W.
+
+Axis letters: P parameters, L tensors of the network, T starts.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdd.choices import check_choices
+from jaxdd.matching import parameter_distance
+from jaxdd.methods import mtt
+from jaxdd.methods.base import Optimiser
+from jaxdd.methods.mtt import Metric, Pair, State
+from jaxdd.trajectories import tensors
+from jaxdd.types import Array, Method, Model, Params
+
+COLLAPSED = 0.01
+"""W has collapsed when it counts as many parameters as this fraction of all would, or is this small on average."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(mtt.Config):
+    """Settings of IADD: those of MTT, and how W is learned."""
+
+    constraint: Literal["none", "mean_one", "log_barrier", "per_tensor", "ratio", "bounded"] = "bounded"
+    """What keeps W from collapsing; see `CONSTRAINTS`. none is the published method."""
+    importance_optimiser: Optimiser = Optimiser("sgd", 1e-3, 0.0)
+    """Optimiser of W. Gradients are multiplied by the number of weights first, so that learning rates carry over
+    between networks: with sgd, learning rate times steps of 0.05 to 0.5 changes W visibly and slowly."""
+    per_start: bool = False
+    """Learn a W of its own for every snapshot that a student may start from, in place of one for all."""
+    barrier: float = 1.0
+    """β, strength of `log_barrier`."""
+    bound: float = 2.0
+    """w, `bounded` keeps every weight within 1/w … w."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(self)
+        if not self.barrier > 0:
+            raise ValueError(f"method.barrier is {self.barrier}; log_barrier needs a positive strength")
+        if not self.bound > 1:
+            raise ValueError(f"method.bound is {self.bound}; bounded keeps W within 1/bound … bound, give more than 1")
+
+
+class Info(NamedTuple):
+    """What a person wants to see at each step.
+
+    Attributes:
+        loss: The weighted distance, with its penalty.
+        student_lr: α.
+        student_loss: The student's loss before step N.
+        effective: `(Σ W²)² / (P Σ W⁴)`, the fraction of the parameters that W counts; under 0.01 it has collapsed.
+        scale: `√(Σ W² / P)`.
+    """
+
+    loss: Array
+    student_lr: Array
+    student_loss: Array
+    effective: Array
+    scale: Array
+
+
+class Constraint(NamedTuple):
+    """What W is as a function of the variables a that are learned.
+
+    Attributes:
+        weights: `(a, sizes [L], config) -> W [P]`.
+        first: The value of every a at which W = 1.
+        per_tensor: Whether there is one a for a tensor, in place of one for a parameter.
+        relative: Whether W weighs the expert's path too, see `parameter_distance`.
+        penalty: `(a, config) -> scalar`, added to the distance.
+    """
+
+    weights: Callable[[Array, np.ndarray, Config], Array]
+    first: float = 0.0
+    per_tensor: bool = False
+    relative: bool = False
+    penalty: Callable[[Array, Config], Array | float] = lambda a, config: 0.0
+
+
+def tensor_weights(a: Array, sizes: np.ndarray) -> Array:
+    """Give every parameter of tensor l the weight `P e^{a_l} / Σ_k P_k e^{a_k}`, one on average: `[L] -> [P]`."""
+    p = jax.nn.softmax(a + jnp.log(sizes)) * (sizes.sum() / sizes)
+    return jnp.repeat(p, sizes, total_repeat_length=int(sizes.sum()))
+
+
+CONSTRAINTS: dict[str, Constraint] = {
+    "none": Constraint(lambda a, sizes, config: a, first=1.0),
+    "mean_one": Constraint(lambda a, sizes, config: a.size * jax.nn.softmax(a)),
+    "log_barrier": Constraint(
+        lambda a, sizes, config: jnp.exp(a), penalty=lambda a, config: -config.barrier * jnp.mean(a)
+    ),
+    "per_tensor": Constraint(lambda a, sizes, config: tensor_weights(a, sizes), per_tensor=True),
+    "ratio": Constraint(lambda a, sizes, config: a, first=1.0, relative=True),
+    "bounded": Constraint(lambda a, sizes, config: config.bound ** jnp.tanh(a), relative=True),
+}
+"""The distance is `‖W ⊙ (θ̂ − θ*)‖² / ‖θ^t − θ*‖²`, with
+
+- none:        W = a, as printed. Its optimum is W = 0: `∂/∂W_j = 2 W_j δ_j² / Σ Δ²` shrinks every weight, that of a
+               parameter that is hard to match fastest.
+- mean_one:    `W = P softmax(a)`.
+- log_barrier: `W = e^a`, and `−β mean(log W)` added.
+- per_tensor:  `W_l = P e^{a_l} / Σ_k P_k e^{a_k}`, one weight for every tensor, one on average over parameters.
+- ratio:       W = a, and W in the denominator too: the scale of W does not matter.
+- bounded:     `W = w^{tanh a}` in 1/w … w, and W in the denominator too: at least the fraction
+               `4 w⁴ / (1 + w⁴)²` of the parameters counts (0.22 for w = 2), however W is learned.
+
+[published] none. [our choice] the others. [derived] the gradient and the lower bound.
+"""
+
+
+def effective(weights: Array) -> Array:
+    """Compute the fraction of the parameters that W counts, `(Σ W²)² / (P Σ W⁴)`: 1 for equal weights, 1/P for one."""
+    squares = weights**2 / jnp.max(weights**2)  # of any scale, W⁴ would underflow
+    return jnp.sum(squares) ** 2 / (weights.size * jnp.sum(squares**2))
+
+
+def top_share(values: Array) -> Array:
+    """Compute the share of the sum of non-negative `values [P]` that its largest hundredth holds."""
+    largest = jax.lax.top_k(values, -(-values.size // 100))[0]
+    return jnp.sum(largest) / jnp.sum(values)
+
+
+def weighted_distance(config: Config, sizes: np.ndarray) -> Callable[[Params, Array, Pair], Array]:
+    """Build IADD's distance, `‖W ⊙ (θ̂ − θ^{t+M})‖² / ‖θ^t − θ^{t+M}‖²` under a constraint of W.
+
+    Args:
+        config: Names the constraint.
+        sizes: `[L]` sizes of the network's tensors.
+
+    Returns:
+        `(a, student [P], pair) -> scalar`, for a `[T, P]` or `[T, L]`, T = 1 unless `per_start`.
+
+    References:
+        [published] arXiv 2401.15863 for no constraint.
+    """
+    constraint = CONSTRAINTS[config.constraint]
+
+    def distance(importance: Params, student: Array, pair: Pair) -> Array:
+        a = importance[pair.start.position if config.per_start else 0]
+        w = constraint.weights(a, sizes, config)
+        measured = parameter_distance(student, pair.target.params, pair.start.params, w, relative=constraint.relative)
+        return measured + constraint.penalty(a, config)
+
+    return distance
+
+
+def build(model: Model, config: Config) -> Method:
+    """Build IADD for a model: MTT in the weighted metric, with W logged and watched; see `mtt.build`."""
+    named = tensors(model)
+    sizes = np.array(list(named.values()))
+    constraint = CONSTRAINTS[config.constraint]
+    learned = len(sizes) if constraint.per_tensor else int(sizes.sum())
+    metric = Metric(
+        weighted_distance(config, sizes),
+        jnp.full((config.window.last if config.per_start else 1, learned), constraint.first),
+        optax.chain(optax.scale(learned), config.importance_optimiser.build()),
+    )
+    base, train_student = mtt.build(model, config, metric), mtt.student_trainer(model, config)
+
+    def weights(state: State) -> Array:
+        return jax.vmap(lambda a: constraint.weights(a, sizes, config))(state.variables.importance)
+
+    def step(key: Array, state: State, pairs: Pair) -> tuple[State, Info]:
+        state, info = base.step(key, state, pairs)
+        w = weights(state)
+        return state, Info(**info._asdict(), effective=effective(w), scale=jnp.sqrt(jnp.mean(w**2)))
+
+    def inspect(state: State, pairs: Pair) -> dict[str, Array]:
+        pair = jax.tree.map(lambda x: x[0], pairs)
+        student = train_student(base.distilled(state), pair)[0]
+        w = weights(state)
+        used = w[pair.start.position if config.per_start else 0]
+        quantiles = jnp.quantile(w, jnp.array([0.01, 0.5, 0.99]))
+        ends = np.cumsum(sizes)
+        layers = {f"W {name}": w[:, end - size : end] for (name, size), end in zip(named.items(), ends, strict=True)}
+        return {
+            "distance": mtt.unweighted((), student, pair),
+            "top_share": top_share((used * (student - pair.target.params)) ** 2),
+            **dict(zip(("W_q01", "W_median", "W_q99"), quantiles, strict=True)),
+            **layers,
+        }
+
+    def warn(info: dict[str, float]) -> dict[str, str]:
+        found = base.warn(info)
+        if min(info["effective"], info["scale"]) < COLLAPSED:
+            found["collapse"] = (
+                f"the importance of the parameters has collapsed: it counts {info['effective']:.2%} of them, at a mean "
+                f"square root of {info['scale']:.2g}, so that the loss no longer tells how well students match; lower "
+                "method.importance_optimiser.lr or choose method.constraint bounded"
+            )
+        return found
+
+    return base._replace(step=step, warn=warn, inspect=inspect)
+
+
+__all__ = ["Config", "Info", "State", "build"]
