@@ -169,14 +169,8 @@ def run_method(
     began = time.monotonic() - float(progress["seconds"])
     if done < steps:
         sources = sources._replace(cache=jax.jit(method.prepare)(prepare_key, sources))
-    run, warned = advance(method, mesh), set()
+    run, inspect, warned = advance(method, mesh), jax.jit(method.inspect), set()
     fetcher = Fetcher(partial(draw, method), snapshots, STEPS_PER_DISPATCH, mesh)
-
-    @jax.jit
-    def inspect(state: PyTree, sources: Sources, it: Array, fetched: list[Array] | None) -> dict[str, Array]:
-        rows = None if fetched is None else [row[0] for row in fetched]
-        assert method.inspect is not None
-        return method.inspect(state, complete(draw(method, step_key, it, sources), sources, rows))
 
     fetched = fetcher.fetch(fetcher.names(step_key, sources, done))
 
@@ -188,8 +182,8 @@ def run_method(
             accuracy = np.nan if validate is None else validate(current)
             if validate is not None:
                 on_metrics(step, "validate", accuracy=accuracy)
-            if method.inspect is not None:
-                on_metrics(step, "inspect", **to_host(inspect(state, sources, jnp.int32(step), fetched)))
+            if inspected := to_host(inspect(state)):
+                on_metrics(step, "inspect", **inspected)
             if validate is None or not accuracy <= progress["best_accuracy"]:
                 progress.update(best=current, best_step=np.int64(step), best_accuracy=np.float64(accuracy))
         progress.update(state=to_host(state), seconds=np.float64(time.monotonic() - began))

@@ -275,26 +275,27 @@ def _curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
 
 
 def _histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
-    """Plot the histograms of one name side by side in the order of their steps, darker where more values are."""
+    """Plot the histograms of one name side by side in the order of their steps."""
     found = [(r["step"], r[name]) for r in records if isinstance(r.get(name), dict)]
     if not found:
         return ""
-    low = min(h["edges"][0] for _, h in found)
-    high = max(h["edges"][-1] for _, h in found)
-    edges = np.linspace(low, high, 61) if low < high else np.array([low - 0.5, low + 0.5])
-    columns = []
-    for _, h in found:
-        # The share of each bin of the plot: counts are spread evenly within their own bins.
-        below = np.concatenate([[0], np.cumsum(h["counts"])]) / max(1, sum(h["counts"]))
-        columns.append(np.diff(np.interp(edges, h["edges"], below)) if low < high else np.ones(1))
+    edges, shares = _shares([counted for _, counted in found])
     steps = np.array([step for step, _ in found], np.float64)
-    middles = (steps[1:] + steps[:-1]) / 2
     half = (steps[-1] - steps[0]) / max(1, 2 * (len(steps) - 1)) or 0.5
+    sides = [steps[0] - half, *(steps[1:] + steps[:-1]) / 2, steps[-1] + half]
     figure, axes = _axes(name)
-    shares = np.ma.masked_less_equal(np.array(columns).T, 0)
-    axes.pcolormesh([steps[0] - half, *middles, steps[-1] + half], edges, shares, cmap="viridis", norm="log")
+    axes.pcolormesh(sides, edges, np.ma.masked_less_equal(shares.T, 1e-6), cmap="viridis", norm="log")
     axes.set_xlabel("step", color=GREY, fontsize=8)
     return _figure(_png(figure), alt=f"Histogram of {name} against step")
+
+
+def _shares(histograms: list[dict[str, list[float]]], bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Return common edges `[bins + 1]` of histograms, and the share of each one's values in each bin, `[n, bins]`."""
+    low, high = min(h["edges"][0] for h in histograms), max(h["edges"][-1] for h in histograms)
+    edges = np.linspace(low, high, bins + 1)
+    # Spread evenly within the bins of their own, which are narrower.
+    below = [np.concatenate([[0], np.cumsum(h["counts"])]) / max(1, sum(h["counts"])) for h in histograms]
+    return edges, np.array([np.diff(np.interp(edges, h["edges"], b)) for h, b in zip(histograms, below, strict=True)])
 
 
 def _by_step(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -83,8 +83,8 @@ class Method(NamedTuple):
         step: `(key, state, batch) -> (State, Info)`, one update of the distilled set.
         distilled: `(state) -> Distilled`, the set as a user would save it.
         warn: `({name: value of Info}) -> {topic: text}`, on the host: what a person should be told, once per topic.
-        inspect: `(state, batch) -> {name: array}`, what a person wants to see at each evaluation but costs too much at
-            each step: scalars, and arrays for histograms. None for nothing.
+        inspect: `(state) -> {name: array}`, what a person wants to see at each evaluation: scalars, and arrays for
+            histograms.
     """
 
     prepare: Callable[[Array, Any], Any]
@@ -93,4 +93,4 @@ class Method(NamedTuple):
     step: Callable[[Array, Any, Any], tuple[Any, Any]]
     distilled: Callable[[Any], Any]
     warn: Callable[[dict[str, float]], dict[str, str]] = lambda info: {}
-    inspect: Callable[[Any, Any], dict[str, Array]] | None = None
+    inspect: Callable[[Any], dict[str, Array]] = lambda state: {}

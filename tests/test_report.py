@@ -13,8 +13,8 @@ from PIL import Image
 
 from jaxdd.data.normalisation import ZCA, Standardise
 from jaxdd.distilled import Card, Distilled, hard_labels
-from jaxdd.metrics import Metrics
-from jaxdd.report import _by_step, _entropy, image_grid, write_report
+from jaxdd.metrics import Metrics, histogram
+from jaxdd.report import _by_step, _entropy, _shares, image_grid, write_report
 
 
 def opened(path):
@@ -200,6 +200,8 @@ def test_the_page_draws_every_scalar(tmp_path):
         run.write(40, "validate", accuracy=0.5)
         for expert in range(3):
             run.write(0, "experts", train_loss=2.0 + expert)
+        for step in (0, 10, 50):
+            run.write(step, "inspect", W=np.linspace(1, 1 + step, 30), same=np.ones(3), lost=np.full(2, np.nan))
     page = page_of(
         tmp_path,
         distilled,
@@ -214,13 +216,27 @@ def test_the_page_draws_every_scalar(tmp_path):
         "norm against step",
         "accuracy against step",
         "train_loss against step",
+        "Histogram of W against step",
+        "Histogram of same against step",
+        "Histogram of lost against step",
         "Histogram: weights",
         "Histogram: entropy of the labels, nats",
     }
     assert "10 of 50 values are not finite" in page.text
     assert "bad: 50 of 50 values are not finite" in page.text
     assert "1 of 2 values are not finite" in page.text
-    assert page.text.index("Distillation") < page.text.index("Validation") < page.text.index("Experts")
+    assert page.text.index("Distillation") < page.text.index("Validation") < page.text.index("Inside")
+    assert page.text.index("Inside") < page.text.index("Experts")
+
+
+def test_histograms_over_steps_share_their_bins():
+    counted = [histogram(np.array(values)) for values in ([0.0, 1.0, 1.0, 1.0], [0.0, 2.0])]
+    edges, shares = _shares(counted)
+    assert (edges[0], edges[-1], shares.shape) == (0, 2, (2, len(edges) - 1))
+    np.testing.assert_allclose(shares.sum(1), 1)
+    low, high = np.searchsorted(edges, [0.05, 1.04])
+    np.testing.assert_allclose([shares[0, :low].sum(), shares[0, low:high].sum()], [0.25, 0.75])
+    np.testing.assert_allclose([shares[1, :low].sum(), shares[1, high:].sum()], [0.5, 0.5])
 
 
 def test_curves_average_the_experts_of_a_step():

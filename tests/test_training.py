@@ -117,6 +117,31 @@ def test_training_is_sgd_as_pytorch_defines_it(x64, schedule, momentum, decay, l
     np.testing.assert_allclose(snapshots.losses, expected, rtol=1e-10)
 
 
+def test_sharpness_takes_the_gradient_uphill(x64):
+    # SAM by hand on the linear classifier: g at θ, then the step with the gradient at θ + ρ g / ‖g‖.
+    recipe = dataclasses.replace(PLAIN, sharpness=0.3, momentum=0.5, weight_decay=0.1, epochs=2)
+    start, end, _, batches = run(recipe)
+    *_, images, targets = linear_problem()
+    bias, weight = np.asarray(start["linear"]["bias"]), np.asarray(start["linear"]["kernel"])
+    theta, velocity = np.concatenate([bias, weight.ravel()]), 0.0
+
+    def gradient(theta, rows):
+        x, y = images[rows].reshape(len(rows), -1), targets[rows]
+        z = x @ theta[4:].reshape(weight.shape) + theta[:4]
+        p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+        return np.concatenate([(p - y).mean(0), (x.T @ (p - y) / len(rows)).ravel()])
+
+    for rows in batches:
+        g = gradient(theta, rows)
+        uphill = gradient(theta + 0.3 * g / np.linalg.norm(g), rows)
+        velocity = 0.5 * velocity + uphill + 0.1 * theta
+        theta = theta - 0.2 * velocity
+    np.testing.assert_allclose(ravel_pytree(end)[0], theta, rtol=1e-10)
+    assert not np.allclose(ravel_pytree(run(dataclasses.replace(recipe, sharpness=0.0))[1])[0], theta, rtol=1e-3)
+    with pytest.raises(ValueError, match="sharpness is -0.1"):
+        Recipe(sharpness=-0.1)
+
+
 def test_snapshots_do_not_change_the_training_and_follow_its_path():
     _, end, every_step, _ = run(PLAIN, snapshots=10)
     _, alone, none, _ = run(PLAIN)

@@ -8,7 +8,7 @@ Axis letters: P parameters.
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from jaxdd.choices import check_choices
 from jaxdd.matching import parameter_distance
 from jaxdd.methods import mtt
-from jaxdd.methods.mtt import Info, Metric, Pair, State
+from jaxdd.methods.mtt import Metric, Pair, State
 from jaxdd.trajectories import tensors
 from jaxdd.types import Array, Method, Model, Params
 
@@ -40,6 +40,24 @@ class Config(mtt.Config):
             raise ValueError(f"method.amount is {self.amount}; a threshold of 0 drops every parameter, raise it")
         if self.rule != "threshold" and not 0 <= self.amount < 1:
             raise ValueError(f"method.amount is {self.amount}; the fraction of dropped parameters must lie in [0, 1)")
+
+
+class Info(NamedTuple):
+    """What a person wants to see at each step.
+
+    Attributes:
+        loss: The distance on the parameters that are kept.
+        student_lr: α.
+        student_loss: The student's loss before step N.
+        distance: The distance on all parameters.
+        kept: The fraction of them that is kept.
+    """
+
+    loss: Array
+    student_lr: Array
+    student_loss: Array
+    distance: Array
+    kept: Array
 
 
 def by_quantile(gap: Array, path: Array, amount: float) -> Array:
@@ -98,19 +116,14 @@ def build(model: Model, config: Config) -> Method:
         "threshold": lambda gap, path: by_threshold(gap, path, config.amount),
         "depth": lambda gap, path: jnp.asarray(depth_mask(model, config.amount), gap.dtype),
     }
-    mask, train_student = rules[config.rule], mtt.student_trainer(model, config)
-    base = mtt.build(model, config, Metric(pruned_distance(mask)))
+    mask = rules[config.rule]
 
-    def inspect(state: State, pairs: Pair) -> dict[str, Array]:
-        pair = jax.tree.map(lambda x: x[0], pairs)
+    def observe(importance: Params, student: Array, pair: Pair) -> dict[str, Array]:
         start, target = pair.start.params, pair.target.params
-        student = train_student(base.distilled(state), pair)[0]
-        return {
-            "distance": parameter_distance(student, target, start),
-            "kept": jnp.mean(mask(student - target, start - target)),
-        }
+        kept = jnp.mean(mask(student - target, start - target))
+        return {"distance": mtt.unweighted(importance, student, pair), "kept": kept}
 
-    return base._replace(inspect=inspect)
+    return mtt.build(model, config, Metric(pruned_distance(mask), observe=observe, info=Info))
 
 
 __all__ = ["Config", "Info", "State", "build"]

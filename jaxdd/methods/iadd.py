@@ -25,7 +25,9 @@ from jaxdd.trajectories import tensors
 from jaxdd.types import Array, Method, Model, Params
 
 COLLAPSED = 0.01
-"""W has collapsed when it counts as many parameters as this fraction of all would, or is this small on average."""
+"""W has collapsed if it counts less than this fraction of the parameters, or"""
+UNCOUNTED = 0.1
+"""if it leaves less than this of the distance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +62,20 @@ class Info(NamedTuple):
         loss: The weighted distance, with its penalty.
         student_lr: α.
         student_loss: The student's loss before step N.
-        effective: `(Σ W²)² / (P Σ W⁴)`, the fraction of the parameters that W counts; under 0.01 it has collapsed.
-        scale: `√(Σ W² / P)`.
+        distance: MTT's, as if W were 1.
+        counted: The weighted distance without penalty, as a fraction of that: where it falls and the distance does
+            not, W hides what does not match.
+        effective: `(Σ W²)² / (P Σ W⁴)`, the fraction of the parameters that W counts.
+        top_share: The share of the weighted distance that a hundredth of the parameters holds.
     """
 
     loss: Array
     student_lr: Array
     student_loss: Array
+    distance: Array
+    counted: Array
     effective: Array
-    scale: Array
+    top_share: Array
 
 
 class Constraint(NamedTuple):
@@ -132,77 +139,77 @@ def top_share(values: Array) -> Array:
     return jnp.sum(largest) / jnp.sum(values)
 
 
-def weighted_distance(config: Config, sizes: np.ndarray) -> Callable[[Params, Array, Pair], Array]:
-    """Build IADD's distance, `‖W ⊙ (θ̂ − θ^{t+M})‖² / ‖θ^t − θ^{t+M}‖²` under a constraint of W.
+def importance_metric(config: Config, sizes: np.ndarray) -> Metric:
+    """Build IADD's metric, `‖W ⊙ (θ̂ − θ^{t+M})‖² / ‖θ^t − θ^{t+M}‖²` under a constraint of W, W = 1 at first.
 
     Args:
         config: Names the constraint.
         sizes: `[L]` sizes of the network's tensors.
 
     Returns:
-        `(a, student [P], pair) -> scalar`, for a `[T, P]` or `[T, L]`, T = 1 unless `per_start`.
+        The metric; its importance is a, `[T, P]` or `[T, L]`, T = 1 unless `per_start`.
 
     References:
         [published] arXiv 2401.15863 for no constraint.
     """
     constraint = CONSTRAINTS[config.constraint]
+    learned = len(sizes) if constraint.per_tensor else int(sizes.sum())
+
+    def at(importance: Params, pair: Pair) -> Array:
+        return importance[pair.start.position if config.per_start else 0]
+
+    def weighted(w: Array, student: Array, pair: Pair) -> Array:
+        return parameter_distance(student, pair.target.params, pair.start.params, w, relative=constraint.relative)
 
     def distance(importance: Params, student: Array, pair: Pair) -> Array:
-        a = importance[pair.start.position if config.per_start else 0]
-        w = constraint.weights(a, sizes, config)
-        measured = parameter_distance(student, pair.target.params, pair.start.params, w, relative=constraint.relative)
-        return measured + constraint.penalty(a, config)
+        a = at(importance, pair)
+        return weighted(constraint.weights(a, sizes, config), student, pair) + constraint.penalty(a, config)
 
-    return distance
+    def observe(importance: Params, student: Array, pair: Pair) -> dict[str, Array]:
+        w = constraint.weights(at(importance, pair), sizes, config)
+        plain = mtt.unweighted(importance, student, pair)
+        return {
+            "distance": plain,
+            "counted": weighted(w, student, pair) / plain,
+            "effective": effective(w),
+            "top_share": top_share((w * (student - pair.target.params)) ** 2),
+        }
+
+    return Metric(
+        distance,
+        jnp.full((config.window.last if config.per_start else 1, learned), constraint.first),
+        optax.chain(optax.scale(learned), config.importance_optimiser.build()),
+        observe,
+        Info,
+    )
 
 
 def build(model: Model, config: Config) -> Method:
     """Build IADD for a model: MTT in the weighted metric, with W logged and watched; see `mtt.build`."""
     named = tensors(model)
     sizes = np.array(list(named.values()))
-    constraint = CONSTRAINTS[config.constraint]
-    learned = len(sizes) if constraint.per_tensor else int(sizes.sum())
-    metric = Metric(
-        weighted_distance(config, sizes),
-        jnp.full((config.window.last if config.per_start else 1, learned), constraint.first),
-        optax.chain(optax.scale(learned), config.importance_optimiser.build()),
-    )
-    base, train_student = mtt.build(model, config, metric), mtt.student_trainer(model, config)
+    base = mtt.build(model, config, importance_metric(config, sizes))
 
-    def weights(state: State) -> Array:
-        return jax.vmap(lambda a: constraint.weights(a, sizes, config))(state.variables.importance)
-
-    def step(key: Array, state: State, pairs: Pair) -> tuple[State, Info]:
-        state, info = base.step(key, state, pairs)
-        w = weights(state)
-        return state, Info(**info._asdict(), effective=effective(w), scale=jnp.sqrt(jnp.mean(w**2)))
-
-    def inspect(state: State, pairs: Pair) -> dict[str, Array]:
-        pair = jax.tree.map(lambda x: x[0], pairs)
-        student = train_student(base.distilled(state), pair)[0]
-        w = weights(state)
-        used = w[pair.start.position if config.per_start else 0]
+    def inspect(state: State) -> dict[str, Array]:
+        w = jax.vmap(lambda a: CONSTRAINTS[config.constraint].weights(a, sizes, config))(state.variables.importance)
         quantiles = jnp.quantile(w, jnp.array([0.01, 0.5, 0.99]))
-        ends = np.cumsum(sizes)
-        layers = {f"W {name}": w[:, end - size : end] for (name, size), end in zip(named.items(), ends, strict=True)}
+        layers = zip(named, jnp.split(w, np.cumsum(sizes)[:-1], axis=1), strict=True)
         return {
-            "distance": mtt.unweighted((), student, pair),
-            "top_share": top_share((used * (student - pair.target.params)) ** 2),
             **dict(zip(("W_q01", "W_median", "W_q99"), quantiles, strict=True)),
-            **layers,
+            **{f"W {name}": part for name, part in layers},
         }
 
     def warn(info: dict[str, float]) -> dict[str, str]:
         found = base.warn(info)
-        if min(info["effective"], info["scale"]) < COLLAPSED:
+        if info["effective"] < COLLAPSED or info["counted"] < UNCOUNTED:
             found["collapse"] = (
-                f"the importance of the parameters has collapsed: it counts {info['effective']:.2%} of them, at a mean "
-                f"square root of {info['scale']:.2g}, so that the loss no longer tells how well students match; lower "
-                "method.importance_optimiser.lr or choose method.constraint bounded"
+                f"the importance of the parameters has collapsed: it counts {info['effective']:.2%} of them and "
+                f"{info['counted']:.2%} of the distance, so that the loss no longer tells how well students match; "
+                "lower method.importance_optimiser.lr or choose method.constraint bounded"
             )
         return found
 
-    return base._replace(step=step, warn=warn, inspect=inspect)
+    return base._replace(warn=warn, inspect=inspect)
 
 
 __all__ = ["Config", "Info", "State", "build"]

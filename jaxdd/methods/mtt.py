@@ -134,11 +134,15 @@ class Metric(NamedTuple):
         distance: `(importance, student [P], pair) -> scalar`.
         importance: First value of the variables that are learned with the distilled set, `()` for none.
         optimiser: Of these.
+        observe: `(importance, student [P], pair) -> {name: scalar}`, fields of `info` beside the usual three.
+        info: The class of what a step tells.
     """
 
     distance: Callable[[Params, Array, Pair], Array]
     importance: Params = ()
     optimiser: optax.GradientTransformation = optax.identity()
+    observe: Callable[[Params, Array, Pair], dict[str, Array]] = lambda importance, student, pair: {}
+    info: type = Info
 
 
 def unweighted(importance: Params, student: Array, pair: Pair) -> Array:
@@ -245,27 +249,30 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
             jax.random.split(augment_key, (config.pairs, config.student_steps)),
         )
 
-    def objective(variables: Variables, pair: Pair) -> tuple[Array, Array]:
+    def objective(variables: Variables, pair: Pair) -> tuple[Array, dict[str, Array]]:
         student, history = train_student(learned(variables.distilled), pair)
-        return metric.distance(variables.importance, student, pair), history[-1]
+        loss = metric.distance(variables.importance, student, pair)
+        observed = metric.observe(variables.importance, student, pair)
+        return loss, {"loss": loss, "student_loss": history[-1], **observed}
 
     def learned(distilled: Distilled) -> Distilled:
         return distilled._replace(lr=positive_lr(distilled.lr, config.student_lr))
 
-    def step(key: Array, state: State, pairs: Pair) -> tuple[State, Info]:
+    def step(key: Array, state: State, pairs: Pair) -> tuple[State, NamedTuple]:
         del key
-        slope = jax.value_and_grad(objective, has_aux=True)
+        slope = jax.grad(objective, has_aux=True)
         # One pair after another: students side by side would turn their convolutions into grouped ones.
         each = jax.lax.map(lambda pair: slope(state.variables, pair), pairs)
-        (loss, student_loss), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+        grads, observed = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
         moved = []
         for optimiser, grad, kept, variable in zip(optimisers, grads, state.optimiser, state.variables, strict=True):
             updates, kept = optimiser.update(grad, kept, variable)
             moved.append((optax.apply_updates(variable, updates), kept))
         new = State(*(Variables(*x) for x in zip(*moved, strict=True)))
         if config.loss_threshold is not None:
-            new = jax.tree.map(lambda x, y: jnp.where(loss > config.loss_threshold, x, y), state, new)
-        return new, Info(loss, learned(new.variables.distilled).lr, student_loss)
+            too_far = observed["loss"] > config.loss_threshold
+            new = jax.tree.map(lambda x, y: jnp.where(too_far, x, y), state, new)
+        return new, metric.info(student_lr=learned(new.variables.distilled).lr, **observed)
 
     def warn(info: dict[str, float]) -> dict[str, str]:
         if info["student_lr"] < config.student_lr / 100:

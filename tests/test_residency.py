@@ -1,0 +1,105 @@
+"""Experts on the host give what experts on the device give, and only what is read travels."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdd import models
+from jaxdd.checkpoint import Checkpoints
+from jaxdd.distill import Interrupted, distill
+from jaxdd.evaluate import EvaluateConfig
+from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.mesh import make_mesh
+from jaxdd.methods import Optimiser, iadd, infmatch
+from jaxdd.models import ModelConfig
+from jaxdd.residency import Fetcher, resolve, without_snapshots
+from jaxdd.training import Recipe
+from jaxdd.trajectories import Window
+
+RECIPE = Recipe(epochs=6, batch=64, lr=0.05, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
+SCORING = EvaluateConfig(recipe=RECIPE, validate_every=7)
+COMMON = dict(steps=24, window=Window(start=3, end=6), image_optimiser=Optimiser("sgd", 3.0, 0.5))
+CASES = {
+    "iadd": iadd.Config(**COMMON, student_steps=3, expert_snapshots=2, pairs=2, per_start=True, init="correct"),
+    "infmatch": infmatch.Config(**COMMON, estimator="unroll", horizon=2, checkpoints=2, real_batch=16),
+}
+
+
+@pytest.fixture(scope="module")
+def problem(stripes):
+    model = models.build(ModelConfig(name="mlp", width=8, depth=1), (8, 8, 1), 3)
+    experts = train_experts(model, stripes, ExpertsConfig(count=2, recipe=RECIPE, snapshot_every=2))
+    return SimpleNamespace(model=model, dataset=stripes, experts=experts)
+
+
+def outcome_of(problem, config, residency, **options):
+    said = []
+    outcome = distill(
+        problem.model,
+        problem.dataset,
+        config,
+        problem.experts,
+        evaluate=SCORING,
+        residency=residency,
+        on_metrics=lambda step, stage, **values: said.append((step, stage, values)),
+        **options,
+    )
+    return outcome, said
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_host_and_device_give_the_same_bytes(problem, name, tmp_path, monkeypatch):
+    device, expected = outcome_of(problem, CASES[name], "device")
+    fetched = []
+
+    def watched(self, names, fetch=Fetcher.fetch):
+        fetched.append(fetch(self, names))
+        return fetched[-1]
+
+    monkeypatch.setattr(Fetcher, "fetch", watched)
+    with Checkpoints(tmp_path) as checkpoints:
+        asked = iter([False, True])
+        with pytest.raises(Interrupted):
+            outcome_of(problem, CASES[name], "host", checkpoints=checkpoints, stop=lambda: next(asked))
+        host, said = outcome_of(problem, CASES[name], "host", checkpoints=checkpoints)
+    for ours, theirs in zip([*host.distilled, *host.last], [*device.distilled, *device.last], strict=True):
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+    last = [entry for entry in expected if entry[0] == 24]
+    assert str([entry for entry in said if entry[0] == 24]) == str(last)
+    # Ten steps ahead, those snapshots that they read.
+    rows = {"iadd": [(10, 2)] * 2, "infmatch": [(10, 2, 2)]}[name]
+    size = problem.experts.snapshots.shape[-1]
+    assert all([x.shape for x in found] == [(*shape, size) for shape in rows] for found in fetched)
+
+
+def test_nothing_is_fetched_for_experts_on_the_device():
+    fetcher = Fetcher(lambda *args: 1 / 0, None, 10, make_mesh(jax.devices()[:1]))
+    assert fetcher.names(jax.random.key(0), None, 3) is None
+    assert fetcher.fetch(None) is None
+
+
+def test_experts_stay_on_the_host_when_they_take_half_of_the_memory():
+    def mesh(stats):
+        return SimpleNamespace(local_devices=[SimpleNamespace(memory_stats=lambda: stats)])
+
+    snapshots = np.zeros((2, 5, 10), np.float32)  # 400 bytes
+    assert resolve("auto", snapshots, mesh({"bytes_limit": 800})) == "device"
+    assert resolve("auto", snapshots, mesh({"bytes_limit": 799})) == "host"
+    assert resolve("auto", snapshots, mesh(None)) == resolve("auto", snapshots, mesh({})) == "device"
+    assert resolve("device", snapshots, mesh({"bytes_limit": 1})) == "device"
+    assert resolve("host", snapshots, mesh(None)) == "host"
+    assert resolve("auto", snapshots, make_mesh()) == "device"
+
+
+def test_hollow_trajectories_know_how_long_they_are(problem):
+    hollow = without_snapshots(problem.experts)
+    assert (hollow.num_experts, hollow.num_snapshots) == (problem.experts.num_experts, problem.experts.num_snapshots)
+    assert hollow.snapshots.size == 0
+    assert hollow.final is problem.experts.final
+
+
+def test_a_cache_of_experts_on_the_host_is_refused(problem):
+    with pytest.raises(ValueError, match="method.cache needs the experts, and as much again, on the devices"):
+        outcome_of(problem, infmatch.Config(**COMMON, cache=64), "host")
