@@ -15,6 +15,7 @@ import pytest
 from jaxdd import Config, data, load_config, methods, models
 from jaxdd.augment import dsa
 from jaxdd.config import parse
+from jaxdd.distill import complete
 from jaxdd.experts import check_length
 from jaxdd.mesh import make_mesh
 from jaxdd.methods import METHODS
@@ -189,7 +190,7 @@ def test_every_file_fits_together_at_its_full_size(file):
     size = TRAIN[config.data.name] * (1 - config.data.validation)
     check_length(config.experts, round(size), config.method.snapshots_needed)
     # Traced, not compiled: networks, batches and windows as large as the file says, shapes only.
-    dataset = random_images(config.data.name)
+    dataset = random_images(config.data.name, per_class=config.method.ipc + 2)
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     shape, weights = jax.ShapeDtypeStruct, flattening(model)[0]
     times = shape((config.method.snapshots_needed,), np.float32)
@@ -207,7 +208,8 @@ def test_every_file_fits_together_at_its_full_size(file):
         distilled = methods.initial_distilled(key, model, sources, config.method, lr=0.01)
         state, sources = method.init(key, distilled), sources._replace(cache=method.prepare(key, sources))
         for it in range(2):
-            state, info = method.step(key, state, method.sample(key, jnp.int32(it), sources))
+            batch = complete(method.sample(key, jnp.int32(it), sources), sources, None)
+            state, info = method.step(key, state, batch)
         return distilled, method.distilled(state), info
 
     first, last, info = jax.eval_shape(two_steps, jax.random.key(0), sources)

@@ -73,13 +73,22 @@ def test_constraints_hold_what_they_promise(x64):
 
 
 def test_barrier_has_its_optimum_where_weight_and_gap_balance(pair):
-    # W_j² = β Σ Δ² / (2 P δ_j²)
+    # W_j² = β Δ_j² / (2 δ_j²)
     student, p = pair
     gap, path = student - p.target.params, p.start.params - p.target.params
-    a = jnp.log(0.7 * jnp.sum(path**2) / (2 * 10 * gap**2))[None] / 2
+    a = jnp.log(0.7 * path**2 / (2 * gap**2))[None] / 2
     settings = dict(constraint="log_barrier", barrier=0.7)
     assert np.abs(jax.grad(lambda a: distance(pair, a, **settings))(a)).max() < 1e-14
     assert np.abs(jax.grad(lambda a: distance(pair, a, **settings))(a + 0.1)).max() > 1e-4
+
+
+@pytest.mark.parametrize("constraint", ["none", "log_barrier", "ratio", "bounded"])
+def test_a_parameter_that_does_not_move_is_left_alone(pair, constraint):
+    student, p = pair
+    still = p._replace(target=p.target._replace(params=p.target.params.at[4].set(student[4])))
+    still = still._replace(start=p.start._replace(params=p.start.params.at[4].set(student[4])))
+    gradient = jax.grad(lambda a: distance((student, still), a, constraint=constraint))(0.5 * jnp.ones((1, 10)))
+    assert np.flatnonzero(gradient[0] == 0).tolist() == [4]
 
 
 def test_effective_count_and_top_share():

@@ -15,6 +15,7 @@ from jaxdd import methods, models
 from jaxdd.checkpoint import Checkpoints
 from jaxdd.distill import advance, complete, distill, draw, keys_of, run_method
 from jaxdd.distilled import Distilled
+from jaxdd.evaluate import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
 from jaxdd.methods import METHODS, Optimiser, Sources, coresets, datm, ddpp, iadd, infmatch, mtt
@@ -84,6 +85,7 @@ SAMPLED = [
 UNJITTED = ["coresets real", "infmatch unroll", "iadd bounded"]
 SPREAD = ["coresets herding", "infmatch second_order", "infmatch learned labels", "mtt learned labels", "iadd bounded"]
 TRAJECTORY = [name for name in SAMPLED if isinstance(CASES[name], mtt.Config)]
+SCORING = EvaluateConfig(recipe=Recipe(epochs=2, augment="none"))
 LR = 0.02
 KEY = jax.random.key(5)
 
@@ -363,7 +365,11 @@ def test_state_survives_a_checkpoint_bit_by_bit(one_device, name, tmp_path):
 def test_real_examples_of_a_step_are_spread_over_the_devices(one_device, problem, name):
     run, mesh = one_device(name), make_mesh()
     sources = replicate(Sources(problem.real, problem.trajectories, to_host(run.sources.cache)), mesh)
-    batch = jax.jit(lambda key: shard_examples(run.method.sample(key, jnp.int32(0), sources), mesh))(KEY)
+
+    def drawn(key):
+        return shard_examples(complete(run.method.sample(key, jnp.int32(0), sources), sources, None), mesh)
+
+    batch = jax.jit(drawn)(KEY)
     found = examples_in(batch)
     assert len(found) == 2
     for examples in found:
@@ -411,6 +417,14 @@ def test_eight_devices_compute_what_one_does(one_device, problem, name, monkeypa
     assert (outcome.step, outcome.accuracy) == (8, 0.9)
     assert_close(outcome.distilled, scored[2], 0)
     assert_close(outcome.last, scored[4], 0)
+
+
+@pytest.mark.parametrize("method", [mtt, iadd])
+def test_a_diverging_student_stops_the_run(problem, method):
+    config = method.Config(**{**MTT, "image_optimiser": Optimiser("sgd", 1e30)})
+    name = method.__name__.rpartition(".")[2]
+    with pytest.raises(FloatingPointError, match=rf"(step \d+ of {name} with learning rates image 1e\+30|after step)"):
+        distill(problem.model, problem.dataset, config, problem.trajectories, evaluate=SCORING)
 
 
 def test_experts_that_do_not_fit_the_method_are_refused(problem):

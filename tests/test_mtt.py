@@ -250,8 +250,9 @@ def test_a_loss_above_the_threshold_changes_nothing(setting):
     state, info = made.step(pairs=made.pairs._replace(target=far))
     assert float(info.loss) > 1.2
     assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(made.state), strict=True))
+    assert "method.loss_threshold=1.2" in made.method.warn(info._asdict())["loss_threshold"]
     state, info = made.step()
-    assert float(info.loss) < 1.2
+    assert float(info.loss) < 1.2 and made.method.warn(info._asdict()) == {}
     assert not np.array_equal(state.variables.distilled.images, made.state.variables.distilled.images)
 
 
@@ -304,7 +305,7 @@ def test_a_learning_rate_driven_to_zero_stays_finite_and_is_told(setting):
     pairs, seen = made.pairs._replace(target=away), []
     still = made.state.variables.distilled
     state = made.state
-    assert made.method.warn({"student_lr": 0.2}) == {}
+    assert made.method.warn({"student_lr": 0.2, "loss": 5.0}) == {}
     for _ in range(40):
         state, info = made.step(state, pairs)
         # Images and labels stay, or they would learn to go there.

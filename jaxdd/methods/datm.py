@@ -27,8 +27,9 @@ class Config(mtt.Config):
     """Labels."""
     label_optimiser: Optimiser = Optimiser("sgd", 2.0, 0.9)
     """Optimiser of the label logits."""
-    loss_threshold: float | None = 1.0
-    """Outer steps whose loss exceeds this change nothing: the student ended farther from its target than it began."""
+    loss_threshold: float | None = 2.0
+    """Outer steps whose loss exceeds this change nothing: the student ended much farther from its target than it began,
+    at 1."""
     window: Window = Window(start=6, end=12)
     """Snapshots that a student may start from; they grow."""
 

@@ -86,14 +86,15 @@ class Constraint(NamedTuple):
         first: The value of every a at which W = 1.
         per_tensor: Whether there is one a for a tensor, in place of one for a parameter.
         relative: Whether W weighs the expert's path too, see `parameter_distance`.
-        penalty: `(a, config) -> scalar`, added to the distance.
+        penalty: `(a, p [P], config) -> scalar`, added to the distance; p is each parameter's share of the expert's
+            path, `Δ_j² / Σ Δ²`.
     """
 
     weights: Callable[[Array, np.ndarray, Config], Array]
     first: float = 0.0
     per_tensor: bool = False
     relative: bool = False
-    penalty: Callable[[Array, Config], Array | float] = lambda a, config: 0.0
+    penalty: Callable[[Array, Array, Config], Array | float] = lambda a, p, config: 0.0
 
 
 def tensor_weights(a: Array, sizes: np.ndarray) -> Array:
@@ -106,7 +107,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "none": Constraint(lambda a, sizes, config: a, first=1.0),
     "mean_one": Constraint(lambda a, sizes, config: a.size * jax.nn.softmax(a)),
     "log_barrier": Constraint(
-        lambda a, sizes, config: jnp.exp(a), penalty=lambda a, config: -config.barrier * jnp.mean(a)
+        lambda a, sizes, config: jnp.exp(a), penalty=lambda a, p, config: -config.barrier * jnp.vdot(p, a)
     ),
     "per_tensor": Constraint(lambda a, sizes, config: tensor_weights(a, sizes), per_tensor=True),
     "ratio": Constraint(lambda a, sizes, config: a, first=1.0, relative=True),
@@ -116,14 +117,16 @@ CONSTRAINTS: dict[str, Constraint] = {
 
 - none:        W = a, as printed. Its optimum is W = 0: `∂/∂W_j = 2 W_j δ_j² / Σ Δ²` shrinks every weight, that of a
                parameter that is hard to match fastest.
-- mean_one:    `W = P softmax(a)`.
-- log_barrier: `W = e^a`, and `−β mean(log W)` added.
+- mean_one:    `W = P softmax(a)`. Its optimum has all of W on a parameter that does not move and so is matched, such as
+               the bias of a convolution before a normalisation.
+- log_barrier: `W = e^a`, and `−β Σ_j p_j log W_j` added, where `p_j = Δ_j² / Σ Δ²` is the parameter's share of the
+               expert's path: one that does not move is left alone. Its optimum is `W_j² = β Δ_j² / (2 δ_j²)`.
 - per_tensor:  `W_l = P e^{a_l} / Σ_k P_k e^{a_k}`, one weight for every tensor, one on average over parameters.
 - ratio:       W = a, and W in the denominator too: the scale of W does not matter.
 - bounded:     `W = w^{tanh a}` in 1/w … w, and W in the denominator too: at least the fraction
                `4 w⁴ / (1 + w⁴)²` of the parameters counts (0.22 for w = 2), however W is learned.
 
-[published] none. [our choice] the others. [derived] the gradient and the lower bound.
+[published] none. [our choice] the others. [derived] the gradient, the optima and the lower bound.
 """
 
 
@@ -163,7 +166,9 @@ def importance_metric(config: Config, sizes: np.ndarray) -> Metric:
 
     def distance(importance: Params, student: Array, pair: Pair) -> Array:
         a = at(importance, pair)
-        return weighted(constraint.weights(a, sizes, config), student, pair) + constraint.penalty(a, config)
+        path = (pair.start.params - pair.target.params) ** 2
+        penalty = constraint.penalty(a, path / jnp.sum(path), config)
+        return weighted(constraint.weights(a, sizes, config), student, pair) + penalty
 
     def observe(importance: Params, student: Array, pair: Pair) -> dict[str, Array]:
         w = constraint.weights(at(importance, pair), sizes, config)
@@ -177,7 +182,7 @@ def importance_metric(config: Config, sizes: np.ndarray) -> Metric:
 
     return Metric(
         distance,
-        jnp.full((config.window.last if config.per_start else 1, learned), constraint.first),
+        jnp.full((config.window.last if config.per_start else 1, learned), constraint.first, float),
         optax.chain(optax.scale(learned), config.importance_optimiser.build()),
         observe,
         Info,

@@ -275,12 +275,17 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
         return new, metric.info(student_lr=learned(new.variables.distilled).lr, **observed)
 
     def warn(info: dict[str, float]) -> dict[str, str]:
+        found = {}
         if info["student_lr"] < config.student_lr / 100:
-            return {
-                "student_lr": f"the student's learning rate has fallen from {config.student_lr:g} to "
-                f"{info['student_lr']:.2g}: students hardly move; lower method.lr_optimiser.lr or raise "
-                "method.student_lr"
-            }
-        return {}
+            found["student_lr"] = (
+                f"the student's learning rate has fallen from {config.student_lr:g} to {info['student_lr']:.2g}: "
+                "students hardly move; lower method.lr_optimiser.lr or raise method.student_lr"
+            )
+        if config.loss_threshold is not None and info["loss"] > config.loss_threshold:
+            found["loss_threshold"] = (
+                f"the loss is {info['loss']:.2g}, above method.loss_threshold={config.loss_threshold:g}: such steps "
+                "change nothing; lower method.student_lr or raise the threshold"
+            )
+        return found
 
     return Method(no_cache, init, sample, step, lambda state: learned(state.variables.distilled), warn)

@@ -1,0 +1,28 @@
+"""DDPP on the real 8×8 digits, one image per class.
+
+Paper      Li et al. 2023, arXiv 2209.14609; it reports no digits.
+Command    python -m jaxdd.main --config configs/digits_ddpp.py
+Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
+Measured   TODO
+Ours       all settings: those of MTT beside it, and the rule by which parameters are dropped.
+"""
+
+from jaxdd import Config
+from jaxdd.methods import Optimiser, ddpp
+
+
+def get_config() -> Config:
+    return Config(
+        method=ddpp.Config(
+            ipc=1,
+            steps=300,
+            student_steps=10,
+            expert_snapshots=4,
+            student_lr=0.1,
+            image_optimiser=Optimiser("adam", 0.1),
+            lr_optimiser=Optimiser("adam", 0.001),
+            rule="quantile",
+            amount=0.05,
+        ),
+        workdir="runs/digits_ddpp",
+    )

@@ -1,0 +1,84 @@
+"""The trajectory family under identical settings: `python tests/benchmark_trajectories.py digits`.
+
+Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and goes on
+where it was stopped. All share one set of experts but FTD, whose experts are trained differently. The last four columns
+are from the last ten steps: the distance of student and target as MTT measures it, the part of it that the weights
+count, the part of the parameters that they count, and the share of what is counted that a hundredth of them holds.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from jaxdd.config import parse
+from jaxdd.metrics import read
+from jaxdd.run import run
+
+ROWS = {
+    "MTT": "mtt",
+    "MTT, TESLA": "mtt --method.unroll.mode tesla",
+    "FTD": "mtt --experts.recipe.sharpness 0.01",
+    "DDPP, hardest 5 %": "ddpp",
+    "DDPP, hardest 20 %": "ddpp --method.amount 0.2",
+    "DDPP, first 20 % of depth": "ddpp --method.rule depth --method.amount 0.2",
+    "IADD `none` (published)": "iadd --method.constraint none",
+    "IADD `mean_one`": "iadd --method.constraint mean_one",
+    "IADD `log_barrier`": "iadd --method.constraint log_barrier",
+    "IADD `per_tensor`": "iadd --method.constraint per_tensor",
+    "IADD `ratio`": "iadd --method.constraint ratio",
+    "IADD `bounded`": "iadd --method.constraint bounded",
+    "DATM": "datm",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", choices=["digits", "fashion_mnist"])
+    parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--only", help="rows whose name has this in it")
+    parser.add_argument("--add", default="", help="flags for every run")
+    parser.add_argument("--out", default="runs/benchmark_trajectories")
+    arguments = parser.parse_args()
+    folder, baselines = Path(arguments.out) / arguments.data, {}
+    print("| method | flags | ipc | distilled | validation | distance | counted | effective | top 1 % |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for ipc in arguments.ipc:
+        for name, row in ROWS.items():
+            if arguments.only and arguments.only not in name:
+                continue
+            config, *flags = f"configs/{arguments.data}_{row}".split()
+            workdir = folder / f"{row.replace(' --', '_').replace(' ', '_')}_ipc{ipc}"
+            experts = folder / ("flat_experts" if name == "FTD" else "experts")
+            plain = name == "MTT"  # the only one that scores the baselines that do not depend on the method
+            results = run(
+                parse(
+                    [
+                        *("--config", f"{config}.py", *flags, *arguments.add.split()),
+                        *("--method.ipc", str(ipc), "--workdir", str(workdir), "--experts.directory", str(experts)),
+                        "--evaluate.full-data" if plain else "--evaluate.no-full-data",
+                    ]
+                )
+            )
+            if plain:
+                baselines[ipc] = results
+            print(f"| {name} | `{row}` | {ipc} | {percent(results['distilled'])} | {details(workdir)} |", flush=True)
+    for ipc, results in baselines.items():
+        print(f"ipc {ipc}: random real {percent(results['random_real'])}, full data {percent(results['full_data'])}")
+
+
+def percent(accuracy: dict[str, Any]) -> str:
+    return f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f}"
+
+
+def details(workdir: Path) -> str:
+    last = read(workdir / "metrics.jsonl", "distill")[-1]
+    best = max(line["accuracy"] for line in read(workdir / "metrics.jsonl", "validate"))
+    cells = [f"{100 * best:.1f}", f"{last.get('distance', last['loss']):.3f}"]
+    counted = last.get("counted", last["loss"] / last["distance"] if "kept" in last else None)
+    for value in (counted, last.get("effective", last.get("kept")), last.get("top_share")):
+        cells.append("–" if value is None else f"{value:.3f}")
+    return " | ".join(cells)
+
+
+if __name__ == "__main__":
+    main()
