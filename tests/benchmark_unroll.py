@@ -1,59 +1,104 @@
-"""Memory and time of the outer gradient of MTT against the way of differentiating: `python tests/benchmark_unroll.py`.
+"""What ways of differentiating through a student cost, and how far off they are.
 
-Width-128 ConvNet of depth 3 on 32×32×3, one image per class, N student steps. Temporary memory is what XLA reserves
-for the compiled gradient (`memory_analysis`); times are medians of the modes taken alternately in one run.
+`python tests/benchmark_unroll.py`: memory and time of an outer step of MTT on a width-128 ConvNet of depth 3, 32×32×3,
+one image per class, N student steps. Temporary memory is what XLA reserves for the compiled step (`memory_analysis`);
+times are medians, the modes taken alternately in one run.
+
+`python tests/benchmark_unroll.py --bias`: the cosine of the biased gradients with the exact one, with respect to the
+images, on the digits: real images as the first distilled set, starts from a trained expert.
 """
 
 import argparse
+import dataclasses
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd import models
-from jaxdd.augment import dsa
+from jaxdd import data, models
+from jaxdd.distill import complete
 from jaxdd.distilled import Distilled, hard_labels
-from jaxdd.losses import cross_entropy
-from jaxdd.methods import mtt
+from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.methods import Sources, initial_distilled, mtt
 from jaxdd.models import ModelConfig
+from jaxdd.trajectories import Window, flattening
+from jaxdd.types import Snapshots
 from jaxdd.unroll import Unroll
+
+MODES = ("full", "segmented", "truncated", "tesla")
+
+
+def cost(steps: int, width: int, repeats: int) -> None:
+    """Print a row for every mode."""
+    model = models.build(ModelConfig(width=width), (32, 32, 3), 10)
+    images = jax.random.normal(jax.random.key(0), (10, 32, 32, 3))
+    distilled = Distilled(images, hard_labels(jnp.arange(10), 10), jnp.float32(0.01))
+    start, target = 0.01 * jax.random.normal(jax.random.key(1), (2, 1, flattening(model)[0]))
+    at = jnp.zeros(1, jnp.int32)
+    keys = jax.random.split(jax.random.key(3), (1, steps))
+    pairs = mtt.Pair(Snapshots(at, at, start), Snapshots(at, at, target), jnp.tile(jnp.arange(10), (1, steps, 1)), keys)
+    compiled = {}
+    for mode in MODES:
+        method = mtt.build(model, mtt.Config(student_steps=steps, unroll=Unroll(mode)))
+        state = method.init(jax.random.key(0), distilled)
+        compiled[mode] = jax.jit(method.step).lower(jax.random.key(0), state, pairs).compile()
+    memory = {mode: step.memory_analysis().temp_size_in_bytes / 2**20 for mode, step in compiled.items()}
+    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for _ in range(repeats):
+        for mode, step in compiled.items():
+            began = time.perf_counter()
+            jax.block_until_ready(step(jax.random.key(0), state, pairs))
+            seconds[mode].append(time.perf_counter() - began)
+    for mode in MODES:
+        times = f"{np.median(seconds[mode]) / np.median(seconds['full']):.2f}" if repeats else "–"
+        took = f"{np.median(seconds[mode]):.1f}" if repeats else "–"
+        share = memory[mode] / memory["full"]
+        print(f"| {steps} | {mode} | {memory[mode]:.0f} | {share:.2f} | {took} | {times} |", flush=True)
+
+
+def bias(steps: int, student_lr: float, pairs: int = 16) -> None:
+    """Print the mean cosine of each biased gradient with the exact one, over pairs."""
+    dataset = data.load("digits")
+    model = models.build(ModelConfig(width=32, depth=2), dataset.image_shape, dataset.num_classes)
+    sources = Sources(dataset.real_set(), train_experts(model, dataset, ExpertsConfig(count=1)))
+    config = mtt.Config(student_steps=steps, student_lr=student_lr, pairs=pairs, window=Window(start=16))
+    first = initial_distilled(jax.random.key(0), model, sources, config, lr=student_lr)
+    batch = complete(mtt.build(model, config).sample(jax.random.key(1), jnp.int32(0), sources), sources, None)
+    gradients = {}
+    for mode in MODES[1:]:
+        train = mtt.student_trainer(model, dataclasses.replace(config, unroll=Unroll(mode)))
+
+        def of_pair(pair, train=train):
+            return jax.grad(lambda s: mtt.unweighted((), train(s, pair)[0], pair))(first).images.ravel()
+
+        gradients[mode] = jax.jit(lambda batch, of_pair=of_pair: jax.lax.map(of_pair, batch))(batch)
+    norms = {mode: jnp.linalg.norm(g, axis=1) for mode, g in gradients.items()}
+    cosines = {
+        mode: jnp.sum(g * gradients["segmented"], axis=1) / norms[mode] / norms["segmented"]
+        for mode, g in gradients.items()
+    }
+    cells = [f"{jnp.mean(cosines[mode]):.3f} ({jnp.min(cosines[mode]):.3f})" for mode in ("tesla", "truncated")]
+    print(f"| {steps} | {student_lr} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, nargs="+", default=[50])
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 30, 50, 80])
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3, help="0: memory only")
+    parser.add_argument("--bias", action="store_true", help="cosines in place of costs")
     arguments = parser.parse_args()
-    model = models.build(ModelConfig(width=arguments.width), (32, 32, 3), 10)
-    images = jax.random.normal(jax.random.key(0), (10, 32, 32, 3))
-    distilled = Distilled(images, hard_labels(jnp.arange(10), 10), jnp.float32(0.01))
-    print("| student steps | differentiation | temporary memory, MiB | of full | time of full |\n|---|---|---|---|---|")
+    if arguments.bias:
+        print("| student steps | student learning rate | tesla: mean (least) cosine | truncated |\n|---|---|---|---|")
+        for steps in arguments.steps:
+            for student_lr in (0.01, 0.03, 0.1):
+                bias(steps, student_lr)
+        return
+    print("| student steps | differentiation | temporary memory, MiB | of full | seconds | of full |")
+    print("|---|---|---|---|---|---|")
     for steps in arguments.steps:
-        batch = mtt.Batch(
-            model.init(jax.random.key(1)),
-            model.init(jax.random.key(2)),
-            jnp.tile(jnp.arange(10), (steps, 1)),
-            jax.random.split(jax.random.key(3), steps),
-        )
-        gradients = {}
-        for mode in ("full", "segmented", "truncated", "tesla"):
-
-            def loss(distilled, batch, how=Unroll(mode)):
-                return mtt.matching_loss(cross_entropy(model), dsa("none", siamese=False), distilled, batch, how)[0]
-
-            gradients[mode] = jax.jit(jax.grad(loss)).lower(distilled, batch).compile()
-        memory = {mode: g.memory_analysis().temp_size_in_bytes / 2**20 for mode, g in gradients.items()}
-        seconds: dict[str, list[float]] = {mode: [] for mode in gradients}
-        for _ in range(arguments.repeats):
-            for mode, gradient in gradients.items():
-                start = time.perf_counter()
-                jax.block_until_ready(gradient(distilled, batch))
-                seconds[mode].append(time.perf_counter() - start)
-        for mode in gradients:
-            ratio = f"{np.median(seconds[mode]) / np.median(seconds['full']):.2f}" if arguments.repeats else "–"
-            print(f"| {steps} | {mode} | {memory[mode]:.0f} | {memory[mode] / memory['full']:.2f} | {ratio} |")
+        cost(steps, arguments.width, arguments.repeats)
 
 
 if __name__ == "__main__":
