@@ -13,7 +13,7 @@ from jaxdd.models import ModelConfig
 from jaxdd.run import run
 from jaxdd.training import Recipe
 from jaxdd.trajectories import Trajectories, Window
-from jaxdd.types import Examples, Method, Model
+from jaxdd.types import Examples, Method, Model, Snapshots
 from jaxdd.unroll import Unroll
 
 __version__ = version("jaxdd")
@@ -33,6 +33,7 @@ __all__ = [
     "ModelConfig",
     "Outcome",
     "Recipe",
+    "Snapshots",
     "Trajectories",
     "Unroll",
     "Window",

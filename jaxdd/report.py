@@ -236,7 +236,7 @@ def _curves(path: str | Path | None, saved_step: Any) -> list[str]:
     records = read(path)
     stages = list(dict.fromkeys(record["stage"] for record in records))
     order = {"distill": 0, "validate": 1, "inspect": 2, "experts": 3}
-    titles = {"distill": "Distillation", "validate": "Validation", "inspect": "Inside", "experts": "Experts"}
+    titles = {"distill": "Distillation", "validate": "Validation", "inspect": "Inspection", "experts": "Experts"}
     sections = []
     for stage in sorted(stages, key=lambda stage: order.get(stage, len(order))):
         of_stage = [record for record in records if record["stage"] == stage]
@@ -286,7 +286,7 @@ def _histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
     figure, axes = _axes(name)
     axes.pcolormesh(sides, edges, np.ma.masked_less_equal(shares.T, 1e-6), cmap="viridis", norm="log")
     axes.set_xlabel("step", color=GREY, fontsize=8)
-    return _figure(_png(figure), alt=f"Histogram of {name} against step")
+    return _figure(_png(figure), "Brighter: more of the values.", alt=f"Histogram of {name} against step")
 
 
 def _shares(histograms: list[dict[str, list[float]]], bins: int = 60) -> tuple[np.ndarray, np.ndarray]:

@@ -82,7 +82,16 @@ def constant_memory_scan(step: Callable[[Carry, Any], tuple[Carry, Any]], init: 
 
     For `θ_{n+1} = θ_n + Δ(θ_n, S)` the gradient is that of `θ_N = θ_0 + Σ_n Δ(θ̄_n, S)` with constant θ̄_n: the backward
     pass runs the steps again, first to last, and adds up `⟨∂/∂θ_N, ∂Δ(θ̄_n, S)/∂S⟩`. What it drops is the effect of S on
-    later steps through θ_n, so it is exact for one step, and further off the longer and faster the student moves.
+    later steps through θ_n, so it is exact for one step, and further off the longer and faster the student moves: on a
+    ConvNet of width 32 and depth 2, starting from an expert of the digits with one real image per class, the cosine
+    with the exact gradient with respect to the images is on average
+
+    | student steps | learning rate 0.01 | 0.03 | 0.1 |
+    |---|---|---|---|
+    | 10 | 0.98 | 0.95 | 0.87 |
+    | 50 | 0.92 | 0.82 | 0.81 |
+
+    (`python tests/benchmark_unroll.py --bias`; the least of 16 pairs is 0.54).
 
     Args:
         step: `(carry, x) -> (carry, y)`; differentiated in what it closes over, not in x.

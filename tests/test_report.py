@@ -225,8 +225,8 @@ def test_the_page_draws_every_scalar(tmp_path):
     assert "10 of 50 values are not finite" in page.text
     assert "bad: 50 of 50 values are not finite" in page.text
     assert "1 of 2 values are not finite" in page.text
-    assert page.text.index("Distillation") < page.text.index("Validation") < page.text.index("Inside")
-    assert page.text.index("Inside") < page.text.index("Experts")
+    assert page.text.index("Distillation") < page.text.index("Validation") < page.text.index("Inspection")
+    assert page.text.index("Inspection") < page.text.index("Experts")
 
 
 def test_histograms_over_steps_share_their_bins():
