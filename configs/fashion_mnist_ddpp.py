@@ -7,7 +7,7 @@ Measured   TODO
 Ours       all settings: those of MTT beside it, and the rule by which parameters are dropped.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll
 from jaxdd.methods import Optimiser, ddpp
 
 
@@ -25,10 +25,11 @@ def get_config() -> Config:
         ),
         method=ddpp.Config(
             ipc=1,
-            steps=300,
+            steps=200,
             student_steps=10,
             expert_snapshots=4,
             student_lr=0.1,
+            unroll=Unroll("full"),
             image_optimiser=Optimiser("adam", 0.1),
             lr_optimiser=Optimiser("adam", 0.001),
             rule="quantile",

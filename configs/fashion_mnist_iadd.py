@@ -8,7 +8,7 @@ Ours       all settings: those of MTT beside it, and how the importance is held 
            published method).
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll
 from jaxdd.methods import Optimiser, iadd
 
 
@@ -26,10 +26,11 @@ def get_config() -> Config:
         ),
         method=iadd.Config(
             ipc=1,
-            steps=300,
+            steps=200,
             student_steps=10,
             expert_snapshots=4,
             student_lr=0.1,
+            unroll=Unroll("full"),
             image_optimiser=Optimiser("adam", 0.1),
             lr_optimiser=Optimiser("adam", 0.001),
             importance_optimiser=Optimiser("sgd", 1e-3, 0.0),

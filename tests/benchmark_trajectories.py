@@ -1,14 +1,17 @@
 """The trajectory family under identical settings: `python tests/benchmark_trajectories.py digits`.
 
 Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and goes on
-where it was stopped. All share one set of experts but FTD, whose experts are trained differently. The last four columns
+where it was stopped. All share one set of experts but FTD, whose experts are trained differently. The last columns
 are from the last ten steps: the distance of student and target as MTT measures it, the part of it that the weights
-count, the part of the parameters that they count, and the share of what is counted that a hundredth of them holds.
+count, the part of the parameters that they count, and the share of what is counted that a hundredth of them holds; and
+for IADD the tensors that hold most of Σ W² in the end, with their share of it and of the parameters.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxdd.config import parse
 from jaxdd.metrics import read
@@ -40,8 +43,8 @@ def main() -> None:
     parser.add_argument("--out", default="runs/benchmark_trajectories")
     arguments = parser.parse_args()
     folder, baselines = Path(arguments.out) / arguments.data, {}
-    print("| method | flags | ipc | distilled | validation | distance | counted | effective | top 1 % |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| method | flags | ipc | distilled | validation | distance | counted | effective | top 1 % | most of W² |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for ipc in arguments.ipc:
         for name, row in ROWS.items():
             if arguments.only and arguments.only not in name:
@@ -77,7 +80,24 @@ def details(workdir: Path) -> str:
     counted = last.get("counted", last["loss"] / last["distance"] if "kept" in last else None)
     for value in (counted, last.get("effective", last.get("kept")), last.get("top_share")):
         cells.append("–" if value is None else f"{value:.3f}")
-    return " | ".join(cells)
+    return " | ".join([*cells, mass(workdir)])
+
+
+def mass(workdir: Path) -> str:
+    """Name the two tensors with the largest part of Σ W², from the histograms of the last inspection."""
+    if not (inspected := read(workdir / "metrics.jsonl", "inspect")):
+        return "–"
+    squares, sizes = {}, {}
+    for name, counted in inspected[-1].items():
+        if name.startswith("W "):
+            edges, counts = np.array(counted["edges"]), np.array(counted["counts"])
+            middles = (edges[1:] + edges[:-1]) / 2
+            squares[name], sizes[name] = np.sum(counts * middles**2), counts.sum()
+    all_squares, all_sizes = sum(squares.values()), sum(sizes.values())
+    return ", ".join(
+        f"{name.removeprefix('W ')} {squares[name] / all_squares:.0%} ({sizes[name] / all_sizes:.1%})"
+        for name in sorted(squares, key=lambda name: -squares[name])[:2]
+    )
 
 
 if __name__ == "__main__":
