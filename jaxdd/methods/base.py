@@ -118,9 +118,15 @@ def outer_optimiser(
     images: Optimiser | None, labels: Optimiser | None = None, lr: Optimiser | None = None
 ) -> optax.GradientTransformation:
     """Build the optimiser of a `Distilled`, one transformation per variable; a variable without one stays fixed."""
-    fields = {"images": images, "labels": labels, "lr": lr}
-    transforms = {name: o.build() if o is not None else optax.set_to_zero() for name, o in fields.items()}
-    return optax.partition(transforms, Distilled._make(fields))
+    return optax.partition(outer_transforms(images, labels, lr), Distilled._make(Distilled._fields))
+
+
+def outer_transforms(
+    images: Optimiser | None, labels: Optimiser | None = None, lr: Optimiser | None = None
+) -> dict[str, optax.GradientTransformation]:
+    """Name the transformations of the variables of a `Distilled`, for an optimiser that has more of them."""
+    optimisers = {"images": images, "labels": labels, "lr": lr}
+    return {name: o.build() if o is not None else optax.set_to_zero() for name, o in optimisers.items()}
 
 
 def no_cache(key: Array, sources: Sources) -> None:

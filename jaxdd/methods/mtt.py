@@ -29,7 +29,7 @@ from jaxdd.methods.base import (
     Optimiser,
     Sources,
     no_cache,
-    outer_optimiser,
+    outer_transforms,
     softened,
 )
 from jaxdd.training import batching, shuffle
@@ -221,18 +221,23 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
         The method; its sources need trajectories of at least `config.snapshots_needed` snapshots.
     """
     train_student = student_trainer(model, config)
-    optimisers = Variables(
-        outer_optimiser(
-            config.image_optimiser, config.label_optimiser if config.labels == "learned" else None, config.lr_optimiser
-        ),
-        metric.optimiser,
+    learned_labels = config.label_optimiser if config.labels == "learned" else None
+    optimiser = optax.partition(
+        {
+            **outer_transforms(config.image_optimiser, learned_labels, config.lr_optimiser),
+            "importance": metric.optimiser,
+        },
+        Variables(Distilled._make(Distilled._fields), "importance"),
     )
+
+    def learned(distilled: Distilled) -> Distilled:
+        return distilled._replace(lr=positive_lr(distilled.lr, config.student_lr))
 
     def init(key: Array, distilled: Distilled) -> State:
         del key
         raw = raw_lr(jnp.full_like(distilled.lr, config.student_lr), config.student_lr)
         variables = Variables(distilled._replace(lr=raw), metric.importance)
-        return State(variables, Variables(*(o.init(v) for o, v in zip(optimisers, variables, strict=True))))
+        return State(variables, optimiser.init(variables))
 
     def sample(key: Array, step: Array, sources: Sources) -> Pair:
         trajectories, size = sources.experts, config.ipc * sources.real.class_sizes.shape[0]
@@ -255,20 +260,14 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
         observed = metric.observe(variables.importance, student, pair)
         return loss, {"loss": loss, "student_loss": history[-1], **observed}
 
-    def learned(distilled: Distilled) -> Distilled:
-        return distilled._replace(lr=positive_lr(distilled.lr, config.student_lr))
-
     def step(key: Array, state: State, pairs: Pair) -> tuple[State, NamedTuple]:
         del key
         slope = jax.grad(objective, has_aux=True)
         # One pair after another: students side by side would turn their convolutions into grouped ones.
         each = jax.lax.map(lambda pair: slope(state.variables, pair), pairs)
         grads, observed = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
-        moved = []
-        for optimiser, grad, kept, variable in zip(optimisers, grads, state.optimiser, state.variables, strict=True):
-            updates, kept = optimiser.update(grad, kept, variable)
-            moved.append((optax.apply_updates(variable, updates), kept))
-        new = State(*(Variables(*x) for x in zip(*moved, strict=True)))
+        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.variables)
+        new = State(optax.apply_updates(state.variables, updates), optimiser_state)
         if config.loss_threshold is not None:
             too_far = observed["loss"] > config.loss_threshold
             new = jax.tree.map(lambda x, y: jnp.where(too_far, x, y), state, new)
