@@ -52,13 +52,15 @@ def main() -> None:
             config, *flags = f"configs/{arguments.data}_{row}".split()
             workdir = folder / f"{row.replace(' --', '_').replace(' ', '_')}_ipc{ipc}"
             experts = folder / ("flat_experts" if name == "FTD" else "experts")
-            plain = name == "MTT"  # the only one that scores the baselines that do not depend on the method
+            plain = name == "MTT"  # the baselines do not depend on the method
+            full = plain and ipc == arguments.ipc[0]  # nor the full data on ipc
             results = run(
                 parse(
                     [
                         *("--config", f"{config}.py", *flags, *arguments.add.split()),
                         *("--method.ipc", str(ipc), "--workdir", str(workdir), "--experts.directory", str(experts)),
-                        "--evaluate.full-data" if plain else "--evaluate.no-full-data",
+                        "--evaluate.random-real" if plain else "--evaluate.no-random-real",
+                        "--evaluate.full-data" if full else "--evaluate.no-full-data",
                     ]
                 )
             )
@@ -66,7 +68,8 @@ def main() -> None:
                 baselines[ipc] = results
             print(f"| {name} | `{row}` | {ipc} | {percent(results['distilled'])} | {details(workdir)} |", flush=True)
     for ipc, results in baselines.items():
-        print(f"ipc {ipc}: random real {percent(results['random_real'])}, full data {percent(results['full_data'])}")
+        scores = [f"{name} {percent(results[name])}" for name in ("random_real", "full_data") if results[name]]
+        print(f"ipc {ipc}: {', '.join(scores)}")
 
 
 def percent(accuracy: dict[str, Any]) -> str:
