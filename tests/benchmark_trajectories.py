@@ -81,7 +81,9 @@ def best(workdir: Path) -> str:
 
 
 def details(workdir: Path) -> str:
-    last = read(workdir / "metrics.jsonl", "distill")[-1]
+    if not (lines := read(workdir / "metrics.jsonl", "distill")):  # diverged at once
+        return " | ".join(5 * "–")
+    last = lines[-1]
     cells = [f"{last.get('distance', last['loss']):.3f}"]
     counted = last.get("counted", last["loss"] / last["distance"] if "kept" in last else None)
     for value in (counted, last.get("effective", last.get("kept")), last.get("top_share")):
