@@ -131,7 +131,7 @@ CONSTRAINTS: dict[str, Constraint] = {
 
 
 def effective(weights: Array) -> Array:
-    """Compute the fraction of the parameters that W counts, `(Σ W²)² / (P Σ W⁴)`: 1 if equal, 1/P for one, 0 for none."""
+    """Compute the fraction of the parameters that W counts, `(Σ W²)² / (P Σ W⁴)`: 1/P for one, 0 for none."""
     largest = jnp.maximum(jnp.max(jnp.abs(weights)), jnp.finfo(weights.dtype).tiny)
     squares = (weights / largest) ** 2  # of any scale, W⁴ would underflow
     return jnp.sum(squares) ** 2 / (weights.size * jnp.maximum(jnp.sum(squares**2), jnp.finfo(weights.dtype).tiny))
