@@ -262,11 +262,11 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
 
     def step(key: Array, state: State, pairs: Pair) -> tuple[State, NamedTuple]:
         del key
-        slope = jax.grad(objective, has_aux=True)
+        slope, count = jax.grad(objective, has_aux=True), pairs.indices.shape[0]
 
         # One pair after another: students side by side would turn their convolutions into grouped ones.
         def add(total: PyTree, pair: Pair) -> tuple[PyTree, None]:
-            return jax.tree.map(lambda x, y: x + y / config.pairs, total, slope(state.variables, pair)), None
+            return jax.tree.map(lambda x, y: x + y / count, total, slope(state.variables, pair)), None
 
         shapes = jax.eval_shape(slope, state.variables, jax.tree.map(lambda x: x[0], pairs))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
