@@ -263,6 +263,43 @@ def test_fingerprint_is_that_of_the_train_split():
     assert len(set(different)) == len(different)
 
 
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric"])
+def test_label_noise_replaces_an_exact_part_of_every_class(kind):
+    images, labels, test_images, test_labels = random_images(0, 300, 4, 4, 1), np.arange(300) % 3, *arrays()[2:]
+    test_images = random_images(1, len(test_labels), 4, 4, 1)
+
+    def dataset(**options):
+        return data.from_arrays(images, labels, test_images, test_labels, validation=0.2, **options)
+
+    clean, noisy = dataset(), dataset(label_noise=0.3, noise_kind=kind)
+    wrong = clean.train.labels != noisy.train.labels
+    assert clean.mislabelled is None
+    np.testing.assert_array_equal(noisy.mislabelled, wrong)
+    assert np.bincount(clean.train.labels[wrong]).tolist() == [24, 24, 24]
+    shift = (noisy.train.labels - clean.train.labels)[wrong] % 3
+    assert set(shift) == ({1} if kind == "asymmetric" else {1, 2})
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(noisy, split).labels, getattr(clean, split).labels)
+    np.testing.assert_array_equal(noisy.train.images, clean.train.images)
+    assert noisy.fingerprint() == dataset(label_noise=0.3, noise_kind=kind).fingerprint() != clean.fingerprint()
+    assert noisy.fingerprint() != dataset(label_noise=0.3, noise_kind=kind, noise_seed=1).fingerprint()
+
+
+def test_label_noise_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="label_noise must be a fraction .* got 1.0"):
+        data.from_arrays(*arrays(), label_noise=1.0)
+    with pytest.raises(ValueError, match="noise_kind is 'pairs'; choose one of symmetric, asymmetric"):
+        data.from_arrays(*arrays(), label_noise=0.1, noise_kind="pairs")
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        data.from_arrays(
+            random_images(0, 9, 4, 4, 1),
+            np.zeros(9, int),
+            random_images(0, 9, 4, 4, 1),
+            np.zeros(9, int),
+            label_noise=0.1,
+        )
+
+
 def replaced(position, value):
     given = list(arrays())
     given[position] = value
