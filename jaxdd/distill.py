@@ -153,7 +153,7 @@ def run_method(
     mesh = mesh or make_mesh()
     prepare_key, init_key, step_key = jax.random.split(key, 3)
     sources = replicate(sources, mesh)
-    state = jax.jit(method.init)(init_key, replicate(distilled, mesh))
+    state = jax.jit(method.init)(init_key, replicate(distilled, mesh), sources)
     progress = {
         "state": state,
         "best": distilled,
@@ -277,7 +277,8 @@ def distill(
         trajectories = trajectories.first(max(config.snapshots_needed, 1))
         if resolve(residency, trajectories.snapshots, mesh) == "host":
             snapshots, trajectories = np.asarray(trajectories.snapshots), without_snapshots(trajectories)
-    sources = replicate(Sources(real, trajectories), mesh)
+    validation = dataset.validation_set() if config.needs_validation else None
+    sources = replicate(Sources(real, trajectories, validation=validation), mesh)
     initial = jax.jit(partial(methods.initial_distilled, model=model, config=config, lr=evaluate.recipe.lr))
     rates = {
         field.name.removesuffix("_optimiser"): getattr(config, field.name).lr

@@ -76,7 +76,7 @@ class Method(NamedTuple):
     Attributes:
         prepare: `(key, sources) -> cache`, runs once before the first step, and again after a resume: what steps will
             find as `sources.cache`. None for most methods.
-        init: `(key, distilled) -> State`, the state before step 0 from an initial distilled set.
+        init: `(key, distilled, sources) -> State`, the state before step 0 from an initial distilled set.
         sample: `(key, step, sources) -> Batch`, everything random that a step needs. Fields that hold real examples
             are `Examples`: the driver shards them over the devices. Fields that name snapshots of experts are
             `Snapshots`: the driver fetches their parameters from wherever the experts are kept.
@@ -85,12 +85,16 @@ class Method(NamedTuple):
         warn: `({name: value of Info}) -> {topic: text}`, on the host: what a person should be told, once per topic.
         inspect: `(state) -> {name: array}`, what a person wants to see at each evaluation: scalars, and arrays for
             histograms.
+        objective: `(distilled, state, batch) -> scalar`, the loss of a step as a function of the distilled set (as the
+            state holds it) and, through the batch, of the weights of its real examples: what a plug-in such as IWD
+            differentiates. None for a method without one.
     """
 
     prepare: Callable[[Array, Any], Any]
-    init: Callable[[Array, Any], Any]
+    init: Callable[[Array, Any, Any], Any]
     sample: Callable[[Array, Array, Any], Any]
     step: Callable[[Array, Any, Any], tuple[Any, Any]]
     distilled: Callable[[Any], Any]
     warn: Callable[[dict[str, float]], dict[str, str]] = lambda info: {}
     inspect: Callable[[Any], dict[str, Array]] = lambda state: {}
+    objective: Callable[[Any, Any, Any], Array] | None = None

@@ -206,7 +206,7 @@ def test_every_file_fits_together_at_its_full_size(file):
 
     def two_steps(key, sources):
         distilled = methods.initial_distilled(key, model, sources, config.method, lr=0.01)
-        state, sources = method.init(key, distilled), sources._replace(cache=method.prepare(key, sources))
+        state, sources = method.init(key, distilled, sources), sources._replace(cache=method.prepare(key, sources))
         for it in range(2):
             batch = complete(method.sample(key, jnp.int32(it), sources), sources, None)
             state, info = method.step(key, state, batch)

@@ -125,7 +125,7 @@ def one_device(problem):
         # As run_method goes about it.
         prepare_key, init_key, step_key = jax.random.split(KEY, 3)
         sources = real_and_experts._replace(cache=jax.jit(method.prepare)(prepare_key, real_and_experts))
-        first = replicate(jax.jit(method.init)(init_key, initial), mesh)
+        first = replicate(jax.jit(method.init)(init_key, initial, sources), mesh)
         stretch = advance(method._replace(step=counted), mesh)
         states, infos, counts = [first], [], []
         for begin, end in [(0, 7), (7, 8), (8, 13), (13, 20), (20, 30), (30, 40)]:

@@ -345,7 +345,7 @@ def test_a_diverging_run_names_step_method_and_learning_rates(copy, flags, datas
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     like = Distilled(np.zeros((10, 8, 8, 1), np.float32), np.zeros((10, 10), np.float32), np.float32(0))
     tree = {
-        "state": methods.build(model, config.method).init(jax.random.key(0), like),
+        "state": methods.build(model, config.method).init(jax.random.key(0), like, None),
         "best": like,
         **{name: np.zeros(()) for name in ("best_step", "best_accuracy", "seconds")},
     }

@@ -75,7 +75,24 @@ class Dataset:
 
     @cached_property
     def _real_set(self) -> RealSet:
-        return sampling.real_set(self.train.images, self.train.labels, self.num_classes, self.normalisation)
+        return self._indexed(self.train)
+
+    def validation_set(self) -> RealSet:
+        """Index the validation split likewise, for a method that learns from it.
+
+        Raises:
+            ValueError: if it lacks a class.
+        """
+        missing = sorted(set(range(self.num_classes)) - set(self.validation.labels.tolist()))
+        if missing:
+            raise ValueError(
+                f"the validation split has no example of class {missing[0]}: raise data.validation, or do without "
+                "examples of it"
+            )
+        return self._indexed(self.validation)
+
+    def _indexed(self, split: Split) -> RealSet:
+        return sampling.real_set(split.images, split.labels, self.num_classes, self.normalisation)
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,13 @@ class Sources(NamedTuple):
         trajectories: The experts, None for a method that needs none. Their snapshots are `[E, T, 0]` where they stay
             on the host: a method's `sample` names those that it reads, see `Snapshots`.
         cache: What the method's `prepare` computed.
+        validation: The validation split, for a method that learns from it; None for all others.
     """
 
     real: RealSet
     trajectories: Trajectories | None = None
     cache: Any = None
+    validation: RealSet | None = None
 
     @property
     def experts(self) -> Trajectories:
@@ -104,6 +106,11 @@ class MethodConfig:
     def needs_experts(self) -> bool:
         """Whether experts have to be trained for the method or for the first value of its distilled set."""
         return self.snapshots_needed > 0 or self.labels != "hard" or self.init == "correct"
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether the method learns from the validation split."""
+        return False
 
 
 def softened(distilled: Distilled, indices: Array) -> Examples:

@@ -219,7 +219,7 @@ def build(model: Model, config: Config) -> Method:
 
     return Method(
         prepare=no_cache,
-        init=lambda key, distilled: State(distilled),
+        init=lambda key, distilled, sources: State(distilled),
         sample=lambda key, step, sources: (),
         step=step,
         distilled=lambda state: state.distilled,
