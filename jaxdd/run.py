@@ -276,7 +276,7 @@ def _evaluate(
     done: Progress,
 ) -> dict[str, dict[str, Any]]:
     clock = time.monotonic()
-    total = 3 if config.evaluate.full_data else 2
+    total = 1 + config.evaluate.random_real + config.evaluate.full_data
     with metrics.progress("evaluate", total, len(done.accuracies)) as bar:
 
         def leave(when: str) -> None:

@@ -52,31 +52,37 @@ def main() -> None:
             config, *flags = f"configs/{arguments.data}_{row}".split()
             workdir = folder / f"{row.replace(' --', '_').replace(' ', '_')}_ipc{ipc}"
             experts = folder / ("flat_experts" if name == "FTD" else "experts")
-            plain = name == "MTT"  # the only one that scores the baselines that do not depend on the method
-            results = run(
-                parse(
-                    [
-                        *("--config", f"{config}.py", *flags, *arguments.add.split()),
-                        *("--method.ipc", str(ipc), "--workdir", str(workdir), "--experts.directory", str(experts)),
-                        "--evaluate.full-data" if plain else "--evaluate.no-full-data",
-                    ]
-                )
-            )
+            plain = name == "MTT"  # the baselines do not depend on the method
+            full = plain and ipc == arguments.ipc[0]  # nor the full data on ipc
+            flags += [*arguments.add.split(), "--method.ipc", str(ipc)]
+            flags += ["--workdir", str(workdir), "--experts.directory", str(experts)]
+            flags.append("--evaluate.random-real" if plain else "--evaluate.no-random-real")
+            flags.append("--evaluate.full-data" if full else "--evaluate.no-full-data")
+            try:
+                results = run(parse(["--config", f"{config}.py", *flags]))
+            except FloatingPointError:
+                print(f"| {name} | `{row}` | {ipc} | diverged | | {details(workdir)} |", flush=True)
+                continue
             if plain:
                 baselines[ipc] = results
-            print(f"| {name} | `{row}` | {ipc} | {percent(results['distilled'])} | {details(workdir)} |", flush=True)
+            scores = f"{percent(results['distilled'])} | {best(workdir)}"
+            print(f"| {name} | `{row}` | {ipc} | {scores} | {details(workdir)} |", flush=True)
     for ipc, results in baselines.items():
-        print(f"ipc {ipc}: random real {percent(results['random_real'])}, full data {percent(results['full_data'])}")
+        scores = [f"{name} {percent(results[name])}" for name in ("random_real", "full_data") if results[name]]
+        print(f"ipc {ipc}: {', '.join(scores)}")
 
 
 def percent(accuracy: dict[str, Any]) -> str:
     return f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f}"
 
 
+def best(workdir: Path) -> str:
+    return f"{100 * max(line['accuracy'] for line in read(workdir / 'metrics.jsonl', 'validate')):.1f}"
+
+
 def details(workdir: Path) -> str:
     last = read(workdir / "metrics.jsonl", "distill")[-1]
-    best = max(line["accuracy"] for line in read(workdir / "metrics.jsonl", "validate"))
-    cells = [f"{100 * best:.1f}", f"{last.get('distance', last['loss']):.3f}"]
+    cells = [f"{last.get('distance', last['loss']):.3f}"]
     counted = last.get("counted", last["loss"] / last["distance"] if "kept" in last else None)
     for value in (counted, last.get("effective", last.get("kept")), last.get("top_share")):
         cells.append("–" if value is None else f"{value:.3f}")

@@ -132,6 +132,8 @@ def test_known_accuracies_are_not_computed_again(model, stripes, distilled, scor
             evaluate(model, stripes, distilled, CONFIG, known={n: runs for n, runs in known.items() if n != name})
     only_small = dataclasses.replace(CONFIG, full_data=False)
     assert list(evaluate(model, stripes, distilled, only_small, known=known)) == ["distilled", "random_real"]
+    alone = dataclasses.replace(only_small, random_real=False)
+    assert list(evaluate(model, stripes, distilled, alone, known=known)) == ["distilled"]
 
 
 def test_nine_networks_on_eight_devices_score_as_on_one(model, stripes, distilled, scored):
