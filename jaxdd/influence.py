@@ -185,8 +185,8 @@ def tracin(problem: Problem, path: Path) -> Estimate:
         [published] TracInCP, Pruthi et al. 2020, arXiv 2002.08484.
     """
 
-    def add(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        params, lr = at
+    def add(total: Array, snapshot: tuple[Array, Array]) -> tuple[Array, None]:
+        params, lr = snapshot
         return total + lr * problem.dots(params, problem.target_gradients(params)), None
 
     scores = jax.lax.scan(add, _zero_scores(problem, path), (path.snapshots, path.steps))[0]
@@ -205,8 +205,8 @@ def sgd_influence(problem: Problem, path: Path) -> Estimate:
         step's batch.
     """
 
-    def back(carry: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        (u, total), (params, lr) = carry, at
+    def back(carry: tuple[Array, Array], snapshot: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        (u, total), (params, lr) = carry, snapshot
         total = total + lr * problem.dots(params, u)
         return (u - lr * _products(problem, params, u), total), None
 
@@ -220,14 +220,15 @@ def second_order(problem: Problem, path: Path) -> Estimate:
     """Score like `sgd_influence`, up to first order in the curvature.
 
     `s_qi = Σ_t η_t ⟨g − Σ_{k>t} η_k H_k g, ∇ℓ_i(θ_t)⟩` with `g = ∇L_q(θ_T)`: of the product of the `I − η_k H_k` only
-    the first two terms are kept, which is enough while training time times the largest eigenvalue stays below one.
+    the first two terms are kept, which is enough while training time times the largest eigenvalue stays below one, and
+    worse than nothing (a negative correlation with retraining) when it is well above.
 
     [derived]
     """
     gradients = problem.target_gradients(path.end)
 
-    def back(carry: tuple[Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        (correction, total), (params, lr) = carry, at
+    def back(carry: tuple[Array, Array], snapshot: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        (correction, total), (params, lr) = carry, snapshot
         total = total + lr * problem.dots(params, gradients - correction)
         return (correction + lr * _products(problem, params, gradients), total), None
 
@@ -249,8 +250,8 @@ def bracket(problem: Problem, path: Path) -> Estimate:
     gradients = problem.target_gradients(path.end)
     remaining = jnp.sum(path.steps) - jnp.cumsum(path.steps)
 
-    def add(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        params, coefficient = at
+    def add(total: Array, snapshot: tuple[Array, Array]) -> tuple[Array, None]:
+        params, coefficient = snapshot
         of_data = problem.dots(params, _products(problem, params, gradients))
         of_example = problem.forms(params, gradients, problem.gradient(params))
         return total - coefficient * (of_data + of_example), None
@@ -471,6 +472,9 @@ def scores(
     estimator, size = ESTIMATORS[config.estimator], flattening(model)[0]
     if retrain is not None and config.estimator != "leave_one_out":
         raise ValueError(f"retrain was given with estimator={config.estimator!r}; only leave_one_out retrains")
+    if config.estimator == "leave_one_out" and isinstance(train, Examples) and not np.all(train.weights):
+        first = int(np.argmin(np.abs(train.weights)))
+        raise ValueError(f"training example {first} has weight 0: leaving it out changes nothing; give all some weight")
     if config.estimator == "endpoint" and config.solver.name == "explicit" and size > LARGEST_DENSE:
         raise ValueError(
             f"solver.name is 'explicit' for a network of {size} parameters, whose Hessian would have that many rows; "
@@ -811,8 +815,8 @@ def _squared_gradients(model: Model, config: InfluenceConfig, losses: Losses | N
         gradient = jax.grad(lambda p: flat_losses(p, take(train, row[None]))[0])(params)
         return jnp.vdot(gradient, gradient)
 
-    def add(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        params, lr = at
+    def add(total: Array, snapshot: tuple[Array, Array]) -> tuple[Array, None]:
+        params, lr = snapshot
         squares = jax.lax.map(lambda row: square(params, row), jnp.arange(size), batch_size=min(config.chunk, size))
         return total + lr * squares, None
 
@@ -859,7 +863,7 @@ def _check(result: Estimate, estimator: Estimator, config: InfluenceConfig) -> N
     worst, advice = float(np.max(result.fault)), estimator.advice(config.solver.name)
     if not np.isfinite(result.scores).all():
         raise FloatingPointError(f"{config.estimator} gave scores that are not finite; {advice}")
-    if worst > estimator.limit:
+    if not worst <= estimator.limit:
         raise FloatingPointError(f"{config.estimator} diverged, {estimator.measure} {worst:.2g}; {advice}")
     if worst > estimator.doubtful:
         log.warning("%s has not converged, %s %.2g; %s", config.estimator, estimator.measure, worst, advice)
