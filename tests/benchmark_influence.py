@@ -136,7 +136,7 @@ def noise(arguments: argparse.Namespace) -> None:
     config = ExpertsConfig(count=arguments.experts, recipe=recipe, snapshot_every=arguments.snapshot_every)
     experts = train_experts(model, dataset, config, seed=arguments.seed)
     train = dataset.real_set()
-    # The target images twice, with trusted and with given labels; targets: all of these, all of those, classes of these.
+    # The target images twice, with trusted and with given labels.
     trusted = dataset.test.labels
     images = np.concatenate([dataset.test.images] * 2)
     target = sampling.real_set(images, np.concatenate([trusted, target_given]), 10, dataset.normalisation)
