@@ -85,6 +85,9 @@ class Method(NamedTuple):
         warn: `({name: value of Info}) -> {topic: text}`, on the host: what a person should be told, once per topic.
         inspect: `(state) -> {name: array}`, what a person wants to see at each evaluation: scalars, and arrays for
             histograms.
+        objective: `(distilled, state, batch) -> scalar`, the loss that a step descends, as a function of the distilled
+            set (`distilled` replaces `state.distilled`) and, through the weights of the batch's `Examples`, of the real
+            instances; None for methods without one.
     """
 
     prepare: Callable[[Array, Any], Any]
@@ -94,3 +97,4 @@ class Method(NamedTuple):
     distilled: Callable[[Any], Any]
     warn: Callable[[dict[str, float]], dict[str, str]] = lambda info: {}
     inspect: Callable[[Any], dict[str, Array]] = lambda state: {}
+    objective: Callable[[Any, Any, Any], Array] | None = None

@@ -6,7 +6,7 @@ A method of your own is such a file anywhere on the import path; its `Config` is
 import sys
 from types import ModuleType
 
-from jaxdd.methods import coresets, datm, ddpp, iadd, infmatch, mtt
+from jaxdd.methods import coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm
 from jaxdd.methods.base import MethodConfig, Optimiser, Sources, softened
 from jaxdd.methods.coresets import initial_distilled
 from jaxdd.types import Method, Model
@@ -14,10 +14,13 @@ from jaxdd.types import Method, Model
 METHODS: dict[str, ModuleType] = {
     "coresets": coresets,
     "datm": datm,
+    "dc": dc,
     "ddpp": ddpp,
+    "dm": dm,
     "iadd": iadd,
     "infmatch": infmatch,
     "mtt": mtt,
+    "ncfm": ncfm,
 }
 
 
