@@ -54,7 +54,7 @@ def layerwise_cosine_distance(synthetic: Params, real: Params) -> Array:
         A scalar.
 
     References:
-        [published] DC, Zhao et al. 2021, arXiv 2006.05929, equation 9, and what its code does with biases.
+        [published] DC, Zhao et al. 2021, arXiv 2006.05929, and what its code does with biases.
     """
 
     def of_tensor(g: Array, h: Array) -> Array:
@@ -133,7 +133,7 @@ def mean_distance(synthetic: Array, real: Array, synthetic_weights: Array, real_
         A scalar.
 
     References:
-        [published] with equal weights: DM, Zhao & Bilen 2023, arXiv 2110.04181, equation 4.
+        [published] with equal weights: DM, Zhao & Bilen 2023, arXiv 2110.04181.
     """
     gap = synthetic_weights @ synthetic - real_weights @ real
     return jnp.vdot(gap, gap)
@@ -168,7 +168,7 @@ def characteristic_distance(synthetic: Array, real: Array, *, amplitude: float =
         A scalar. Where the functions agree at a frequency, the gradient of its term is taken to be 0.
 
     References:
-        [published] NCFM, Wang et al. 2025, arXiv 2502.20653, equation 5, and the factor 300 of its code. [derived] the
+        [published] NCFM, Wang et al. 2025, arXiv 2502.20653, and the factor 300 of its code. [derived] the
         phase as `|Φ_r − Φ_s|² − (|Φ_r| − |Φ_s|)²`, which does not cancel where the functions nearly agree and α = ½.
     """
     gap = jnp.sum((real - synthetic) ** 2, axis=-1)

@@ -229,7 +229,7 @@ def test_every_file_fits_together_at_its_full_size(file):
 def test_two_steps_of_every_file(file, tmp_path, monkeypatch):
     config = shrink(load_config(file))
     monkeypatch.setattr(data, "load", lambda name, **_: random_images(name, per_class=2))
-    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=config.method.snapshots_needed)
+    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=max(config.method.snapshots_needed, 1))
     scoring = dataclasses.replace(config.evaluate.recipe, augment="none")
     config = dataclasses.replace(
         config,

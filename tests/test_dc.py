@@ -76,17 +76,12 @@ def oracle(model, config, state, batch):
                 for j in range(g.shape[-1]):
                     a, b = g[..., j].ravel(), h[..., j].ravel()
                     total += 1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
-        if config.distance == "global_cosine":
-            a, b = (np.concatenate([x.ravel() for x in side]) for side in zip(*pairs, strict=True))
-            total += 1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
     return total
 
 
 VARIANTS = {
     "dc": {"name": "convnet"},
-    "dsa": {"augment": "scale_flip"},
-    "global cosine": {"distance": "global_cosine"},
-    "mse": {"distance": "mse"},
+    "dsa": {"augment": "scale_flip", "distance": "mse"},
     "idc": {"name": "convnet", "distance": "convolution_mse", "factor": 2, "network": "real", "ipc": 1},
 }
 
@@ -136,24 +131,19 @@ def test_equal_weights_give_the_published_mean(x64, toy):
     np.testing.assert_allclose(value, published(s.state.distilled.images), rtol=1e-10)
 
 
-@pytest.mark.parametrize("factor", [1, 2])
-def test_a_step_descends_the_objective(x64, toy, factor):
+@pytest.mark.parametrize(("factor", "labels"), [(1, "hard"), (2, "learned")])
+def test_a_step_descends_the_objective(x64, toy, factor, labels):
     rates = {"image_optimiser": Optimiser("sgd", 0.3, 0.5), "label_optimiser": Optimiser("sgd", 0.2, 0.0)}
-    s = setting(toy, factor=factor, ipc=1, **rates)
+    s = setting(toy, factor=factor, labels=labels, ipc=1, **rates)
     after, info = jax.jit(s.method.step)(jax.random.key(1), s.state, s.batch)
     before = s.state.distilled
     value, slope = jax.jit(jax.value_and_grad(s.method.objective))(before, s.state, s.batch)
     np.testing.assert_allclose(info.loss, value, rtol=1e-12)
     np.testing.assert_allclose(info.image_gradient, np.linalg.norm(slope.images), rtol=1e-12)
     np.testing.assert_allclose(after.distilled.images, before.images - 0.3 * slope.images, rtol=1e-10, atol=1e-14)
-    np.testing.assert_allclose(after.distilled.labels, before.labels - 0.2 * slope.labels, rtol=1e-10, atol=1e-14)
+    moved = 0.2 * slope.labels if labels == "learned" else 0
+    np.testing.assert_allclose(after.distilled.labels, before.labels - moved, rtol=1e-10, atol=1e-14)
     assert np.abs(slope.labels).max() > 0
-
-
-def test_hard_labels_stay(x64, toy):
-    s = setting(toy, labels="hard")
-    after, _ = jax.jit(s.method.step)(jax.random.key(1), s.state, s.batch)
-    np.testing.assert_array_equal(after.distilled.labels, s.state.distilled.labels)
 
 
 @pytest.mark.parametrize("network", ["distilled", "real"])

@@ -174,7 +174,7 @@ def decode(stored: Distilled, factor: int) -> Distilled:
         ValueError: f does not divide H and W.
 
     References:
-        [published] IDC's multi-formation, arXiv 2205.14959, section 3.1; its code pads what does not divide.
+        [published] IDC's multi-formation, arXiv 2205.14959; its code pads what does not divide.
     """
     if factor == 1:
         return stored
