@@ -258,7 +258,7 @@ def distill(
     """
     mesh = mesh or make_mesh()
     real = dataset.real_set()
-    sampling.check_per_class(real, config.ipc)
+    sampling.check_per_class(real, config.items_per_class)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         given = "none" if trajectories is None else f"some of {have}"

@@ -84,7 +84,7 @@ def check(config: Config, dataset: Dataset) -> None:
     Raises:
         ValueError: More images per class than there are, or experts too short for the method.
     """
-    data.sampling.check_per_class(dataset.real_set(), config.method.ipc)
+    data.sampling.check_per_class(dataset.real_set(), config.method.items_per_class)
     if config.method.needs_experts:
         check_length(config.experts, len(dataset.train.labels), config.method.snapshots_needed)
 

@@ -85,9 +85,9 @@ class Method(NamedTuple):
         warn: `({name: value of Info}) -> {topic: text}`, on the host: what a person should be told, once per topic.
         inspect: `(state) -> {name: array}`, what a person wants to see at each evaluation: scalars, and arrays for
             histograms.
-        objective: `(distilled, state, batch) -> scalar`, the loss of a step as a function of the distilled set (as the
-            state holds it) and, through the batch, of the weights of its real examples: what a plug-in such as IWD
-            differentiates. None for a method without one.
+        objective: `(distilled, state, batch) -> scalar`, the loss that a step descends, as a function of the distilled
+            set (`distilled` replaces `state.distilled`) and, through the weights of the batch's `Examples`, of the real
+            instances; None for methods without one.
     """
 
     prepare: Callable[[Array, Any], Any]

@@ -168,6 +168,20 @@ def test_balanced_may_take_a_whole_class(real):
     np.testing.assert_array_equal(np.sort(rows[0]), np.flatnonzero(real.labels == 0))
 
 
+def test_classwise_goes_through_each_class_before_it_repeats(real):
+    for batch in (4, 7, 20):
+        rows = np.asarray(jax.jit(sampling.classwise, static_argnums=2)(jax.random.key(batch), real, batch))
+        assert rows.shape == (3, batch) and rows.dtype == np.int32
+        for label, size in enumerate([5, 9, 7]):
+            assert (real.labels[rows[label]] == label).all()
+            counts = np.bincount(rows[label], minlength=21)[real.labels == label]
+            assert len(counts) == size and set(counts) <= {batch // size, -(-batch // size)}
+    draws = jax.vmap(lambda key: sampling.classwise(key, real, 8))(jax.random.split(jax.random.key(0), 4000))
+    for label, size in enumerate([5, 9, 7]):
+        counts = np.bincount(np.asarray(draws[:, label]).ravel(), minlength=21)[real.labels == label]
+        np.testing.assert_allclose(counts, 4000 * 8 / size, rtol=0.05)
+
+
 def test_uniform_covers_the_set_evenly(real):
     draws = np.asarray(sampling.uniform(jax.random.key(0), real, 21_000))
     counts = np.bincount(draws, minlength=21)
@@ -184,6 +198,8 @@ def test_per_class_is_checked(real):
         sampling.balanced(jax.random.key(0), real, 10)
     with pytest.raises(ValueError, match="batch"):
         sampling.uniform(jax.random.key(0), real, 0)
+    with pytest.raises(ValueError, match="batch"):
+        sampling.classwise(jax.random.key(0), real, 0)
 
 
 def test_real_set_refuses_what_it_cannot_index():

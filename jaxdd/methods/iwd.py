@@ -93,6 +93,11 @@ class Weighting:
                 raise ValueError(f"method.{name} is {getattr(self, name)}; give a fraction in [0, 1)")
 
     @property
+    def name(self) -> str:
+        """What the method is called: `iwd over` the one that it is around."""
+        return f"iwd over {wrapped(self).__name__.rpartition('.')[2]}"  # type: ignore[arg-type]
+
+    @property
     def needs_validation(self) -> bool:
         """Whether the validation split is sampled from."""
         return self.score != "explicit" and self.evaluated_on == "validation"
