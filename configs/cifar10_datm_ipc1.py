@@ -7,7 +7,8 @@ Data       CIFAR-10 in the TFDS directory as array_record; the first run says ho
 Published  46.9 % test accuracy (random real images 14.4, full data 84.8).
 Measured   not yet. Needs an accelerator: 100 experts of 50 epochs (0.9 GB: the first six snapshots of each).
 Ours       the first student learning rate; the validation split chooses the set; one expert says which images
-           are classified right; a step whose loss exceeds 2 changes nothing.
+           are classified right, and labels start as the mean logits of all; a step whose loss exceeds 2 changes
+           nothing; experts are trained without sharpness-awareness.
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window

@@ -3,7 +3,9 @@
 Paper      Li et al. 2024, arXiv 2401.15863; it reports no digits.
 Command    python -m jaxdd.main --config configs/digits_iadd.py
 Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
-Measured   TODO
+Measured   91.2 ± 0.7 % test accuracy over 5 networks, with --method.ipc 10 98.1 ± 0.3; random real images
+           72.1 ± 3.4 and 94.6 ± 1.4 (5 draws, one network each), full data 98.8 ± 0.3. 36 s on 2 CPU cores with jax
+           0.10.2, compilation included, the baselines and the experts, those of MTT, not.
 Ours       all settings: those of MTT beside it, and how the importance is held (`--method.constraint none` is the
            published method).
 """

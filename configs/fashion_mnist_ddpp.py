@@ -3,7 +3,9 @@
 Paper      Li et al. 2023, arXiv 2209.14609; it reports no Fashion-MNIST.
 Command    python -m jaxdd.main --config configs/fashion_mnist_ddpp.py
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
-Measured   TODO
+Measured   67.4 ± 0.5 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each), full
+           data 89.5 ± 0.2 (3 epochs). 67 s on 2 CPU cores that had other work to do, with jax 0.10.2, without the
+           experts and the baselines, which are those of MTT.
 Ours       all settings: those of MTT beside it, and the rule by which parameters are dropped.
 """
 

@@ -3,7 +3,9 @@
 Paper      Cazenavette et al. 2022, arXiv 2203.11932; it reports no Fashion-MNIST.
 Command    python -m jaxdd.main --config configs/fashion_mnist_mtt.py
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
-Measured   TODO
+Measured   68.9 ± 0.9 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each), full
+           data 89.5 ± 0.2 (3 epochs). 696 s on 2 CPU cores that had other work to do, with jax 0.10.2, 143 of them for
+           the experts and 513 for scores, most of these for the full data.
 Ours       all settings: snapshots every 2 steps, targets 4 snapshots ahead, Adam on the images.
 """
 

@@ -172,7 +172,7 @@ def run_method(
     run, inspect, warned = advance(method, mesh), jax.jit(method.inspect), set()
     fetcher = Fetcher(partial(draw, method), snapshots, STEPS_PER_DISPATCH, mesh)
 
-    fetched = fetcher.fetch(fetcher.names(step_key, sources, done))
+    fetched = fetcher.fetch(fetcher.names(step_key, sources, done)) if done < steps else None
 
     def save(step: int, *, score: bool) -> None:
         if score:

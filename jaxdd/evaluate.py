@@ -37,7 +37,7 @@ class EvaluateConfig:
     )
     """Training on a small set; its learning rate is replaced by the learned one where a method learned one."""
     random_real: bool = True
-    """Score random real images of the same number beside it; what they reach depends on the data and ipc only."""
+    """Score random real images of the same number beside it; what they reach does not depend on the method."""
     full_data: bool = True
     """Train on all real data as well, for reference."""
     full_recipe: Recipe = Recipe(

@@ -64,7 +64,7 @@ class Metrics:
         if "time" in values:
             raise ValueError("a metric cannot be called 'time', which holds the clock: rename it, e.g. to 'seconds'")
         scalars = {name: float(value) for name, value in values.items() if np.shape(value) == ()}
-        histograms = {name: histogram(np.asarray(value)) for name, value in values.items() if np.shape(value) != ()}
+        histograms = {name: histogram(value) for name, value in values.items() if np.shape(value) != ()}
         now = time.time()
         line = to_json({"step": int(step), "stage": stage, "time": round(now, 3), **scalars, **histograms}) + "\n"
         self._file.write(line.encode())
@@ -73,10 +73,10 @@ class Metrics:
         for name, value in scalars.items():
             if math.isfinite(value):  # tensorboardX would warn at every step of a run that has diverged
                 writer.add_scalar(name, value, int(step), walltime=now)
-        for name, value in values.items():
-            if name in histograms and np.isfinite(value).any():
-                finite = np.asarray(value)[np.isfinite(value)]
-                writer.add_histogram(name, finite, int(step), bins=BINS, walltime=now)
+        for name, counted in histograms.items():
+            if any(counted["counts"]):
+                finite = _finite(values[name])
+                writer.add_histogram(name, finite, int(step), bins=np.array(counted["edges"]), walltime=now)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget what a stage recorded after a step, so that a resumed run records no step twice.
@@ -217,10 +217,23 @@ class _Lines(_Bar):
         super().close()
 
 
-def histogram(values: np.ndarray) -> dict[str, list[float]]:
-    """Count the finite values in `BINS` bins of equal width between the smallest and the largest."""
-    counts, edges = np.histogram(values[np.isfinite(values)], bins=BINS)
-    return {"edges": edges.tolist(), "counts": counts.tolist()}
+def histogram(values: Any) -> dict[str, list[float]]:
+    """Count the finite values in `BINS` bins of equal width from the smallest to the largest.
+
+    Where these are (almost) equal the bins span a thousandth of the value, or of 1, to either side.
+    """
+    finite = _finite(values)
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    least = 1e-3 * max(abs(low), abs(high), 1.0)
+    if high - low < least:
+        low, high = (low + high) / 2 - least, (low + high) / 2 + least
+    edges = np.linspace(low, high, BINS + 1)
+    return {"edges": edges.tolist(), "counts": np.histogram(finite, edges)[0].tolist()}
+
+
+def _finite(values: Any) -> np.ndarray:
+    flat = np.asarray(values, np.float64).ravel()  # in float32 the bins of a narrow range would coincide
+    return flat[np.isfinite(flat)]
 
 
 def _restore(name: str, value: Any) -> Any:

@@ -291,9 +291,10 @@ def _histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
 
 def _shares(histograms: list[dict[str, list[float]]], bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """Return common edges `[bins + 1]` of histograms, and the share of each one's values in each bin, `[n, bins]`."""
-    low, high = min(h["edges"][0] for h in histograms), max(h["edges"][-1] for h in histograms)
+    filled = [h for h in histograms if any(h["counts"])] or histograms
+    low, high = min(h["edges"][0] for h in filled), max(h["edges"][-1] for h in filled)
     edges = np.linspace(low, high, bins + 1)
-    # Spread evenly within the bins of their own, which are narrower.
+    # The values are taken to be spread evenly within their own bins.
     below = [np.concatenate([[0], np.cumsum(h["counts"])]) / max(1, sum(h["counts"])) for h in histograms]
     return edges, np.array([np.diff(np.interp(edges, h["edges"], b)) for h, b in zip(histograms, below, strict=True)])
 

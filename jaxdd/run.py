@@ -90,9 +90,9 @@ def check(config: Config, dataset: Dataset) -> None:
 
 
 def record(config: Config) -> dict[str, Any]:
-    """Give the configuration as JSON, its method by name; without the workdir, which does not change the results."""
+    """Give the configuration as JSON, its method by name; without what does not change the results."""
     fields = plain(config)
-    del fields["workdir"]
+    del fields["workdir"], fields["experts"]["residency"]
     return {**fields, "method": {"name": methods.name_of(config.method), **fields["method"]}}
 
 

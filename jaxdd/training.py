@@ -43,7 +43,8 @@ class Recipe:
     """Differentiable siamese augmentation, its operations joined by underscores; none for no augmentation."""
     sharpness: float = 0.0
     """ρ of sharpness-aware minimisation: each step's gradient is taken at θ + ρ ∇L / ‖∇L‖, which costs a second
-    gradient and leads to flatter minima. Experts trained so make MTT into FTD (published: 0.01); 0 for none."""
+    gradient and leads to flatter minima; 0 for none. Matching experts trained so is the idea of FTD (ρ = 0.01), whose
+    code takes a variant of it, GSAM, and scores a moving average of the images."""
 
     def __post_init__(self) -> None:
         check_choices(self)

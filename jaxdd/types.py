@@ -38,7 +38,7 @@ class Snapshots(NamedTuple):
 
     Attributes:
         expert: `[...]` int32, which expert.
-        position: `[...]` int32, which of its snapshots.
+        position: int32 of the same shape, which of its snapshots.
         params: `[..., P]` its flattened parameters; None as `sample` returns it, there when `step` is called.
     """
 

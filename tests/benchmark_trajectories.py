@@ -1,7 +1,7 @@
 """The trajectory family under identical settings: `python tests/benchmark_trajectories.py digits`.
 
 Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and goes on
-where it was stopped. All share one set of experts but FTD, whose experts are trained differently. The last columns
+where it was stopped. All share one set of experts but the one with flat experts, which are trained differently. The last columns
 are from the last ten steps: the distance of student and target as MTT measures it, the part of it that the weights
 count, the part of the parameters that they count, and the share of what is counted that a hundredth of them holds; and
 for IADD the tensors that hold most of Σ W² in the end, with their share of it and of the parameters.
@@ -20,7 +20,7 @@ from jaxdd.run import run
 ROWS = {
     "MTT": "mtt",
     "MTT, TESLA": "mtt --method.unroll.mode tesla",
-    "FTD": "mtt --experts.recipe.sharpness 0.01",
+    "MTT, flat experts": "mtt --experts.recipe.sharpness 0.01",
     "DDPP, hardest 5 %": "ddpp",
     "DDPP, hardest 20 %": "ddpp --method.amount 0.2",
     "DDPP, first 20 % of depth": "ddpp --method.rule depth --method.amount 0.2",
@@ -51,7 +51,7 @@ def main() -> None:
                 continue
             config, *flags = f"configs/{arguments.data}_{row}".split()
             workdir = folder / f"{row.replace(' --', '_').replace(' ', '_')}_ipc{ipc}"
-            experts = folder / ("flat_experts" if name == "FTD" else "experts")
+            experts = folder / ("flat_experts" if "sharpness" in row else "experts")
             plain = name == "MTT"  # the baselines do not depend on the method
             full = plain and ipc == arguments.ipc[0]  # nor the full data on ipc
             flags += [*arguments.add.split(), "--method.ipc", str(ipc)]
@@ -81,7 +81,9 @@ def best(workdir: Path) -> str:
 
 
 def details(workdir: Path) -> str:
-    last = read(workdir / "metrics.jsonl", "distill")[-1]
+    if not (lines := read(workdir / "metrics.jsonl", "distill")):  # diverged at once
+        return " | ".join(5 * "–")
+    last = lines[-1]
     cells = [f"{last.get('distance', last['loss']):.3f}"]
     counted = last.get("counted", last["loss"] / last["distance"] if "kept" in last else None)
     for value in (counted, last.get("effective", last.get("kept")), last.get("top_share")):

@@ -99,10 +99,14 @@ def test_effective_count_and_top_share():
     np.testing.assert_allclose(iadd.effective(jnp.asarray(1e-12 * w)), found, rtol=1e-5)  # W⁴ would underflow
     assert float(iadd.effective(jnp.ones(500))) == 1
     np.testing.assert_allclose(iadd.effective(jnp.eye(500)[3]), 1 / 500, rtol=1e-6)
+    assert float(iadd.top_share(jnp.asarray(1e-30 * w))) == pytest.approx(
+        float(iadd.top_share(jnp.asarray(w))), rel=1e-4
+    )
+    assert float(iadd.top_share(jnp.zeros(500))) == 1 and float(iadd.effective(jnp.zeros(500))) == 0
     # No W between 1/w and w can count less than 4 w⁴ / (1 + w⁴)².
     worst = min(iadd.effective(jnp.where(jnp.arange(500) < k, 2.0, 0.5)) for k in range(1, 500))
     assert 4 * 16 / 17**2 <= worst < 4 * 16 / 17**2 + 1e-3
-    np.testing.assert_allclose(iadd.top_share(jnp.asarray(w**2)), np.sort(w**2)[-5:].sum() / np.sum(w**2), rtol=1e-5)
+    np.testing.assert_allclose(iadd.top_share(jnp.asarray(w)), np.sort(w**2)[-5:].sum() / np.sum(w**2), rtol=1e-5)
 
 
 def collapse(toy, constraint, steps=60, **settings):
@@ -153,7 +157,7 @@ def test_collapse_is_measured_and_told(toy):
     sound = {"student_lr": 0.1, "effective": 0.5, "counted": 0.5}
     assert warn(sound) == {}
     for field, value in (("effective", 0.009), ("counted", 0.09)):
-        assert "importance_optimiser.lr" in warn(sound | {field: value})["collapse"]
+        assert "importance_optimiser.lr or method.bound" in warn(sound | {field: value})["collapse"]
 
 
 def test_inspection_shows_the_weights_by_tensor(toy):

@@ -91,6 +91,17 @@ def test_arrays_become_histograms(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "values", [[1, 1 + 2.4e-7, 1 + 1e-6], [1e9, 1e9], [-3e38, 3e38], [0.0], [1e-20, 2e-20], [np.nan]]
+)
+def test_every_array_has_a_histogram(tmp_path, values):
+    with Metrics(tmp_path) as run:
+        run.write(0, "inspect", W=np.array(values, np.float32))
+    counted = read(tmp_path / "metrics.jsonl")[0]["W"]
+    assert sum(counted["counts"]) == np.isfinite(values).sum()
+    assert np.all(np.diff(counted["edges"]) > 0)
+
+
 def test_rewind_forgets_later_steps_of_one_stage(tmp_path):
     with Metrics(tmp_path) as run:
         for step in range(4):

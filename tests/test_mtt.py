@@ -1,6 +1,7 @@
 """MTT and the members of its family: gradients, and what makes each differ from MTT."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -76,16 +77,11 @@ class Setting:
     def step(self, state=None, pairs=None):
         return jax.jit(self.method.step)(jax.random.key(0), state or self.state, pairs or self.pairs)
 
-    def loss(self, variables):
-        return self._loss(variables)
-
-    @property
-    def _loss(self):
-        if not hasattr(self, "_jitted"):
-            self._jitted = jax.jit(
-                lambda v: self.method.step(jax.random.key(0), self.state._replace(variables=v), self.pairs)[1].loss
-            )
-        return self._jitted
+    @functools.cached_property
+    def loss(self):
+        return jax.jit(
+            lambda v: self.method.step(jax.random.key(0), self.state._replace(variables=v), self.pairs)[1].loss
+        )
 
     @property
     def gradient(self):
@@ -321,6 +317,13 @@ def test_ddpp_drops_what_is_hardest_to_match(rule):
     assert np.abs(gap[mask == 1]).max() < np.abs(gap[mask == 0]).min()
     expected = 900 if rule == "quantile" else np.sum(np.abs(gap) <= 1.5 * np.sqrt(np.mean(path**2)))
     assert mask.sum() == expected
+
+
+def test_ddpp_tells_when_it_keeps_little(toy):
+    model = toy(jnp.float32, name="mlp")[0]
+    info = {"loss": 0.5, "student_lr": 0.1, "kept": 0.05}
+    assert "raise method.amount=3" in build(model, ddpp.Config(rule="threshold")).warn(info)["kept"]
+    assert build(model, ddpp.Config()).warn(info | {"kept": 0.95}) == {}
 
 
 def test_depth_mask_drops_the_first_layers():

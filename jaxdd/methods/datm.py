@@ -17,8 +17,9 @@ from jaxdd.trajectories import Window
 class Config(mtt.Config):
     """Settings of DATM: those of MTT, with other defaults.
 
-    [published] labels that start as the experts' mean logits and are learned with momentum 0.9, images that an expert
-    classifies right, the growing window. [our choice] the numbers of the window and the threshold.
+    [published] labels that start as logits of the experts and are learned with momentum 0.9, images that an expert
+    classifies right, the growing window. [our choice] the mean over all experts, the numbers of the window and the
+    threshold.
     """
 
     init: Literal["real", "noise", "correct", "herding", "k_center"] = "correct"

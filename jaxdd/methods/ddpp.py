@@ -8,18 +8,21 @@ Axis letters: P parameters.
 import dataclasses
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.choices import check_choices
 from jaxdd.matching import parameter_distance
 from jaxdd.methods import mtt
 from jaxdd.methods.mtt import Metric, Pair, State
 from jaxdd.trajectories import tensors
 from jaxdd.types import Array, Method, Model, Params
+
+LEAST_KEPT = 0.1
+"""A mask that keeps less than this fraction of the parameters is warned of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +33,23 @@ class Config(mtt.Config):
     """Which parameters are dropped. quantile: the fraction `amount` that is hardest to match, largest |θ̂ − θ*|.
     threshold: those with |θ̂ − θ*| above `amount` times the root mean square of |θ^t − θ*|. depth: the first fraction
     `amount` in the order of the layers, however well they match, as a control."""
-    amount: float = 0.05
-    """How much is dropped, see `rule`; 0 (for threshold, infinity) drops nothing."""
+    amount: float | None = None
+    """How much is dropped, see `rule`; 0 (for threshold, infinity) drops nothing. By default a twentieth (for
+    threshold, what differs by more than 3 times that)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self)
-        if self.rule == "threshold" and not self.amount > 0:
+        if self.rule == "threshold" and not self.dropped > 0:
             raise ValueError(f"method.amount is {self.amount}; a threshold of 0 drops every parameter, raise it")
-        if self.rule != "threshold" and not 0 <= self.amount < 1:
+        if self.rule != "threshold" and not 0 <= self.dropped < 1:
             raise ValueError(f"method.amount is {self.amount}; the fraction of dropped parameters must lie in [0, 1)")
+
+    @property
+    def dropped(self) -> float:
+        """`amount`, or its default for the rule."""
+        if self.amount is None:
+            return 3.0 if self.rule == "threshold" else 0.05
+        return self.amount
 
 
 class Info(NamedTuple):
@@ -74,7 +84,8 @@ def by_threshold(gap: Array, path: Array, amount: float) -> Array:
 def depth_mask(model: Model, amount: float) -> np.ndarray:
     """Keep all but the first fraction `amount` of the parameters in the order of the layers: `[P]` of 0 and 1.
 
-    Layers are numbered in the order of depth; what has no number, the last linear layer, comes after them.
+    The first number in the name of a tensor is taken for its depth, as in the networks of this package; what has none,
+    the last linear layer, comes after them.
     """
     sizes = tensors(model)
     layer = np.repeat(
@@ -111,19 +122,32 @@ def pruned_distance(mask: Callable[[Array, Array], Array]) -> Callable[[Params, 
 
 def build(model: Model, config: Config) -> Method:
     """Build DDPP for a model: MTT on the parameters that the mask keeps; see `mtt.build`."""
-    rules: dict[str, Callable[[Array, Array], Array]] = {
-        "quantile": lambda gap, path: by_quantile(gap, path, config.amount),
-        "threshold": lambda gap, path: by_threshold(gap, path, config.amount),
-        "depth": lambda gap, path: jnp.asarray(depth_mask(model, config.amount), gap.dtype),
+    rules: dict[str, Callable[[], Callable[[Array, Array], Array]]] = {
+        "quantile": lambda: lambda gap, path: by_quantile(gap, path, config.dropped),
+        "threshold": lambda: lambda gap, path: by_threshold(gap, path, config.dropped),
+        "depth": lambda: partial(
+            lambda kept, gap, path: jnp.asarray(kept, gap.dtype), depth_mask(model, config.dropped)
+        ),
     }
-    mask = rules[config.rule]
+    mask = rules[config.rule]()
 
     def observe(importance: Params, student: Array, pair: Pair) -> dict[str, Array]:
         start, target = pair.start.params, pair.target.params
         kept = jnp.mean(mask(student - target, start - target))
         return {"distance": mtt.unweighted(importance, student, pair), "kept": kept}
 
-    return mtt.build(model, config, Metric(pruned_distance(mask), observe=observe, info=Info))
+    base = mtt.build(model, config, Metric(pruned_distance(mask), observe=observe, info=Info))
+
+    def warn(info: dict[str, float]) -> dict[str, str]:
+        found = base.warn(info)
+        if info["kept"] < LEAST_KEPT:
+            found["kept"] = (
+                f"only {info['kept']:.1%} of the parameters are matched; with method.rule={config.rule!r} "
+                f"{'raise' if config.rule == 'threshold' else 'lower'} method.amount={config.dropped:g}"
+            )
+        return found
+
+    return base._replace(warn=warn)
 
 
 __all__ = ["Config", "Info", "State", "build"]

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdd.choices import check_choices
 from jaxdd.matching import parameter_distance
 from jaxdd.methods import mtt
 from jaxdd.methods.base import Optimiser
@@ -27,7 +26,7 @@ from jaxdd.types import Array, Method, Model, Params
 COLLAPSED = 0.01
 """W has collapsed if it counts less than this fraction of the parameters, or"""
 UNCOUNTED = 0.1
-"""if it leaves less than this of the distance."""
+"""if the weighted distance is less than this part of MTT's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,9 @@ class Config(mtt.Config):
     """Optimiser of W. Gradients are multiplied by the number of weights first, so that learning rates carry over
     between networks: with sgd, learning rate times steps of 0.05 to 0.5 changes W visibly and slowly."""
     per_start: bool = False
-    """Learn a W of its own for every snapshot that a student may start from, in place of one for all."""
+    """Learn a W of its own for every snapshot that a student may start from, in place of one for all. Each is learned
+    in the few steps that start there: its learning rate has to be as many times higher. With adam or momentum, steps
+    that start elsewhere move it too."""
     barrier: float = 1.0
     """β, strength of `log_barrier`."""
     bound: float = 2.0
@@ -48,7 +49,6 @@ class Config(mtt.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self)
         if not self.barrier > 0:
             raise ValueError(f"method.barrier is {self.barrier}; log_barrier needs a positive strength")
         if not self.bound > 1:
@@ -63,8 +63,8 @@ class Info(NamedTuple):
         student_lr: α.
         student_loss: The student's loss before step N.
         distance: MTT's, as if W were 1.
-        counted: The weighted distance without penalty, as a fraction of that: where it falls and the distance does
-            not, W hides what does not match.
+        counted: The weighted distance without penalty, in units of that: 1 for W = 1; where it falls and the distance
+            does not, W hides what does not match.
         effective: `(Σ W²)² / (P Σ W⁴)`, the fraction of the parameters that W counts.
         top_share: The share of the weighted distance that a hundredth of the parameters holds.
     """
@@ -131,15 +131,17 @@ CONSTRAINTS: dict[str, Constraint] = {
 
 
 def effective(weights: Array) -> Array:
-    """Compute the fraction of the parameters that W counts, `(Σ W²)² / (P Σ W⁴)`: 1 for equal weights, 1/P for one."""
-    squares = weights**2 / jnp.max(weights**2)  # of any scale, W⁴ would underflow
-    return jnp.sum(squares) ** 2 / (weights.size * jnp.sum(squares**2))
+    """Compute the fraction of the parameters that W counts, `(Σ W²)² / (P Σ W⁴)`: 1/P for one, 0 for none."""
+    largest = jnp.maximum(jnp.max(jnp.abs(weights)), jnp.finfo(weights.dtype).tiny)
+    squares = (weights / largest) ** 2  # of any scale, W⁴ would underflow
+    return jnp.sum(squares) ** 2 / (weights.size * jnp.maximum(jnp.sum(squares**2), jnp.finfo(weights.dtype).tiny))
 
 
 def top_share(values: Array) -> Array:
-    """Compute the share of the sum of non-negative `values [P]` that its largest hundredth holds."""
-    largest = jax.lax.top_k(values, -(-values.size // 100))[0]
-    return jnp.sum(largest) / jnp.sum(values)
+    """Compute the share of `Σ v²`, of `values [P]`, that its largest hundredth holds; 1 if all are 0."""
+    squares = (values / jnp.maximum(jnp.max(jnp.abs(values)), jnp.finfo(values.dtype).tiny)) ** 2
+    largest, total = jnp.sum(jax.lax.top_k(squares, -(-squares.size // 100))[0]), jnp.sum(squares)
+    return jnp.where(total > 0, largest / jnp.where(total > 0, total, 1), 1)
 
 
 def importance_metric(config: Config, sizes: np.ndarray) -> Metric:
@@ -175,14 +177,14 @@ def importance_metric(config: Config, sizes: np.ndarray) -> Metric:
         plain = mtt.unweighted(importance, student, pair)
         return {
             "distance": plain,
-            "counted": weighted(w, student, pair) / plain,
+            "counted": weighted(w, student, pair) / jnp.maximum(plain, jnp.finfo(plain.dtype).tiny),
             "effective": effective(w),
-            "top_share": top_share((w * (student - pair.target.params)) ** 2),
+            "top_share": top_share(w * (student - pair.target.params)),
         }
 
     return Metric(
         distance,
-        jnp.full((config.window.last if config.per_start else 1, learned), constraint.first, float),
+        lambda: jnp.full((config.window.last if config.per_start else 1, learned), constraint.first, float),
         optax.chain(optax.scale(learned), config.importance_optimiser.build()),
         observe,
         Info,
@@ -196,7 +198,8 @@ def build(model: Model, config: Config) -> Method:
     base = mtt.build(model, config, importance_metric(config, sizes))
 
     def inspect(state: State) -> dict[str, Array]:
-        w = jax.vmap(lambda a: CONSTRAINTS[config.constraint].weights(a, sizes, config))(state.variables.importance)
+        learned = state.variables.importance[config.window.first if config.per_start else 0 :]
+        w = jax.vmap(lambda a: CONSTRAINTS[config.constraint].weights(a, sizes, config))(learned)
         quantiles = jnp.quantile(w, jnp.array([0.01, 0.5, 0.99]))
         layers = zip(named, jnp.split(w, np.cumsum(sizes)[:-1], axis=1), strict=True)
         return {
@@ -204,13 +207,15 @@ def build(model: Model, config: Config) -> Method:
             **{f"W {name}": part for name, part in layers},
         }
 
+    remedy = "method.bound" if config.constraint == "bounded" else "choose method.constraint bounded"
+
     def warn(info: dict[str, float]) -> dict[str, str]:
         found = base.warn(info)
         if info["effective"] < COLLAPSED or info["counted"] < UNCOUNTED:
             found["collapse"] = (
                 f"the importance of the parameters has collapsed: it counts {info['effective']:.2%} of them and "
                 f"{info['counted']:.2%} of the distance, so that the loss no longer tells how well students match; "
-                "lower method.importance_optimiser.lr or choose method.constraint bounded"
+                f"lower method.importance_optimiser.lr or {remedy}"
             )
         return found
 

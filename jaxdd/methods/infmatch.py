@@ -432,8 +432,8 @@ def build(model: Model, config: Config) -> Method:
         used = sources.experts.snapshots[:, : config.snapshots_needed]
         if used.shape[-1] != num_params:
             raise ValueError(
-                "method.cache needs the experts, and as much again, on the devices: leave the cache out, or set "
-                "experts.residency to device if they fit"
+                "method.cache needs the experts on the devices, and up to twice their size for itself: leave the "
+                "cache out, or set experts.residency to device if all that fits"
             )
         flat = used.reshape(-1, used.shape[-1])
         computed = jax.lax.map(of_checkpoint, (jax.random.split(key, len(flat)), flat))

@@ -34,7 +34,7 @@ from jaxdd.methods.base import (
 )
 from jaxdd.training import batching, shuffle
 from jaxdd.trajectories import Window, flattening
-from jaxdd.types import Array, Method, Model, Params, Snapshots
+from jaxdd.types import Array, Method, Model, Params, PyTree, Snapshots
 from jaxdd.unroll import Unroll, inner_sgd
 
 
@@ -132,15 +132,15 @@ class Metric(NamedTuple):
 
     Attributes:
         distance: `(importance, student [P], pair) -> scalar`.
-        importance: First value of the variables that are learned with the distilled set, `()` for none.
-        optimiser: Of these.
+        importance: `() -> value`, the first one of the variables that are learned with the distilled set; `()` if none.
+        optimiser: Of these; without one they stay as they are.
         observe: `(importance, student [P], pair) -> {name: scalar}`, fields of `info` beside the usual three.
         info: The class of what a step tells.
     """
 
     distance: Callable[[Params, Array, Pair], Array]
-    importance: Params = ()
-    optimiser: optax.GradientTransformation = optax.identity()
+    importance: Callable[[], Params] = tuple
+    optimiser: optax.GradientTransformation = optax.set_to_zero()
     observe: Callable[[Params, Array, Pair], dict[str, Array]] = lambda importance, student, pair: {}
     info: type = Info
 
@@ -236,7 +236,7 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:
         del key, sources
         raw = raw_lr(jnp.full_like(distilled.lr, config.student_lr), config.student_lr)
-        variables = Variables(distilled._replace(lr=raw), metric.importance)
+        variables = Variables(distilled._replace(lr=raw), metric.importance())
         return State(variables, optimiser.init(variables))
 
     def sample(key: Array, step: Array, sources: Sources) -> Pair:
@@ -263,9 +263,14 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
     def step(key: Array, state: State, pairs: Pair) -> tuple[State, NamedTuple]:
         del key
         slope = jax.grad(objective, has_aux=True)
+
         # One pair after another: students side by side would turn their convolutions into grouped ones.
-        each = jax.lax.map(lambda pair: slope(state.variables, pair), pairs)
-        grads, observed = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+        def add(total: PyTree, pair: Pair) -> tuple[PyTree, None]:
+            return jax.tree.map(lambda x, y: x + y / config.pairs, total, slope(state.variables, pair)), None
+
+        shapes = jax.eval_shape(slope, state.variables, jax.tree.map(lambda x: x[0], pairs))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        grads, observed = jax.lax.scan(add, zeros, pairs)[0]
         updates, optimiser_state = optimiser.update(grads, state.optimiser, state.variables)
         new = State(optax.apply_updates(state.variables, updates), optimiser_state)
         if config.loss_threshold is not None:
