@@ -1,7 +1,7 @@
 """The trajectory family under identical settings: `python tests/benchmark_trajectories.py digits`.
 
 Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and goes on
-where it was stopped. All share one set of experts but the one with flat experts, which are trained differently. The last columns
+where it was stopped. All share one set of experts but the one whose experts are trained for flatness. The last columns
 are from the last ten steps: the distance of student and target as MTT measures it, the part of it that the weights
 count, the part of the parameters that they count, and the share of what is counted that a hundredth of them holds; and
 for IADD the tensors that hold most of Σ W² in the end, with their share of it and of the parameters.
