@@ -34,8 +34,7 @@ class Config(mtt.Config):
     threshold: those with |θ̂ − θ*| above `amount` times the root mean square of |θ^t − θ*|. depth: the first fraction
     `amount` in the order of the layers, however well they match, as a control."""
     amount: float | None = None
-    """How much is dropped, see `rule`; 0 (for threshold, infinity) drops nothing. By default a twentieth (for
-    threshold, what differs by more than 3 times that)."""
+    """How much is dropped, see `rule`; 0 (for threshold, infinity) drops nothing. By default 0.05, for threshold 3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
