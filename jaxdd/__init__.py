@@ -2,13 +2,14 @@
 
 from importlib.metadata import version
 
-from jaxdd import autodiff, data, methods, models
+from jaxdd import autodiff, data, influence, methods, models
 from jaxdd.config import Config, load_config
 from jaxdd.data import DataConfig, Dataset
 from jaxdd.distill import Outcome, distill
 from jaxdd.distilled import Card, Distilled
 from jaxdd.evaluate import EvaluateConfig, evaluate
 from jaxdd.experts import ExpertsConfig, ExpertStore, train_experts
+from jaxdd.influence import InfluenceConfig
 from jaxdd.models import ModelConfig
 from jaxdd.run import run
 from jaxdd.training import Recipe
@@ -28,6 +29,7 @@ __all__ = [
     "Examples",
     "ExpertStore",
     "ExpertsConfig",
+    "InfluenceConfig",
     "Method",
     "Model",
     "ModelConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "data",
     "distill",
     "evaluate",
+    "influence",
     "load_config",
     "methods",
     "models",

@@ -6,6 +6,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 
@@ -39,6 +40,9 @@ class Config:
     """Have the launcher ask XLA for deterministic GPU kernels, without which resuming is not bit-identical on a GPU."""
 
 
+C = TypeVar("C", bound=Config)
+
+
 def load_config(path: str | Path) -> Config:
     """Read a configuration file: Python that defines `get_config()`.
 
@@ -65,29 +69,40 @@ def load_config(path: str | Path) -> Config:
     return config
 
 
-def parse(arguments: Sequence[str]) -> Config:
+def parse(
+    arguments: Sequence[str],
+    kind: type[C] = Config,  # type: ignore[assignment]
+    *,
+    command: str = "python -m jaxdd.main",
+    description: str = "Distil a dataset: train experts, learn the small set, evaluate it, write a report. "
+    "`python -m jaxdd.main evaluate DISTILLED.npz` scores a saved set again, and "
+    "`python -m jaxdd.main influence` the training examples.",
+) -> C:
     """Read the command line: `[--config FILE.py] [--field value …]`, the fields of `Config` by their dotted names.
+
+    Args:
+        arguments: The words of the command line.
+        kind: What to read: `Config`, or a dataclass that adds fields to it.
+        command: How the command line begins.
+        description: What the command does.
 
     Raises:
         ValueError: A bad value.
         SystemExit: `--help`, or an unknown field.
     """
-    file = argparse.ArgumentParser("python -m jaxdd.main", add_help=False, allow_abbrev=False)
+    file = argparse.ArgumentParser(command, add_help=False, allow_abbrev=False)
     file.add_argument("--config")
     known, overrides = file.parse_known_args(arguments)
-    command = "python -m jaxdd.main"
-    if known.config is None:
-        default = Config()
-    else:
-        default = load_config(known.config)
+    default = kind()
+    if known.config is not None:
+        default = kind(**vars(load_config(known.config)))
         command += f" --config {known.config}"
     return tyro.cli(
-        Config,
+        kind,
         args=overrides,
         default=default,
         prog=command,
-        description="Distil a dataset: train experts, learn the small set, evaluate it, write a report. "
-        "--config FILE.py names a Python file whose get_config() gives the method and the defaults below. "
-        "`python -m jaxdd.main evaluate DISTILLED.npz` scores a saved set again.",
+        description=f"{description} --config FILE.py names a Python file whose get_config() gives the method and the "
+        "defaults below.",
         config=(tyro.conf.AvoidSubcommands,),
     )

@@ -39,6 +39,7 @@ class Outcome(NamedTuple):
         accuracy: Its validation accuracy as a fraction, NaN without validation.
         last: The set after the last step.
         seconds: Wall-clock time, that before a resume included.
+        inspected: What the method shows after the last step, see `Method.inspect`.
     """
 
     distilled: Distilled
@@ -46,6 +47,7 @@ class Outcome(NamedTuple):
     accuracy: float
     last: Distilled
     seconds: float
+    inspected: dict[str, Any]
 
 
 class Interrupted(Exception):
@@ -139,7 +141,7 @@ def run_method(
         checkpoints: Where states are saved and resumed from.
         on_resume: Called before the first step with the step of the checkpoint that the run goes on from, −1 if none.
         on_metrics: `(step, stage, **values)`, called with the mean infos of every dispatch (stage `distill`), every
-            score (stage `validate`), and what the method shows then (stage `inspect`; arrays are for histograms).
+            score (stage `validate`), and what the method shows then (stage `inspect`, see `Method.inspect`).
         on_warning: Called with what the method warns of, once per topic.
         stop: Asked after every dispatch; if true the state is saved and `Interrupted` raised.
 
@@ -153,7 +155,7 @@ def run_method(
     mesh = mesh or make_mesh()
     prepare_key, init_key, step_key = jax.random.split(key, 3)
     sources = replicate(sources, mesh)
-    state = jax.jit(method.init)(init_key, replicate(distilled, mesh))
+    state = jax.jit(method.init)(init_key, replicate(distilled, mesh), sources)
     progress = {
         "state": state,
         "best": distilled,
@@ -218,6 +220,7 @@ def run_method(
         float(progress["best_accuracy"]),
         to_host(method.distilled(state)),
         float(progress["seconds"]),
+        to_host(inspect(state)),
     )
 
 
@@ -258,7 +261,7 @@ def distill(
     """
     mesh = mesh or make_mesh()
     real = dataset.real_set()
-    sampling.check_per_class(real, config.ipc)
+    sampling.check_per_class(real, config.items_per_class)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         given = "none" if trajectories is None else f"some of {have}"
@@ -277,7 +280,8 @@ def distill(
         trajectories = trajectories.first(max(config.snapshots_needed, 1))
         if resolve(residency, trajectories.snapshots, mesh) == "host":
             snapshots, trajectories = np.asarray(trajectories.snapshots), without_snapshots(trajectories)
-    sources = replicate(Sources(real, trajectories), mesh)
+    validation = dataset.validation_set() if config.needs_validation else None
+    sources = replicate(Sources(real, trajectories, validation=validation), mesh)
     initial = jax.jit(partial(methods.initial_distilled, model=model, config=config, lr=evaluate.recipe.lr))
     rates = {
         field.name.removesuffix("_optimiser"): getattr(config, field.name).lr

@@ -175,6 +175,7 @@ def evaluate(
     distilled: Distilled,
     config: EvaluateConfig = EvaluateConfig(),
     *,
+    ipc: int | None = None,
     seed: int = 0,
     mesh: Mesh | None = None,
     known: Mapping[str, Sequence[float]] | None = None,
@@ -187,6 +188,8 @@ def evaluate(
         dataset: Where the set came from.
         distilled: The set, equally many items of each class.
         config: Networks and recipes.
+        ipc: Random real images per class; by default as many as the set has items. A set whose items are stored as
+            fewer images (IDC) is compared with that number.
         seed: Root of the randomness; each of the three trains its networks from the same first parameters.
         mesh: Devices, all by default.
         known: Accuracies that were computed before, which are not computed again.
@@ -200,11 +203,11 @@ def evaluate(
     keys = jax.random.split(stage_key(seed, "evaluate"), config.networks)
     split = replicate(HeldOut(*dataset.test, dataset.normalisation), mesh)
     small = distilled_scorer(model, config.recipe, mesh)
-    ipc = distilled.images.shape[0] // dataset.num_classes
+    per_class = ipc or distilled.images.shape[0] // dataset.num_classes
 
     def of_random_real() -> Array:
         key = stage_key(seed, "random real")
-        return small(keys, random_real(key, model, dataset, ipc, config.networks, config.recipe.lr, mesh), split)
+        return small(keys, random_real(key, model, dataset, per_class, config.networks, config.recipe.lr, mesh), split)
 
     def of_full_data() -> Array:
         return full_data_scorer(model, config.full_recipe, mesh)(keys, replicate(dataset.real_set(), mesh), split)

@@ -1,4 +1,4 @@
-"""The launcher: `python -m jaxdd.main`, and `python -m jaxdd.main evaluate DISTILLED.npz`."""
+"""The launcher: `python -m jaxdd.main`, and its commands `evaluate DISTILLED.npz` and `influence`."""
 
 import logging
 import os
@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jaxdd.distill import Interrupted
 
     try:
-        return _evaluate(arguments[1:]) if arguments[:1] == ["evaluate"] else _run(arguments)
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        return _run(arguments)
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"jaxdd: {error}", file=sys.stderr)
         return 2
@@ -29,11 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from jaxdd.config import parse
+    from jaxdd.config import Config, parse
 
-    config = parse(arguments)
-    if config.deterministic:  # read when the first device is asked for
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    config: Config = parse(arguments)
+    _ask_xla(config.deterministic)
     from jaxdd.run import run
 
     results = run(config)
@@ -47,6 +48,26 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
     print_scores(rescore(parse(arguments)))
     return 0
+
+
+def _influence(arguments: Sequence[str]) -> int:
+    from jaxdd.audit import audit, read_command
+
+    command = read_command(arguments)
+    _ask_xla(command.deterministic)
+    found = audit(command)
+    if "auc" in found:
+        print(f"labels replaced on purpose are found with an area under the ROC curve of {found['auc']:.3f}")
+    print(f"scores: {command.table}, page: {found['page']}")
+    return 0
+
+
+def _ask_xla(deterministic: bool) -> None:
+    if deterministic:  # read when the first device is asked for
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+
+
+COMMANDS = {"evaluate": _evaluate, "influence": _influence}
 
 
 def print_scores(results: dict) -> None:

@@ -1,7 +1,7 @@
-"""Pictures of a distilled set, and one page that tells what a run did.
+"""Pictures of a distilled set, one page that tells what a run did, and one about scores of training examples.
 
 Matplotlib is imported where it draws, through its object interface: no display, no state of pyplot. Axis letters:
-M distilled items, C classes, H W K image height, width and channels.
+M distilled items, N training examples, C classes, H W K image height, width and channels.
 """
 
 import base64
@@ -16,17 +16,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxdd.data import Dataset
 from jaxdd.data.normalisation import ZCA
 from jaxdd.distilled import Card, Distilled
 from jaxdd.files import atomic_write, plain
+from jaxdd.influence import mislabelled_auc, ranking
 from jaxdd.metrics import read
 from jaxdd.types import Array
 
 SHOWN_PER_CLASS = 50
 """Images of a class that a grid shows, the first ones."""
 
+SHOWN_EXTREMES = 10
+"""Training examples of a class that a page shows of either end of their scores."""
+
 DPI = 100
-GREY, BLUE = "#8b8f97", "#4a8fe7"
+GREY, BLUE, ORANGE = "#8b8f97", "#4a8fe7", "#e0782f"
 """Colours of text and of data that are legible on white and on black."""
 
 
@@ -110,6 +115,130 @@ def write_report(
     path = Path(workdir) / "report.html"
     atomic_write(path, _PAGE.format(title=_text(name), body=body).encode())
     return path
+
+
+TABLES = (".csv", ".parquet")
+
+
+def write_scores(
+    path: str | Path, scores: np.ndarray, dataset: Dataset, *, title: str, about: str, settings: Any
+) -> Path:
+    """Write scores of the training examples: a ranked table, and beside it a page with both ends of every class.
+
+    The table has the columns index (position in `dataset.train`), label, class, score and rank, the highest score
+    first; and mislabelled, where it is known which labels are wrong on purpose (`dataset.mislabelled`). The page marks
+    those, and says how well the scores tell them from the others.
+
+    Args:
+        path: the table to write or replace, `.csv` or `.parquet`; the page has the same name with `.html`.
+        scores: `[N]` a finite score for every example of `dataset.train`.
+        dataset: the examples.
+        title: the headline.
+        about: what the scores are, and what a high one means.
+        settings: how they came about, in any form that JSON can show.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: the table is neither kind, or scores are not finite or do not fit the dataset.
+    """
+    path = Path(path)
+    check_table(path)
+    table = ranking(scores, dataset.train.labels)
+    atomic_write(path, _scores_table(table, dataset, path.suffix))
+    page = path.with_suffix(".html")
+    atomic_write(page, _scores_page(np.asarray(scores), dataset, title, about, settings).encode())
+    return page
+
+
+def check_table(path: str | Path) -> None:
+    """Refuse a table that cannot be written.
+
+    Raises:
+        ValueError: the name ends neither in `.csv` nor in `.parquet`.
+    """
+    if Path(path).suffix not in TABLES:
+        raise ValueError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
+
+
+def _scores_table(table: np.ndarray, dataset: Dataset, kind: str) -> bytes:
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    columns = {name: table[name] for name in ("index", "label", "score", "rank")}
+    columns["class"] = np.array(dataset.class_names)[table["label"]]
+    if dataset.mislabelled is not None:
+        columns["mislabelled"] = dataset.mislabelled[table["index"]]
+    buffer = io.BytesIO()
+    write = {".csv": pyarrow.csv.write_csv, ".parquet": pyarrow.parquet.write_table}[kind]
+    write(pyarrow.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def _scores_page(scores: np.ndarray, dataset: Dataset, title: str, about: str, settings: Any) -> str:
+    labels, wrong = dataset.train.labels, dataset.mislabelled
+    most = max(1, min(SHOWN_EXTREMES, 1000 // dataset.num_classes))
+    order = np.argsort(-scores, kind="stable")
+    rows = []
+    for c, name in enumerate(dataset.class_names):
+        members = order[labels[order] == c]
+        high = members[: min(most, -(-len(members) // 2))]
+        low = members[::-1][: min(most, len(members) // 2)]
+        cells = "".join(f"<td>{_examples(end, scores, dataset)}</td>" for end in (high, low))
+        rows.append(f"<tr><th>{_text(name)}</th>{cells}</tr>")
+    groups, found = {"all": scores}, ""
+    if wrong is not None:
+        groups = {"label as given": scores[~wrong], "label replaced on purpose": scores[wrong]}
+        area = mislabelled_auc(scores, wrong)
+        caught = np.mean(wrong[order[::-1][: wrong.sum()]])
+        found = (
+            f"<p>{wrong.sum()} of the {len(wrong)} labels were replaced on purpose (outlined). A replaced label has a "
+            f"lower score than another one with probability {area:.3f} (area under the ROC curve; 0.5 is chance). Of "
+            f"the {wrong.sum()} lowest scores {caught:.0%} belong to replaced labels.</p>"
+        )
+    body = "\n".join(
+        [
+            f"<h1>{_text(title)}</h1>",
+            f'<p class="facts">{len(scores)} training examples of {_text(dataset.name)} · {_text(about)}</p>',
+            _section("Scores", _scores_histogram(groups) + found),
+            _section(
+                "Highest and lowest scores of every class",
+                '<table class="examples"><thead><tr><th></th><th>highest</th><th>lowest</th></tr></thead>'
+                f"<tbody>{''.join(rows)}</tbody></table><p>Under every image its position in the train split (once "
+                "the validation split is taken from it), which the table of scores calls index.</p>",
+            ),
+            _section("Settings", _folded("config", settings)),
+        ]
+    )
+    return _PAGE.format(title=_text(title), body=body)
+
+
+def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:
+    """Show training examples side by side, their positions below."""
+    wrong = dataset.mislabelled if dataset.mislabelled is not None else np.zeros(len(scores), bool)
+    shown = []
+    for row in rows:
+        buffer = io.BytesIO()
+        pixels = dataset.train.images[row]
+        image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+        image.thumbnail((96, 96))
+        image.save(buffer, "png")
+        kind, note = ("wrong", ", label replaced on purpose") if wrong[row] else ("", "")
+        shown.append(_figure(buffer.getvalue(), str(row), kind, f"example {row}, score {scores[row]:.4g}{note}"))
+    return f'<div class="examples">{"".join(shown)}</div>'
+
+
+def _scores_histogram(groups: Mapping[str, np.ndarray]) -> str:
+    figure, axes = _axes("number of examples by score")
+    for (name, values), color in zip(groups.items(), (BLUE, ORANGE), strict=False):
+        edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 60)
+        axes.hist(values, edges, color=color, label=name, alpha=0.75)
+    axes.set_yscale("log")
+    if len(groups) > 1:
+        axes.legend(fontsize=7, frameon=False, labelcolor=GREY)
+    return f'<div class="plots">{_figure(_png(figure), alt="Histogram of the scores")}</div>'
 
 
 # The grid
@@ -523,6 +652,11 @@ figure img {{ max-width: 100%; }}
 .columns {{ display: flex; flex-wrap: wrap; gap: 0 4rem; }}
 .plots {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: .8rem; }}
 .plot img {{ width: 100%; }}
+table.examples th, table.examples td {{ vertical-align: middle; }}
+div.examples {{ display: flex; flex-wrap: wrap; gap: 3px; }}
+div.examples img {{ width: 32px; image-rendering: pixelated; border: 2px solid transparent; }}
+div.examples .wrong img {{ border-color: #e0782f; }}
+div.examples figcaption {{ font-size: .6rem; text-align: center; margin: 0; }}
 pre {{ background: var(--code); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
   font: 13px/1.45 ui-monospace, monospace; }}
 summary {{ cursor: pointer; margin: .4rem 0; }}

@@ -103,4 +103,5 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
         full_data=command.full_data,
         full_recipe=command.full_recipe,
     )
-    return evaluate(model, dataset, distilled, config, seed=command.seed)
+    ipc = card.provenance.get("config", {}).get("method", {}).get("ipc")
+    return evaluate(model, dataset, distilled, config, ipc=ipc, seed=command.seed)

@@ -27,11 +27,12 @@ from jaxdd.distilled import Card
 from jaxdd.evaluate import evaluate
 from jaxdd.experts import Expert, ExpertStore, check_length, describe, timeline, train_experts
 from jaxdd.files import differences, plain, write_json
+from jaxdd.influence import mislabelled_auc
 from jaxdd.mesh import make_mesh
 from jaxdd.metrics import Metrics, read
-from jaxdd.report import image_grid, write_report
+from jaxdd.report import image_grid, write_report, write_scores
 from jaxdd.trajectories import Trajectories
-from jaxdd.types import Model
+from jaxdd.types import Model, Scores
 
 log = logging.getLogger("jaxdd")
 
@@ -59,13 +60,16 @@ def run(config: Config, *, mesh: Mesh | None = None) -> dict[str, Any]:
     claim(workdir, config)
     with Metrics(workdir, enabled=jax.process_index() == 0) as metrics, StopSignal() as stop:
         done = Progress(workdir / "progress.json")
-        trajectories = _experts(config, workdir, dataset, model, mesh, metrics, stop, done)
+        trajectories = None
+        if config.method.needs_experts:
+            trajectories = _experts(config, workdir, dataset, model, mesh, metrics, stop, done)
         outcome = _distill(config, workdir, dataset, model, trajectories, mesh, metrics, stop)
         scores = _evaluate(config, dataset, model, outcome, mesh, metrics, stop, done)
     results = {
         "dataset": dataset.name,
         "method": methods.name_of(config.method),
         "ipc": config.method.ipc,
+        "stored_pixels": outcome.distilled.images.size * config.method.ipc // config.method.items_per_class,
         **{name: scores.get(name) for name in ("distilled", "random_real", "full_data")},
         "selected_on": "last step" if np.isnan(outcome.accuracy) else "validation",
         "selected_step": outcome.step,
@@ -84,7 +88,7 @@ def check(config: Config, dataset: Dataset) -> None:
     Raises:
         ValueError: More images per class than there are, or experts too short for the method.
     """
-    data.sampling.check_per_class(dataset.real_set(), config.method.ipc)
+    data.sampling.check_per_class(dataset.real_set(), config.method.items_per_class)
     if config.method.needs_experts:
         check_length(config.experts, len(dataset.train.labels), config.method.snapshots_needed)
 
@@ -94,6 +98,16 @@ def record(config: Config) -> dict[str, Any]:
     fields = plain(config)
     del fields["workdir"], fields["experts"]["residency"]
     return {**fields, "method": {"name": methods.name_of(config.method), **fields["method"]}}
+
+
+def expert_store(config: Config, dataset: Dataset) -> ExpertStore:
+    """Open the store of a run's experts, or make it.
+
+    Raises:
+        ValueError: It holds other experts.
+    """
+    directory = Path(config.experts.directory or Path(config.workdir) / "experts")
+    return ExpertStore(directory, describe(dataset, config.model, config.experts, config.seed))
 
 
 def claim(workdir: Path, config: Config) -> None:
@@ -175,13 +189,8 @@ def _experts(
     metrics: Metrics,
     stop: StopSignal,
     done: Progress,
-) -> Trajectories | None:
-    if not config.method.needs_experts:
-        return None
-    store = ExpertStore(
-        Path(config.experts.directory or workdir / "experts"),
-        describe(dataset, config.model, config.experts, config.seed),
-    )
+) -> Trajectories:
+    store = expert_store(config, dataset)
     missing = len(store.missing(config.experts.count))
     clock = time.monotonic()
     with metrics.progress("experts", config.experts.count, config.experts.count - missing) as bar:
@@ -242,7 +251,7 @@ def _distill(
             bar = stack.enter_context(metrics.progress("distill", config.method.steps, max(step, 0)))
 
         def on_metrics(step: int, stage: str, **values: Any) -> None:
-            metrics.write(step, stage, **values)
+            metrics.write(step, stage, **_by_label(values, dataset.mislabelled))
             if stage != "inspect":
                 shown.update(values)
                 bar.set_postfix(shown)
@@ -263,6 +272,20 @@ def _distill(
             on_warning=log.warning,
             stop=stop,
         )
+
+
+def _by_label(values: dict[str, Any], mislabelled: np.ndarray | None) -> dict[str, Any]:
+    """Give scalars and arrays, in place of `Scores` those of right and of wrong labels, if it is known which are."""
+    shown: dict[str, Any] = {}
+    for name, value in values.items():
+        if not isinstance(value, Scores):
+            shown[name] = value
+        elif mislabelled is None:
+            shown[name] = value.values
+        else:
+            shown[f"{name}, AUC of wrong labels"] = mislabelled_auc(value.values, mislabelled)
+            shown |= {f"{name}, right labels": value.values[~mislabelled], f"{name}, wrong": value.values[mislabelled]}
+    return shown
 
 
 def _evaluate(
@@ -297,6 +320,7 @@ def _evaluate(
             dataset,
             outcome.distilled,
             config.evaluate,
+            ipc=config.method.ipc,
             seed=config.seed,
             mesh=mesh,
             known=done.accuracies,
@@ -317,6 +341,12 @@ def _write_outputs(config: Config, workdir: Path, dataset: Dataset, outcome: Out
     distilled.save(workdir / "distilled.npz", card)
     display = np.asarray(dataset.normalisation.inverse(distilled.images))
     image_grid(display, np.argmax(distilled.labels, -1), dataset.class_names, workdir / "grid.png")
+    for name, scores in outcome.inspected.items():
+        if isinstance(scores, Scores):
+            about = f"scores of {results['method']} after step {results['steps']}: the higher, the more weight"
+            title = f"{dataset.name} · {results['method']} · {name}"
+            path = workdir / f"{name}.csv"
+            write_scores(path, np.asarray(scores.values), dataset, title=title, about=about, settings=record(config))
     write_json(workdir / "results.json", results)
     write_report(
         workdir,

@@ -47,6 +47,16 @@ class Snapshots(NamedTuple):
     params: Any = None
 
 
+class Scores(NamedTuple):
+    """A score of every real training example, among what a method's `inspect` shows.
+
+    Attributes:
+        values: `[N]` in the order of the train split; the lower, the less the method thinks of an example.
+    """
+
+    values: AnyArray
+
+
 class Model(NamedTuple):
     """A network as three pure functions of its parameters; the only thing that jaxdd knows of a network.
 
@@ -76,21 +86,25 @@ class Method(NamedTuple):
     Attributes:
         prepare: `(key, sources) -> cache`, runs once before the first step, and again after a resume: what steps will
             find as `sources.cache`. None for most methods.
-        init: `(key, distilled) -> State`, the state before step 0 from an initial distilled set.
+        init: `(key, distilled, sources) -> State`, the state before step 0 from an initial distilled set.
         sample: `(key, step, sources) -> Batch`, everything random that a step needs. Fields that hold real examples
             are `Examples`: the driver shards them over the devices. Fields that name snapshots of experts are
             `Snapshots`: the driver fetches their parameters from wherever the experts are kept.
         step: `(key, state, batch) -> (State, Info)`, one update of the distilled set.
         distilled: `(state) -> Distilled`, the set as a user would save it.
         warn: `({name: value of Info}) -> {topic: text}`, on the host: what a person should be told, once per topic.
-        inspect: `(state) -> {name: array}`, what a person wants to see at each evaluation: scalars, and arrays for
-            histograms.
+        inspect: `(state) -> {name: array}`, what a person wants to see at each evaluation: scalars, arrays for
+            histograms, and `Scores` of the training examples, which a run also ranks in a table and shows on a page.
+        objective: `(distilled, state, batch) -> scalar`, the loss that a step descends, as a function of the distilled
+            set (`distilled` replaces `state.distilled`) and, through the weights of the batch's `Examples`, of the real
+            instances; None for methods without one.
     """
 
     prepare: Callable[[Array, Any], Any]
-    init: Callable[[Array, Any], Any]
+    init: Callable[[Array, Any, Any], Any]
     sample: Callable[[Array, Array, Any], Any]
     step: Callable[[Array, Any, Any], tuple[Any, Any]]
     distilled: Callable[[Any], Any]
     warn: Callable[[dict[str, float]], dict[str, str]] = lambda info: {}
-    inspect: Callable[[Any], dict[str, Array]] = lambda state: {}
+    inspect: Callable[[Any], dict[str, Array | Scores]] = lambda state: {}
+    objective: Callable[[Any, Any, Any], Array] | None = None

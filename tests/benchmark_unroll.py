@@ -41,7 +41,7 @@ def cost(steps: int, width: int, repeats: int) -> None:
     compiled = {}
     for mode in MODES:
         method = mtt.build(model, mtt.Config(student_steps=steps, unroll=Unroll(mode)))
-        state = method.init(jax.random.key(0), distilled)
+        state = method.init(jax.random.key(0), distilled, None)
         compiled[mode] = jax.jit(method.step).lower(jax.random.key(0), state, pairs).compile()
     memory = {mode: step.memory_analysis().temp_size_in_bytes / 2**20 for mode, step in compiled.items()}
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}

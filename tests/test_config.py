@@ -31,6 +31,7 @@ TRAIN = {"digits": 1442, "fashion_mnist": 60_000, "cifar10": 50_000}
 SMALL = {  # the largest value of a setting in a shrunken run; one that is left out (None) stays so
     **{"steps": 2, "student_steps": 2, "expert_snapshots": 2, "horizon": 2, "checkpoints": 2},
     **{"real_batch": 4, "cache": 8, "ipc": 1, "batch": 5, "segment": 1, "last": 1},
+    **{"frequencies": 8, "network_batch": 5},
     **{"count": 2, "per_dispatch": 1, "snapshot_every": 1},
     **{"networks": 1, "validate_networks": 1, "validate_every": 1, "epochs": 1},
 }
@@ -206,7 +207,7 @@ def test_every_file_fits_together_at_its_full_size(file):
 
     def two_steps(key, sources):
         distilled = methods.initial_distilled(key, model, sources, config.method, lr=0.01)
-        state, sources = method.init(key, distilled), sources._replace(cache=method.prepare(key, sources))
+        state, sources = method.init(key, distilled, sources), sources._replace(cache=method.prepare(key, sources))
         for it in range(2):
             batch = complete(method.sample(key, jnp.int32(it), sources), sources, None)
             state, info = method.step(key, state, batch)
@@ -228,7 +229,7 @@ def test_every_file_fits_together_at_its_full_size(file):
 def test_two_steps_of_every_file(file, tmp_path, monkeypatch):
     config = shrink(load_config(file))
     monkeypatch.setattr(data, "load", lambda name, **_: random_images(name, per_class=2))
-    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=config.method.snapshots_needed)
+    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=max(config.method.snapshots_needed, 1))
     scoring = dataclasses.replace(config.evaluate.recipe, augment="none")
     config = dataclasses.replace(
         config,

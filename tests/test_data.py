@@ -168,6 +168,20 @@ def test_balanced_may_take_a_whole_class(real):
     np.testing.assert_array_equal(np.sort(rows[0]), np.flatnonzero(real.labels == 0))
 
 
+def test_classwise_goes_through_each_class_before_it_repeats(real):
+    for batch in (4, 7, 20):
+        rows = np.asarray(jax.jit(sampling.classwise, static_argnums=2)(jax.random.key(batch), real, batch))
+        assert rows.shape == (3, batch) and rows.dtype == np.int32
+        for label, size in enumerate([5, 9, 7]):
+            assert (real.labels[rows[label]] == label).all()
+            counts = np.bincount(rows[label], minlength=21)[real.labels == label]
+            assert len(counts) == size and set(counts) <= {batch // size, -(-batch // size)}
+    draws = jax.vmap(lambda key: sampling.classwise(key, real, 8))(jax.random.split(jax.random.key(0), 4000))
+    for label, size in enumerate([5, 9, 7]):
+        counts = np.bincount(np.asarray(draws[:, label]).ravel(), minlength=21)[real.labels == label]
+        np.testing.assert_allclose(counts, 4000 * 8 / size, rtol=0.05)
+
+
 def test_uniform_covers_the_set_evenly(real):
     draws = np.asarray(sampling.uniform(jax.random.key(0), real, 21_000))
     counts = np.bincount(draws, minlength=21)
@@ -184,6 +198,8 @@ def test_per_class_is_checked(real):
         sampling.balanced(jax.random.key(0), real, 10)
     with pytest.raises(ValueError, match="batch"):
         sampling.uniform(jax.random.key(0), real, 0)
+    with pytest.raises(ValueError, match="batch"):
+        sampling.classwise(jax.random.key(0), real, 0)
 
 
 def test_real_set_refuses_what_it_cannot_index():
@@ -261,6 +277,43 @@ def test_fingerprint_is_that_of_the_train_split():
         fingerprint(),
     ]
     assert len(set(different)) == len(different)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "asymmetric"])
+def test_label_noise_replaces_an_exact_part_of_every_class(kind):
+    images, labels, test_images, test_labels = random_images(0, 300, 4, 4, 1), np.arange(300) % 3, *arrays()[2:]
+    test_images = random_images(1, len(test_labels), 4, 4, 1)
+
+    def dataset(**options):
+        return data.from_arrays(images, labels, test_images, test_labels, validation=0.2, **options)
+
+    clean, noisy = dataset(), dataset(label_noise=0.3, noise_kind=kind)
+    wrong = clean.train.labels != noisy.train.labels
+    assert clean.mislabelled is None
+    np.testing.assert_array_equal(noisy.mislabelled, wrong)
+    assert np.bincount(clean.train.labels[wrong]).tolist() == [24, 24, 24]
+    shift = (noisy.train.labels - clean.train.labels)[wrong] % 3
+    assert set(shift) == ({1} if kind == "asymmetric" else {1, 2})
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(noisy, split).labels, getattr(clean, split).labels)
+    np.testing.assert_array_equal(noisy.train.images, clean.train.images)
+    assert noisy.fingerprint() == dataset(label_noise=0.3, noise_kind=kind).fingerprint() != clean.fingerprint()
+    assert noisy.fingerprint() != dataset(label_noise=0.3, noise_kind=kind, noise_seed=1).fingerprint()
+
+
+def test_label_noise_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="label_noise must be a fraction .* got 1.0"):
+        data.from_arrays(*arrays(), label_noise=1.0)
+    with pytest.raises(ValueError, match="noise_kind is 'pairs'; choose one of symmetric, asymmetric"):
+        data.from_arrays(*arrays(), label_noise=0.1, noise_kind="pairs")
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        data.from_arrays(
+            random_images(0, 9, 4, 4, 1),
+            np.zeros(9, int),
+            random_images(0, 9, 4, 4, 1),
+            np.zeros(9, int),
+            label_noise=0.1,
+        )
 
 
 def replaced(position, value):

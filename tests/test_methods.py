@@ -18,7 +18,7 @@ from jaxdd.distilled import Distilled
 from jaxdd.evaluate import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
-from jaxdd.methods import METHODS, Optimiser, Sources, coresets, datm, ddpp, iadd, infmatch, mtt
+from jaxdd.methods import METHODS, Optimiser, Sources, coresets, datm, dc, ddpp, dm, iadd, infmatch, iwd, mtt, ncfm
 from jaxdd.models import ModelConfig
 from jaxdd.training import Recipe
 from jaxdd.trajectories import Window
@@ -46,6 +46,7 @@ MTT = dict(
     image_optimiser=Optimiser("sgd", 3.0, 0.5),
     label_optimiser=Optimiser("sgd", 1.0, 0.5),
 )
+STATISTICS = dict(ipc=2, steps=40, real_batch=16, init="noise", image_optimiser=Optimiser("sgd", 0.3, 0.5))
 CASES = {
     "coresets real": coresets.Config(ipc=2),
     "coresets herding": coresets.Config(ipc=2, init="herding"),
@@ -71,6 +72,29 @@ CASES = {
     "ddpp depth": ddpp.Config(**MTT, rule="depth", amount=0.3),
     **{f"iadd {constraint}": iadd.Config(**MTT, constraint=constraint) for constraint in iadd.CONSTRAINTS},
     "iadd per start, two pairs": iadd.Config(**MTT, per_start=True, pairs=2),
+    "dc": dc.Config(**STATISTICS, outer_loop=4, inner_loop=2),
+    "dc dsa, learned labels": dc.Config(
+        **{**STATISTICS, "real_batch": 70},  # more than a class has
+        augment="color_flip",
+        labels="learned",
+        label_optimiser=Optimiser("sgd", 0.3, 0.5),
+        distance="global_cosine",
+    ),
+    "dc idc": dc.Config(
+        **{**STATISTICS, "image_optimiser": Optimiser("sgd", 1.0, 0.5)},
+        factor=2,
+        network="real",
+        network_batch=16,
+        distance="mse",
+        outer_loop=5,
+        inner_loop=2,
+    ),
+    "dm": dm.Config(**STATISTICS, augment="flip"),
+    "ncfm": ncfm.Config(**{**STATISTICS, "image_optimiser": Optimiser("sgd", 0.003, 0.5)}, frequencies=32),
+    "iwd explicit": iwd.Config(**STATISTICS, outer_loop=4, inner_loop=2, warm_up=3),
+    "iwd implicit, select": iwd.Config(
+        **STATISTICS, outer_loop=4, inner_loop=2, score="both", refresh=3, selection="influence_select", solver="cg"
+    ),
 }
 STEPPED = [name for name, config in CASES.items() if config.steps]
 # Representatives, where a test compiles anew.
@@ -81,9 +105,15 @@ SAMPLED = [
     "mtt learned labels",
     "mtt truncated, mini-batch",
     "iadd per start, two pairs",
+    "dc dsa, learned labels",
+    "dc idc",
+    "dm",
+    "ncfm",
 ]
 UNJITTED = ["coresets real", "infmatch unroll", "iadd bounded"]
 SPREAD = ["coresets herding", "infmatch second_order", "infmatch learned labels", "mtt learned labels", "iadd bounded"]
+SPREAD += ["dc idc", "dm", "ncfm"]
+MATCHING = ["dc idc", "dm", "ncfm"]
 TRAJECTORY = [name for name in SAMPLED if isinstance(CASES[name], mtt.Config)]
 SCORING = EvaluateConfig(recipe=Recipe(epochs=2, augment="none"))
 LR = 0.02
@@ -107,8 +137,8 @@ def one_device(problem):
     real_and_experts = replicate(Sources(problem.real, problem.trajectories), mesh)
 
     @functools.cache
-    def initial_distilled(init, labels):
-        config = methods.MethodConfig(ipc=2, init=init, labels=labels)
+    def initial_distilled(init, labels, items):
+        config = methods.MethodConfig(ipc=items, init=init, labels=labels)
         build = functools.partial(methods.initial_distilled, model=problem.model, config=config, lr=LR)
         return jax.jit(build)(jax.random.key(1), sources=real_and_experts)
 
@@ -121,11 +151,11 @@ def one_device(problem):
             traces.append(1)
             return method.step(*args)
 
-        initial = initial_distilled(config.init, config.labels)
+        initial = initial_distilled(config.init, config.labels, config.items_per_class)
         # As run_method goes about it.
         prepare_key, init_key, step_key = jax.random.split(KEY, 3)
         sources = real_and_experts._replace(cache=jax.jit(method.prepare)(prepare_key, real_and_experts))
-        first = replicate(jax.jit(method.init)(init_key, initial), mesh)
+        first = replicate(jax.jit(method.init)(init_key, initial, sources), mesh)
         stretch = advance(method._replace(step=counted), mesh)
         states, infos, counts = [first], [], []
         for begin, end in [(0, 7), (7, 8), (8, 13), (13, 20), (20, 30), (30, 40)]:
@@ -171,7 +201,7 @@ def assert_close(ours, theirs, tolerance):
 
 
 def test_every_method_has_a_case():
-    assert {methods.name_of(config) for config in CASES.values()} == set(METHODS)
+    assert {id(methods.module_of(config)) for config in CASES.values()} == {id(module) for module in METHODS.values()}
     assert {config.estimator for config in CASES.values() if isinstance(config, infmatch.Config)} == set(
         infmatch.ESTIMATORS
     )
@@ -191,8 +221,8 @@ def test_state_keeps_its_structure_and_stays_finite(one_device, name):
     chex.assert_tree_all_finite(run.states)
     chex.assert_tree_all_finite(run.infos)
     assert {rows.shape for rows in run.infos} == {(40,)}
-    assert type(run.infos) is METHODS[methods.name_of(run.config)].Info
-    assert type(run.states[-1]) is METHODS[methods.name_of(run.config)].State
+    assert type(run.infos) is methods.module_of(run.config).Info
+    assert type(run.states[-1]) is methods.module_of(run.config).State
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -235,17 +265,21 @@ def test_only_what_is_learned_moves(one_device, name):
 @pytest.mark.parametrize("name", CASES)
 def test_distilled_set_has_a_positive_learning_rate(one_device, name):
     run = one_device(name)
+    size = 3 * run.config.items_per_class
     for state in run.states:
         distilled = run.method.distilled(state)
-        assert distilled.images.shape == (6, 8, 8, 1)
-        assert distilled.labels.shape == (6, 3)
+        assert distilled.images.shape == (size, 8, 8, 1)
+        assert distilled.labels.shape == (size, 3)
         assert distilled.lr.shape == ()
         assert {x.dtype for x in distilled} == {np.dtype(np.float32)}
         assert float(distilled.lr) > 0
     first = run.method.distilled(run.states[0])
     expected = run.config.student_lr if isinstance(run.config, mtt.Config) else LR
     np.testing.assert_allclose(first.lr, expected, rtol=1e-5)
-    np.testing.assert_array_equal(first.images, run.initial.images)
+    if size == 6:
+        np.testing.assert_array_equal(first.images, run.initial.images)
+    else:  # stored images stand for several items
+        np.testing.assert_allclose(first.images, dc.decode(dc.encode(run.initial, 2), 2).images, atol=1e-6)
     np.testing.assert_array_equal(first.labels, run.initial.labels)
 
 
@@ -345,6 +379,26 @@ def test_students_start_and_arrive_at_snapshots_of_one_expert(one_device, proble
             seen.add((int(expert), int(start)))
     assert {start for _, start in seen} == {0, 1, 2, 3}
     assert {expert for expert, _ in seen} == {0, 1}
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_objective_is_the_loss_of_a_step_and_sees_the_instance_weights(one_device, name):
+    run = one_device(name)
+    state, batch = run.states[1], run.batch(jnp.int32(7), run.sources)
+    assert batch.real.weights.shape == batch.real.indices.shape == (3, run.config.real_batch)
+
+    def objective(distilled, weights):
+        return run.method.objective(distilled, state, batch._replace(real=batch.real._replace(weights=weights)))
+
+    value, (by_set, by_weights) = jax.jit(jax.value_and_grad(objective, (0, 1)))(state.distilled, batch.real.weights)
+    np.testing.assert_allclose(value, run.infos.loss[7], rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(by_set.images), run.infos.image_gradient[7], rtol=1e-3)
+    assert np.std(by_weights, axis=-1).min() > 0
+
+
+def test_methods_without_an_objective_say_so(problem):
+    found = {name.split()[0] for name, c in CASES.items() if methods.build(problem.model, c).objective is not None}
+    assert found == {"dc", "dm", "ncfm", "iwd"}
 
 
 @pytest.mark.parametrize("name", CASES)

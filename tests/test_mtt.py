@@ -56,7 +56,7 @@ class Setting:
         size = flattening(self.model)[0]
         labels = jax.random.normal(jax.random.key(3), (6, 3), jnp.float64)
         distilled = Distilled(examples.images[:6], labels, jnp.asarray(0.2, jnp.float64))
-        self.state = self.method.init(jax.random.key(0), distilled)
+        self.state = self.method.init(jax.random.key(0), distilled, None)
         importance = jax.tree.map(
             lambda x: x + 0.3 * jax.random.normal(jax.random.key(9), x.shape, jnp.float64),
             self.state.variables.importance,
@@ -142,7 +142,7 @@ def test_outer_gradient_is_that_of_an_independent_recomputation(x64):
         jnp.asarray(indices)[None],
         jax.random.split(jax.random.key(0), (1, 5)),
     )
-    state = method.init(jax.random.key(0), Distilled(*map(jnp.asarray, (images, labels, lr))))
+    state = method.init(jax.random.key(0), Distilled(*map(jnp.asarray, (images, labels, lr))), None)
     new, info = jax.jit(method.step)(jax.random.key(0), state, pairs)
     ours = jax.tree.map(jnp.subtract, state.variables.distilled, new.variables.distilled)
 
@@ -262,7 +262,7 @@ def test_equal_weights_are_mtt_to_the_bit(setting):
         iadd.Config(**IADD, constraint="bounded", per_start=True),
     ):
         made = setting(config)
-        first = made.method.init(jax.random.key(0), made.method.distilled(made.state)).variables.importance
+        first = made.method.init(jax.random.key(0), made.method.distilled(made.state), None).variables.importance
         made.state = made.state._replace(variables=made.state.variables._replace(importance=first))
         # P softmax(0) is one up to rounding.
         exact = getattr(config, "constraint", "none") not in ("mean_one", "per_tensor")

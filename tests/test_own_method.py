@@ -27,7 +27,9 @@ class Info(NamedTuple):
 def build(model, config):
     def step(key, state, batch):
         return state._replace(images=(1 - config.rate) * state.images), Info((state.images**2).sum())
-    return Method(lambda key, sources: None, lambda key, s: s, lambda key, step, sources: (), step, lambda state: state)
+    return Method(
+        lambda key, sources: None, lambda key, s, sources: s, lambda key, step, sources: (), step, lambda state: state
+    )
 """
 CONFIG = """
 import jaxdd, own_fading

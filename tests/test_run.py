@@ -157,14 +157,15 @@ def test_a_run_writes_everything(finished):
 def test_results_are_those_documented(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {
-        *("dataset", "method", "ipc", "distilled", "random_real", "full_data"),
+        *("dataset", "method", "ipc", "stored_pixels", "distilled", "random_real", "full_data"),
         *("selected_on", "selected_step", "steps", "seconds", "versions"),
     }
-    described = {name: results[name] for name in ("dataset", "method", "ipc", "steps", "selected_on")}
+    described = {name: results[name] for name in ("dataset", "method", "ipc", "stored_pixels", "steps", "selected_on")}
     assert described == {
         "dataset": "digits",
         "method": "infmatch",
         "ipc": 1,
+        "stored_pixels": 10 * 8 * 8,
         "steps": LAST,
         "selected_on": "validation",
     }
@@ -345,7 +346,7 @@ def test_a_diverging_run_names_step_method_and_learning_rates(copy, flags, datas
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     like = Distilled(np.zeros((10, 8, 8, 1), np.float32), np.zeros((10, 10), np.float32), np.float32(0))
     tree = {
-        "state": methods.build(model, config.method).init(jax.random.key(0), like),
+        "state": methods.build(model, config.method).init(jax.random.key(0), like, None),
         "best": like,
         **{name: np.zeros(()) for name in ("best_step", "best_accuracy", "seconds")},
     }

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from jaxdd.data import folder, sampling, tfds_source
 from jaxdd.data import normalisation as normalisations
 from jaxdd.data.normalisation import Normalisation
 from jaxdd.data.sampling import RealSet
-from jaxdd.data.splits import RawDataset, Split, hold_out
+from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, hold_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Dataset:
             settings are chosen on it, never on the test split.
         test: what results are reported on.
         normalisation: fitted on `train` alone.
+        mislabelled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset:
     validation: Split
     test: Split
     normalisation: Normalisation
+    mislabelled: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -73,7 +75,24 @@ class Dataset:
 
     @cached_property
     def _real_set(self) -> RealSet:
-        return sampling.real_set(self.train.images, self.train.labels, self.num_classes, self.normalisation)
+        return self._indexed(self.train)
+
+    def validation_set(self) -> RealSet:
+        """Index the validation split likewise, for a method that learns from it.
+
+        Raises:
+            ValueError: if it lacks a class.
+        """
+        missing = sorted(set(range(self.num_classes)) - set(self.validation.labels.tolist()))
+        if missing:
+            raise ValueError(
+                f"the validation split has no example of class {missing[0]}: raise data.validation, or do without "
+                "examples of it"
+            )
+        return self._indexed(self.validation)
+
+    def _indexed(self, split: Split) -> RealSet:
+        return sampling.real_set(split.images, split.labels, self.num_classes, self.normalisation)
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,13 @@ class DataConfig:
     """Per-channel mean and standard deviation, or ZCA whitening; fitted on the train split."""
     image_size: int | None = None
     """Scale and centre-crop images to squares of this side in pixels; required where sizes differ."""
+    label_noise: float = 0.0
+    """Fraction of every class of the train split whose labels are replaced by wrong ones, to study what that does;
+    validation and test stay as they are. In [0, 1)."""
+    noise_kind: Noise = "symmetric"
+    """Wrong labels: symmetric, any other class, uniformly; asymmetric, always the next class, c → c + 1 modulo C."""
+    noise_seed: int = 0
+    """Seed of the draw of the wrong labels."""
 
 
 def load(
@@ -103,6 +129,9 @@ def load(
     split_seed: int = 0,
     normalisation: Literal["standard", "zca"] = "standard",
     image_size: int | None = None,
+    label_noise: float = 0.0,
+    noise_kind: Noise = "symmetric",
+    noise_seed: int = 0,
 ) -> Dataset:
     """Load a dataset by name.
 
@@ -117,6 +146,10 @@ def load(
         split_seed: seed of that draw.
         normalisation: `"standard"` or `"zca"`.
         image_size: side in pixels to scale and centre-crop to; required where images differ in size.
+        label_noise: fraction of every class of train whose labels are replaced by wrong ones, in [0, 1); validation
+            and test stay as they are.
+        noise_kind: `"symmetric"`, any other class, uniformly; `"asymmetric"`, the next class, c → c + 1 modulo C.
+        noise_seed: seed of the draw of the wrong labels.
 
     Returns:
         The dataset, in host memory.
@@ -124,7 +157,7 @@ def load(
     Raises:
         ValueError: if an argument is out of range, or the dataset is unknown, not prepared or damaged.
     """
-    _check_options(validation, normalisation)
+    _check_options(validation, normalisation, label_noise, noise_kind)
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
     data_dir = os.path.expanduser(data_dir) if data_dir else None
@@ -136,7 +169,8 @@ def load(
         raw = tfds_source.read(name, digits.prepare(data_dir), image_size)
     else:
         raw = tfds_source.read(name, data_dir, image_size)
-    return _assemble(raw, validation, split_seed, normalisation)
+    noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
+    return _assemble(raw, validation, split_seed, normalisation, noise)
 
 
 def from_arrays(
@@ -150,6 +184,9 @@ def from_arrays(
     validation: float = 0.1,
     split_seed: int = 0,
     normalisation: Literal["standard", "zca"] = "standard",
+    label_noise: float = 0.0,
+    noise_kind: Noise = "symmetric",
+    noise_seed: int = 0,
 ) -> Dataset:
     """Build a dataset from arrays.
 
@@ -163,6 +200,10 @@ def from_arrays(
         validation: fraction of every class of train that becomes the validation split, in [0, 1).
         split_seed: seed of that draw.
         normalisation: `"standard"` or `"zca"`.
+        label_noise: fraction of every class of train whose labels are replaced by wrong ones, in [0, 1); validation
+            and test stay as they are.
+        noise_kind: `"symmetric"`, any other class, uniformly; `"asymmetric"`, the next class, c → c + 1 modulo C.
+        noise_seed: seed of the draw of the wrong labels.
 
     Returns:
         The dataset, in host memory.
@@ -170,18 +211,23 @@ def from_arrays(
     Raises:
         ValueError: if the arrays are no such images and labels, or an argument is out of range.
     """
-    _check_options(validation, normalisation)
+    _check_options(validation, normalisation, label_noise, noise_kind)
     train = _as_split(train_images, train_labels, "train")
     test = _as_split(test_images, test_labels, "test")
     if class_names is None:
         class_names = [str(label) for label in range(int(train.labels.max(initial=0)) + 1)]
-    return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalisation)
+    noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
+    return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalisation, noise)
 
 
-def _check_options(validation: float, normalisation: str) -> None:
+def _check_options(validation: float, normalisation: str, label_noise: float, noise_kind: str) -> None:
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a fraction of the train split in [0, 1), got {validation}; try 0.1")
     normalisations.check_kind(normalisation)
+    if not 0 <= label_noise < 1:
+        raise ValueError(f"label_noise must be a fraction of the train split in [0, 1), got {label_noise}; try 0.2")
+    if noise_kind not in get_args(Noise):
+        raise ValueError(f"noise_kind is {noise_kind!r}; choose one of {', '.join(get_args(Noise))}")
 
 
 def _as_split(images: Any, labels: Any, split: str) -> Split:
@@ -206,8 +252,14 @@ def _as_split(images: Any, labels: Any, split: str) -> Split:
     return Split(images, labels.astype(np.int32))
 
 
-def _assemble(raw: RawDataset, validation: float, split_seed: int, normalisation: str) -> Dataset:
-    """Check what was read, carve off the validation split and fit the normalisation on what remains."""
+def _assemble(
+    raw: RawDataset,
+    validation: float,
+    split_seed: int,
+    normalisation: str,
+    noise: Callable[[np.ndarray, int], np.ndarray],
+) -> Dataset:
+    """Check what was read, carve off the validation split, add noise and normalisation to what remains."""
     for split, (images, labels) in (("train", raw.train), ("test", raw.test)):
         if len(images) == 0:
             raise ValueError(f"the {split} split has no examples; add some")
@@ -235,4 +287,8 @@ def _assemble(raw: RawDataset, validation: float, split_seed: int, normalisation
         )
     train, held_out = hold_out(raw.train, validation, split_seed)
     fitted = normalisations.fit(normalisation, train.images)
-    return Dataset(raw.name, raw.class_names, train, held_out, raw.test, fitted)
+    noisy = noise(train.labels, len(raw.class_names))
+    wrong = noisy != train.labels
+    mislabelled = wrong if wrong.any() else None
+    train = train._replace(labels=noisy)
+    return Dataset(raw.name, raw.class_names, train, held_out, raw.test, fitted, mislabelled)

@@ -119,12 +119,42 @@ def balanced(key: Array, real: RealSet, per_class: int, preferred: Array | None 
     largest = real.class_table.shape[1]
     if not 1 <= per_class <= largest:
         raise ValueError(f"per_class must lie in 1..{largest}, the size of the largest class, got {per_class}")
+    return jnp.take_along_axis(jnp.asarray(real.class_table), _shuffled(key, real, per_class, preferred), axis=1)
+
+
+def classwise(key: Array, real: RealSet, batch: int) -> Array:
+    """Draw a batch from every class, without replacement while the class lasts.
+
+    A class that is smaller than the batch is drawn whole and then again in the same order.
+
+    Args:
+        key: random key.
+        real: the set to draw from.
+        batch: B, number of draws from each class; static, of any size.
+
+    Returns:
+        `[C, B]` int32 positions; row c holds examples of class c.
+
+    Raises:
+        ValueError: if `batch` is not positive.
+
+    References:
+        [published] without replacement, DC's code; [our choice] repetition, where that code makes the batch smaller.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    order = _shuffled(key, real, min(batch, real.class_table.shape[1]))
+    turns = jnp.arange(batch)[None] % jnp.asarray(real.class_sizes)[:, None]
+    return jnp.take_along_axis(jnp.asarray(real.class_table), jnp.take_along_axis(order, turns, axis=1), axis=1)
+
+
+def _shuffled(key: Array, real: RealSet, count: int, preferred: Array | None = None) -> Array:
+    """Shuffle the columns of each row of the class table, its padding last, and keep the first ones: `[C, count]`."""
     noise = jax.random.uniform(key, real.class_table.shape)
     if preferred is not None:
         noise += preferred[jnp.asarray(real.class_table)]
-    is_member = jnp.arange(largest)[None] < jnp.asarray(real.class_sizes)[:, None]
-    _, columns = jax.lax.top_k(jnp.where(is_member, noise, -1.0), per_class)
-    return jnp.take_along_axis(jnp.asarray(real.class_table), columns, axis=1)
+    is_member = jnp.arange(real.class_table.shape[1])[None] < jnp.asarray(real.class_sizes)[:, None]
+    return jax.lax.top_k(jnp.where(is_member, noise, -1.0), count)[1]
 
 
 def check_per_class(real: RealSet, per_class: int) -> None:

@@ -1,6 +1,6 @@
 """Labelled uint8 images on the host, and the stratified draw that carves one split out of another."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,8 @@ TEST_FRACTION = 0.2
 
 TEST_SEED = 0
 """Fixed, so that the test split stays the same whatever seed carves the validation split. [our choice]"""
+
+Noise = Literal["symmetric", "asymmetric"]
 
 
 class Split(NamedTuple):
@@ -78,3 +80,38 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         count = min(round(fraction * len(members)), len(members) - 1)
         held_out[rng.permutation(members)[:count]] = True
     return subset(split, np.flatnonzero(~held_out)), subset(split, np.flatnonzero(held_out))
+
+
+def corrupt(labels: np.ndarray, num_classes: int, fraction: float, kind: Noise, seed: int) -> np.ndarray:
+    """Replace a fraction of every class's labels by wrong ones.
+
+    Of a class with n examples `round(fraction · n)`, at most n − 1, are drawn without replacement. [our choice] The
+    number is exact and the same for every class, where the literature flips each label with that probability.
+
+    Args:
+        labels: `[N]` int32 in [0, C).
+        num_classes: C.
+        fraction: part of every class, in [0, 1).
+        kind: `symmetric`, each becomes another class, uniformly; `asymmetric`, `c → c + 1 mod C`.
+        seed: seed of `numpy.random.default_rng`.
+
+    Returns:
+        `[N]` int32, a copy.
+
+    Raises:
+        ValueError: if there is no other class.
+
+    References:
+        [published] both kinds: Patrini et al. 2017, arXiv 1609.03683, and the literature on label noise since.
+    """
+    if fraction and num_classes < 2:
+        raise ValueError(f"label noise of {fraction} needs at least 2 classes to confuse; leave it out")
+    rng = np.random.default_rng(seed)
+    noisy = labels.copy()
+    for label in range(num_classes):
+        members = np.flatnonzero(labels == label)
+        count = min(round(fraction * len(members)), len(members) - 1)
+        chosen = rng.permutation(members)[:count]
+        step = rng.integers(1, num_classes, count) if kind == "symmetric" else 1
+        noisy[chosen] = (label + step) % num_classes
+    return noisy

@@ -6,7 +6,7 @@ A method of your own is such a file anywhere on the import path; its `Config` is
 import sys
 from types import ModuleType
 
-from jaxdd.methods import coresets, datm, ddpp, iadd, infmatch, mtt
+from jaxdd.methods import coresets, datm, dc, ddpp, dm, iadd, infmatch, iwd, mtt, ncfm
 from jaxdd.methods.base import MethodConfig, Optimiser, Sources, softened
 from jaxdd.methods.coresets import initial_distilled
 from jaxdd.types import Method, Model
@@ -14,10 +14,14 @@ from jaxdd.types import Method, Model
 METHODS: dict[str, ModuleType] = {
     "coresets": coresets,
     "datm": datm,
+    "dc": dc,
     "ddpp": ddpp,
+    "dm": dm,
     "iadd": iadd,
     "infmatch": infmatch,
+    "iwd": iwd,
     "mtt": mtt,
+    "ncfm": ncfm,
 }
 
 
@@ -36,8 +40,9 @@ def module_of(config: MethodConfig) -> ModuleType:
 
 
 def name_of(config: MethodConfig) -> str:
-    """Give the name of the method that a configuration belongs to: its module's."""
-    return module_of(config).__name__.rpartition(".")[2]
+    """Give the name of the method that a configuration belongs to."""
+    module_of(config)
+    return config.name
 
 
 def build(model: Model, config: MethodConfig) -> Method:

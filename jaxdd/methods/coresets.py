@@ -170,17 +170,17 @@ def over_real(sources: Sources, function: Callable[[Array], Array]) -> Array:
 
 
 def initial_distilled(key: Array, model: Model, sources: Sources, config: MethodConfig, *, lr: float) -> Distilled:
-    """Give the distilled set before the first step, ipc items of each class in the order of the classes.
+    """Give the distilled set before the first step, items of each class in the order of the classes.
 
     Args:
         key: Draws the real images or the noise.
         model: Gives features for coresets, and logits for soft labels.
         sources: The real set, and the experts for soft labels and coresets in feature space.
-        config: `ipc`, `init` and `labels` say what to do.
+        config: `items_per_class`, `init` and `labels` say what to do.
         lr: The learning rate to record with the set, where the method learns none.
 
     Returns:
-        Images `[C·ipc, H, W, K]`, label logits `[C·ipc, C]` and the learning rate.
+        Images `[M, H, W, K]`, label logits `[M, C]` and the learning rate.
 
     Raises:
         ValueError: Soft labels without experts.
@@ -190,11 +190,13 @@ def initial_distilled(key: Array, model: Model, sources: Sources, config: Method
     """
     real, trajectories = sources.real, sources.trajectories
     count = real.class_sizes.shape[0]
-    classes = jnp.repeat(jnp.arange(count), config.ipc)
+    classes = jnp.repeat(jnp.arange(count), config.items_per_class)
     if config.init == "noise":
-        images = jax.random.normal(key, (count * config.ipc, *real.images.shape[1:]))
+        images = jax.random.normal(key, (count * config.items_per_class, *real.images.shape[1:]))
     else:
-        images = sampling.take(real, select(config.init, key, model, sources, config.ipc).reshape(-1)).images
+        images = sampling.take(
+            real, select(config.init, key, model, sources, config.items_per_class).reshape(-1)
+        ).images
     labels = hard_labels(classes, count)
     if config.labels != "hard":
         if trajectories is None:
@@ -219,7 +221,7 @@ def build(model: Model, config: Config) -> Method:
 
     return Method(
         prepare=no_cache,
-        init=lambda key, distilled: State(distilled),
+        init=lambda key, distilled, sources: State(distilled),
         sample=lambda key, step, sources: (),
         step=step,
         distilled=lambda state: state.distilled,

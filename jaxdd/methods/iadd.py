@@ -21,7 +21,7 @@ from jaxdd.methods import mtt
 from jaxdd.methods.base import Optimiser
 from jaxdd.methods.mtt import Metric, Pair, State
 from jaxdd.trajectories import tensors
-from jaxdd.types import Array, Method, Model, Params
+from jaxdd.types import Array, Method, Model, Params, Scores
 
 COLLAPSED = 0.01
 """W has collapsed if it counts less than this fraction of the parameters, or"""
@@ -197,7 +197,7 @@ def build(model: Model, config: Config) -> Method:
     sizes = np.array(list(named.values()))
     base = mtt.build(model, config, importance_metric(config, sizes))
 
-    def inspect(state: State) -> dict[str, Array]:
+    def inspect(state: State) -> dict[str, Array | Scores]:
         learned = state.variables.importance[config.window.first if config.per_start else 0 :]
         w = jax.vmap(lambda a: CONSTRAINTS[config.constraint].weights(a, sizes, config))(learned)
         quantiles = jnp.quantile(w, jnp.array([0.01, 0.5, 0.99]))

@@ -442,8 +442,8 @@ def build(model: Model, config: Config) -> Method:
     def prepare(key: Array, sources: Sources) -> Cached | None:
         return None if config.cache is None else cached(key, sources, config.cache)
 
-    def init(key: Array, distilled: Distilled) -> State:
-        del key
+    def init(key: Array, distilled: Distilled, sources: Sources) -> State:
+        del key, sources
         return State(distilled, optimiser.init(distilled))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:

@@ -233,8 +233,8 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
     def learned(distilled: Distilled) -> Distilled:
         return distilled._replace(lr=positive_lr(distilled.lr, config.student_lr))
 
-    def init(key: Array, distilled: Distilled) -> State:
-        del key
+    def init(key: Array, distilled: Distilled, sources: Sources) -> State:
+        del key, sources
         raw = raw_lr(jnp.full_like(distilled.lr, config.student_lr), config.student_lr)
         variables = Variables(distilled._replace(lr=raw), metric.importance())
         return State(variables, optimiser.init(variables))

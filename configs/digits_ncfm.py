@@ -1,0 +1,26 @@
+"""NCFM on the real 8×8 digits, one image per class.
+
+Paper      Wang et al. 2025, arXiv 2502.20653; it reports no digits.
+Command    python -m jaxdd.main --config configs/digits_ncfm.py
+Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
+Measured   91.2 ± 1.4 % test accuracy over 5 networks; random real images 72.1 ± 3.4 (5 draws, one network each). With
+           --method.ipc 10: 97.7 ± 0.6, random real images 94.6 ± 1.4. 2.5 and 14 minutes on one core of a busy
+           machine, with jax 0.10.2, compilation included, --evaluate.no-full-data.
+Ours       all settings: Adam on the images, 256 frequencies, smaller real batches and fewer steps; no augmentation.
+"""
+
+from jaxdd import Config
+from jaxdd.methods import Optimiser, ncfm
+
+
+def get_config() -> Config:
+    return Config(
+        method=ncfm.Config(
+            ipc=1,
+            steps=300,
+            image_optimiser=Optimiser("adam", 0.1),
+            real_batch=64,
+            frequencies=256,
+        ),
+        workdir="runs/digits_ncfm",
+    )

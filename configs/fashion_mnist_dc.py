@@ -1,0 +1,33 @@
+"""DC on Fashion-MNIST, one image per class, on a small ConvNet that a CPU can train.
+
+Paper      Zhao et al. 2021, arXiv 2006.05929: 70.5 ± 0.6 % with a ConvNet of width 128.
+Command    python -m jaxdd.main --config configs/fashion_mnist_dc.py
+Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
+Measured   not yet.
+Ours       Adam on the images and smaller real batches; a fresh network every step, as published for one image.
+"""
+
+from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
+from jaxdd.methods import Optimiser, dc
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(name="fashion_mnist"),
+        model=ModelConfig(width=16, depth=3),
+        method=dc.Config(
+            ipc=1,
+            steps=300,
+            init="real",
+            image_optimiser=Optimiser("adam", 0.1),
+            real_batch=64,
+        ),
+        evaluate=EvaluateConfig(
+            recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),
+            full_recipe=Recipe(
+                epochs=3, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
+            ),
+            validate_every=100,
+        ),
+        workdir="runs/fashion_mnist_dc",
+    )

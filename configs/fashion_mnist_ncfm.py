@@ -1,0 +1,41 @@
+"""NCFM on Fashion-MNIST, one image per class, on a small ConvNet that a CPU can train.
+
+Paper      Wang et al. 2025, arXiv 2502.20653; it reports no Fashion-MNIST.
+Command    python -m jaxdd.main --config configs/fashion_mnist_ncfm.py
+Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
+Measured   not yet.
+Ours       all settings: Adam on the images, 256 frequencies, smaller real batches and fewer steps; no augmentation.
+"""
+
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe
+from jaxdd.methods import Optimiser, ncfm
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(name="fashion_mnist"),
+        model=ModelConfig(width=16, depth=3),
+        experts=ExpertsConfig(
+            count=4,
+            recipe=Recipe(
+                epochs=1, batch=128, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none"
+            ),
+            snapshot_every=2,
+            keep=16,
+        ),
+        method=ncfm.Config(
+            ipc=1,
+            steps=300,
+            image_optimiser=Optimiser("adam", 0.1),
+            real_batch=64,
+            frequencies=256,
+        ),
+        evaluate=EvaluateConfig(
+            recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),
+            full_recipe=Recipe(
+                epochs=3, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
+            ),
+            validate_every=100,
+        ),
+        workdir="runs/fashion_mnist_ncfm",
+    )

@@ -1,0 +1,312 @@
+"""DC: dataset condensation with gradient matching (Zhao et al. 2021, arXiv 2006.05929), and its successors.
+
+Class by class, the distilled images should give a network the gradient that real images give it:
+
+    min_S Σ_c D(∇_θ L(S_c; θ), ∇_θ L(B_c; θ))
+
+with real batches B_c, at a network θ that is drawn anew every `outer_loop` steps and trained on the distilled set in
+between. Two successors are settings of it:
+
+- DSA (Zhao & Bilen 2021, arXiv 2102.08259): `augment` set. Real and distilled images of a class share its parameters.
+- IDC (Kim et al. 2022, arXiv 2205.14959): `network="real"`, `distance="convolution_mse"` and `factor=2`. The network is
+  trained on real images, and every stored image is cut into f × f patches, each of which is enlarged to an image.
+
+Axis letters: B real batch, b network mini-batch, M distilled items, C classes, H W K image, f factor.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdd.augment import dsa
+from jaxdd.data import sampling
+from jaxdd.distilled import Distilled
+from jaxdd.losses import cross_entropy, mean_loss
+from jaxdd.matching import GRADIENT_DISTANCES
+from jaxdd.methods.base import (
+    MethodConfig,
+    Optimiser,
+    Sources,
+    all_items,
+    no_cache,
+    outer_optimiser,
+    slope_over_classes,
+    softened,
+    sum_over_classes,
+)
+from jaxdd.training import shuffle
+from jaxdd.types import Array, Examples, Method, Model, Params
+
+PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""Images per class to (outer loop, inner loop), from DC's code."""
+IDC_LOOPS = (100, 8)
+"""Outer loop and inner loop of IDC's code: 500 real examples in batches of 64 after each of 100 steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(MethodConfig):
+    """Settings of DC, and of DSA and IDC."""
+
+    steps: int = 1000
+    """Outer steps, each matching all classes once (published: 1000 networks, with `outer_loop` steps each)."""
+    init: Literal["real", "noise", "correct", "herding", "k_center"] = "noise"
+    """First images: Gaussian noise (published for DC), random real ones (published for DSA), random real ones that the
+    first expert classifies right, or a coreset."""
+    image_optimiser: Optimiser = Optimiser("sgd", 0.1, 0.5)
+    """Optimiser of the images."""
+    distance: Literal["cosine", "global_cosine", "mse", "convolution_mse"] = "cosine"
+    """Between the gradients: one cosine per output unit and layer (DC); one over all parameters; squared error; squared
+    error on the kernels of convolutions (IDC)."""
+    real_batch: int = 256
+    """B, real examples of each class."""
+    outer_loop: int | None = None
+    """Steps that a network serves before a fresh one is drawn; by default as published for `ipc` (100 for a network
+    trained on real data), interpolated between."""
+    inner_loop: int | None = None
+    """Training of the network after each step but its last: epochs on the distilled set, or SGD steps on real batches;
+    by default as published for `ipc` (8 for a network trained on real data), interpolated between."""
+    network: Literal["distilled", "real"] = "distilled"
+    """What the network is trained on between steps: the distilled set (DC, DSA), or real data (IDC)."""
+    network_batch: int = 256
+    """b, largest batch of the network's training (published for IDC: 64)."""
+    network_optimiser: Optimiser = Optimiser("sgd", 0.01, 0.5)
+    """Optimiser of the network's training (published for IDC: momentum 0.9)."""
+    factor: int = 1
+    """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class
+    make ipc · f² to train on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("real_batch", "network_batch", "factor"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"method.{name} is {getattr(self, name)}; gradient matching needs 1 or more")
+        if self.outer_loop is not None and self.outer_loop < 1:
+            raise ValueError(f"method.outer_loop is {self.outer_loop}; a network serves at least 1 step")
+        if self.inner_loop is not None and self.inner_loop < 0:
+            raise ValueError(f"method.inner_loop is {self.inner_loop}; give 0 or more epochs or steps of training")
+
+    @property
+    def items_per_class(self) -> int:
+        """Images of each class to train on: f² for each stored one."""
+        return self.ipc * self.factor**2
+
+    @property
+    def loops(self) -> tuple[int, int]:
+        """(OL, IL): how many steps a network serves, and how it is trained between them."""
+        outer, inner = IDC_LOOPS if self.network == "real" else published_loops(self.ipc)
+        return outer if self.outer_loop is None else self.outer_loop, (
+            inner if self.inner_loop is None else self.inner_loop
+        )
+
+
+def published_loops(ipc: int) -> tuple[int, int]:
+    """Give the outer and inner loop for a number of images per class: `PUBLISHED_LOOPS`, linearly interpolated.
+
+    Args:
+        ipc: Images per class; beyond 50 the loops stay those of 50.
+
+    Returns:
+        (OL, IL). [published] at the entries of the table; [our choice] between them.
+    """
+    known = list(PUBLISHED_LOOPS)
+    outer, inner = (
+        round(float(np.interp(ipc, known, values))) for values in zip(*PUBLISHED_LOOPS.values(), strict=True)
+    )
+    return outer, inner
+
+
+class State(NamedTuple):
+    """What the next step needs.
+
+    Attributes:
+        distilled: The set as it is stored, before `decode`.
+        optimiser: State of its optimisers.
+        network: θ, the network at which the next step matches gradients.
+        network_optimiser: State of the optimiser that trains it.
+    """
+
+    distilled: Distilled
+    optimiser: optax.OptState
+    network: Params
+    network_optimiser: optax.OptState
+
+
+class Batch(NamedTuple):
+    """What a step draws.
+
+    Attributes:
+        real: `[C, B]` real examples of every class.
+        keys: `[C]` keys of the augmentation, which the real and the distilled images of a class share.
+        last: [] bool, whether the network serves its last step: it is replaced then, not trained.
+        training: `[IL, b]` real batches to train the network on; None where it is trained on the distilled set.
+    """
+
+    real: Examples
+    keys: Array
+    last: Array
+    training: Examples | None
+
+
+class Info(NamedTuple):
+    """What a person wants to see: the distance, summed over classes, and the norm of its gradient in the images."""
+
+    loss: Array
+    image_gradient: Array
+
+
+def decode(stored: Distilled, factor: int) -> Distilled:
+    """Cut every image into f × f patches, row by row, and enlarge each bilinearly to an image of the full size.
+
+    Args:
+        stored: Images `[M, H, W, K]`, label logits `[M, C]`.
+        factor: f; 1 changes nothing.
+
+    Returns:
+        Images `[M·f², H, W, K]` and label logits `[M·f², C]`, the f² items of a stored image one after another;
+        differentiable in the images.
+
+    Raises:
+        ValueError: f does not divide H and W.
+
+    References:
+        [published] IDC's multi-formation, arXiv 2205.14959; its code pads what does not divide.
+    """
+    if factor == 1:
+        return stored
+    size, height, breadth, channels = stored.images.shape
+    _check_divisible(height, breadth, factor)
+    patches = stored.images.reshape(size, factor, height // factor, factor, breadth // factor, channels)
+    patches = patches.swapaxes(2, 3).reshape(-1, height // factor, breadth // factor, channels)
+    images = jax.image.resize(patches, (len(patches), height, breadth, channels), "bilinear")
+    return stored._replace(images=images, labels=jnp.repeat(stored.labels, factor**2, axis=0))
+
+
+def encode(distilled: Distilled, factor: int) -> Distilled:
+    """Shrink f × f images, one after another, into the patches of one: a first value whose `decode` resembles them.
+
+    Args:
+        distilled: Images `[M·f², H, W, K]` and label logits `[M·f², C]`.
+        factor: f; 1 changes nothing.
+
+    Returns:
+        Images `[M, H, W, K]` and the mean label logits `[M, C]`.
+
+    Raises:
+        ValueError: f does not divide H and W.
+
+    References:
+        [published] IDC's code calls it mix and takes every f-th pixel; [our choice] the mean of f × f pixels.
+    """
+    if factor == 1:
+        return distilled
+    _, height, breadth, channels = distilled.images.shape
+    _check_divisible(height, breadth, factor)
+    pixels = distilled.images.reshape(-1, factor, factor, height // factor, factor, breadth // factor, factor, channels)
+    images = pixels.mean((4, 6)).swapaxes(2, 3).reshape(-1, height, breadth, channels)
+    labels = distilled.labels.reshape(len(images), factor**2, -1).mean(1)
+    return distilled._replace(images=images, labels=labels)
+
+
+def _check_divisible(height: int, breadth: int, factor: int) -> None:
+    if height % factor or breadth % factor:
+        raise ValueError(
+            f"method.factor is {factor} and images are {height}×{breadth}, which do not divide into {factor}×{factor} "
+            "patches; choose another factor, or scale the images (data.image_size)"
+        )
+
+
+def build(model: Model, config: Config) -> Method:
+    """Build DC for a model.
+
+    A step descends `Σ_c D(∇_θ L(A_c(S_c); θ), ∇_θ L(A_c(B_c); θ))` in the images, and in the labels if they are
+    learned; `L(B_c; θ) = Σ_i w_i ℓ_i(θ)` with the weights w of the batch. Then θ is trained, or replaced after
+    `outer_loop` steps.
+
+    Args:
+        model: The network.
+        config: See `Config`.
+
+    Returns:
+        The method; it needs no experts.
+    """
+    losses, distance = cross_entropy(model), GRADIENT_DISTANCES[config.distance]
+    siamese, augment = (dsa(config.augment, siamese=siamese) for siamese in (True, False))
+    optimiser = outer_optimiser(config.image_optimiser, config.label_optimiser if config.labels == "learned" else None)
+    trainer = config.network_optimiser.build()
+    outer_loop, inner_loop = config.loops
+
+    def init(key: Array, distilled: Distilled, sources: Sources) -> State:
+        del sources
+        stored, network = encode(distilled, config.factor), model.init(key)
+        return State(stored, optimiser.init(stored), network, trainer.init(network))
+
+    def sample(key: Array, step: Array, sources: Sources) -> Batch:
+        real_key, augment_key, training_key = jax.random.split(key, 3)
+        real = sampling.take(sources.real, sampling.classwise(real_key, sources.real, config.real_batch))
+        training = None
+        if config.network == "real":
+            rows = sampling.uniform(training_key, sources.real, max(inner_loop, 1) * config.network_batch)
+            training = sampling.take(sources.real, rows.reshape(-1, config.network_batch)[:inner_loop])
+        keys = jax.random.split(augment_key, sources.real.class_sizes.shape[0])
+        return Batch(real, keys, (step + 1) % outer_loop == 0, training)
+
+    def of_class(network: Params) -> Callable[[Distilled, Examples, Array], Array]:
+        def gradient(examples: Examples, key: Array) -> Params:
+            return jax.grad(mean_loss(losses, examples._replace(images=siamese(key, examples.images))))(network)
+
+        return lambda synthetic, real, key: distance(gradient(all_items(synthetic), key), gradient(real, key))
+
+    def objective(distilled: Distilled, state: State, batch: Batch) -> Array:
+        decoded = decode(distilled, config.factor)
+        return sum_over_classes(of_class(state.network), decoded, batch.real, batch.keys)
+
+    def train(key: Array, state: State, distilled: Distilled, batch: Batch) -> tuple[Params, optax.OptState]:
+        order_key, augment_key = jax.random.split(key)
+        decoded = decode(distilled, config.factor)
+        if batch.training is None:
+            size = len(decoded.images)
+            epochs = jax.vmap(lambda key: shuffle(key, size, config.network_batch))(
+                jax.random.split(order_key, inner_loop)
+            )
+            draws: Examples | Array = epochs.reshape(-1, epochs.shape[-1])
+        else:
+            draws = batch.training
+
+        def step(carry: tuple[Params, optax.OptState], entry: tuple[Examples | Array, Array]) -> tuple:
+            (params, momentum), (drawn, key) = carry, entry
+            examples = drawn if isinstance(drawn, Examples) else softened(decoded, drawn)
+            examples = examples._replace(images=augment(key, examples.images))
+            updates, momentum = trainer.update(jax.grad(mean_loss(losses, examples))(params), momentum, params)
+            return (optax.apply_updates(params, updates), momentum), None
+
+        count = len(jax.tree.leaves(draws)[0])
+        keys = jax.random.split(augment_key, count)
+        return jax.lax.scan(step, (state.network, state.network_optimiser), (draws, keys))[0]
+
+    def step(key: Array, state: State, batch: Batch) -> tuple[State, Info]:
+        decoded, pull = jax.vjp(lambda stored: decode(stored, config.factor), state.distilled)
+        loss, slope = slope_over_classes(of_class(state.network), decoded, batch.real, batch.keys)
+        (grads,) = pull(slope)
+        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
+        distilled = optax.apply_updates(state.distilled, updates)
+
+        def fresh(key: Array) -> tuple[Params, optax.OptState]:
+            network = model.init(key)
+            return network, trainer.init(network)
+
+        network = jax.lax.cond(batch.last, fresh, lambda key: train(key, state, distilled, batch), key)
+        return State(distilled, optimiser_state, *network), Info(loss, optax.tree.norm(grads.images))
+
+    return Method(
+        no_cache,
+        init,
+        sample,
+        step,
+        distilled=lambda state: decode(state.distilled, config.factor),
+        objective=objective,
+    )

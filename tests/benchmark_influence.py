@@ -1,0 +1,186 @@
+"""Speed of influence scores, and how well they find mislabelled examples: `python tests/benchmark_influence.py speed`.
+
+`speed`: the scores of all training examples for one target at one set of parameters, by one forward-mode pass against
+the gradient of every example (vmap of grad) followed by a dot product, both in chunks, taken alternately in one run.
+
+`noise digits` or `noise fashion_mnist`: a fifth of the training labels is flipped to another class, uniformly; experts
+learn from that; the area under the ROC curve says how well a score tells the flipped examples from the others (0.5:
+not at all). A low score is taken as a sign of a wrong label, but for losses and self-influence, where a high one is.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from jaxdd import data, influence, models
+from jaxdd.autodiff import grad_dot
+from jaxdd.data import sampling
+from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.influence import InfluenceConfig, Solver
+from jaxdd.losses import cross_entropy
+from jaxdd.models import ModelConfig
+from jaxdd.training import Recipe
+from jaxdd.trajectories import flattening
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+    speed_parser = commands.add_parser("speed")
+    speed_parser.add_argument("--examples", type=int, default=60_000)
+    speed_parser.add_argument("--chunk", type=int, default=500)
+    speed_parser.add_argument("--repeats", type=int, default=1)
+    speed_parser.add_argument("--convolution", choices=["auto", "direct", "patches"], default="auto")
+    speed_parser.set_defaults(run=speed)
+    noise_parser = commands.add_parser("noise")
+    noise_parser.add_argument("data", choices=["digits", "fashion_mnist"])
+    noise_parser.add_argument("--examples", type=int, default=1500, help="training examples")
+    noise_parser.add_argument("--target", type=int, default=250, help="examples with trusted labels")
+    noise_parser.add_argument("--noise", type=float, default=0.2)
+    noise_parser.add_argument("--experts", type=int, default=1)
+    noise_parser.add_argument("--epochs", type=int, default=10)
+    noise_parser.add_argument("--lr", type=float, default=0.05)
+    noise_parser.add_argument("--snapshot-every", type=int, default=4)
+    noise_parser.add_argument("--damping", type=float, default=3.0, help="of endpoint")
+    noise_parser.add_argument("--per-class", action="store_true", help="score for the class of each label as well")
+    noise_parser.add_argument("--seed", type=int, default=0)
+    noise_parser.set_defaults(run=noise)
+    for each in (speed_parser, noise_parser):
+        each.add_argument("--width", type=int, default=16)
+        each.add_argument("--depth", type=int, default=2)
+        each.add_argument("--data-dir")
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    dataset = data.load("fashion_mnist", data_dir=arguments.data_dir, validation=0.0)
+    config = ModelConfig(width=arguments.width, depth=arguments.depth, convolution=arguments.convolution)
+    model = models.build(config, dataset.image_shape, dataset.num_classes)
+    losses = cross_entropy(model)
+    chunks = jnp.arange(arguments.examples // arguments.chunk * arguments.chunk).reshape(-1, arguments.chunk)
+    real = jax.device_put(dataset.real_set())
+    params = model.init(jax.random.key(0))
+    v = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), params)
+
+    def forward(real, params, v):
+        def score(rows):
+            examples = sampling.take(real, rows)
+            return grad_dot(lambda p: losses(p, examples), params, v)
+
+        return jax.lax.map(score, chunks).reshape(-1)
+
+    def per_example(real, params, v):
+        def score(row):
+            gradient = jax.grad(lambda p: losses(p, sampling.take(real, row[None]))[0])(params)
+            return sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(v), strict=True))
+
+        return jax.lax.map(jax.vmap(score), chunks).reshape(-1)
+
+    compiled = {}
+    for name, function in (("one jvp pass", forward), ("vmap(grad), then dot", per_example)):
+        compiled[name] = jax.jit(function).lower(real, params, v).compile()
+    seconds: dict[str, list[float]] = {name: [] for name in compiled}
+    results = {}
+    for _ in range(arguments.repeats):
+        for name, function in compiled.items():
+            start = time.perf_counter()
+            results[name] = np.asarray(function(real, params, v))
+            seconds[name].append(time.perf_counter() - start)
+    ours, theirs = results.values()
+    parameters = sum(p.size for p in jax.tree.leaves(params))
+    print(f"{chunks.size} examples in chunks of {arguments.chunk}, {parameters} parameters, {config.convolution}")
+    print(f"largest difference, of the largest score: {np.abs(ours - theirs).max() / np.abs(theirs).max():.1e}")
+    print("| | s | temporary memory, MiB |\n|---|---|---|")
+    for name, function in compiled.items():
+        memory = function.memory_analysis().temp_size_in_bytes / 2**20
+        print(f"| {name} | {np.median(seconds[name]):.1f} | {memory:.0f} |")
+    fast, slow = (np.median(times) for times in seconds.values())
+    print(f"ratio {slow / fast:.1f}")
+
+
+def noisy_dataset(arguments: argparse.Namespace) -> tuple[data.Dataset, np.ndarray, np.ndarray]:
+    """Flip labels of the training and of the target split: the dataset, which were flipped, the flipped target's."""
+    clean = data.load(arguments.data, data_dir=arguments.data_dir, validation=0.0).train
+    rng = np.random.default_rng(arguments.seed)
+    rows = rng.permutation(len(clean.labels))[: arguments.examples + arguments.target]
+    images, labels = clean.images[rows], clean.labels[rows]
+    flipped = rng.uniform(size=len(labels)) < arguments.noise
+    other = (labels + rng.integers(1, 10, len(labels))) % 10
+    given = np.where(flipped, other, labels)
+    train = slice(0, len(rows) - arguments.target)
+    held = slice(train.stop, len(rows))
+    dataset = data.from_arrays(images[train], given[train], images[held], labels[held], validation=0.0)
+    return dataset, flipped[train], given[held]
+
+
+def noise(arguments: argparse.Namespace) -> None:
+    dataset, flipped, target_given = noisy_dataset(arguments)
+    labels = dataset.train.labels
+    model = models.build(
+        ModelConfig(width=arguments.width, depth=arguments.depth), dataset.image_shape, dataset.num_classes
+    )
+    recipe = Recipe(
+        epochs=arguments.epochs,
+        batch=128,
+        lr=arguments.lr,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        augment="none",
+    )
+    config = ExpertsConfig(count=arguments.experts, recipe=recipe, snapshot_every=arguments.snapshot_every)
+    experts = train_experts(model, dataset, config, seed=arguments.seed)
+    train = dataset.real_set()
+    # The target images twice, with trusted and with given labels.
+    trusted = dataset.test.labels
+    images = np.concatenate([dataset.test.images] * 2)
+    target = sampling.real_set(images, np.concatenate([trusted, target_given]), 10, dataset.normalisation)
+    size, count = len(trusted), 12 if arguments.per_class else 2
+    target_weights = np.zeros((count, 2 * size))
+    target_weights[0, :size] = target_weights[1, size:] = 1 / size
+    if arguments.per_class:
+        target_weights[2:, :size] = influence.per_class(trusted, 10)
+
+    losses, unravel = jax.jit(cross_entropy(model)), flattening(model)[1]
+    examples = sampling.take(train, np.arange(len(labels)))
+    path_losses = [losses(unravel(s), examples) for s in experts.snapshots[0]]
+    final_loss = np.mean([losses(unravel(p), examples) for p in experts.final], axis=0)
+    of_flipped, of_others = final_loss[flipped].mean(), final_loss[~flipped].mean()
+    print(f"{arguments.data}: {len(labels)} examples, {flipped.sum()} flipped; {experts.num_snapshots} snapshots")
+    print(f"training loss of the flipped {of_flipped:.2f}, of the others {of_others:.2f}")
+    print("| score | trusted target | given labels | own class of the trusted | s |\n|---|---|---|---|---|")
+
+    def row(name: str, *scores: np.ndarray, seconds: float = 0.0) -> None:
+        cells = [f"{roc_auc_score(flipped, -s):.3f}" for s in scores] + ["–"] * (3 - len(scores))
+        print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
+
+    chosen = [
+        InfluenceConfig("tracin"),
+        InfluenceConfig("second_order", curvature=500),
+        InfluenceConfig("bracket", curvature=500),
+        InfluenceConfig("sgd_influence", curvature=500),
+        InfluenceConfig("endpoint", curvature=500, solver=Solver("cg", damping=arguments.damping, tolerance=1e-3)),
+    ]
+    for config in chosen:
+        start = time.perf_counter()
+        try:
+            found = influence.scores(model, train, target, experts, config, target_weights=target_weights)
+        except FloatingPointError as error:
+            print(f"| {config.estimator} | {error} |")
+            continue
+        own = [found[2 + labels, np.arange(len(labels))]] if arguments.per_class else []
+        row(config.estimator, found[0], found[1], *own, seconds=time.perf_counter() - start)
+    start = time.perf_counter()
+    found = influence.self_influence(model, train, experts, InfluenceConfig(chunk=100))
+    row("self-influence", -found, seconds=time.perf_counter() - start)
+    row("loss, last parameters", -final_loss)
+    row("loss, mean over the first expert's path", -np.mean(path_losses, axis=0))
+
+
+if __name__ == "__main__":
+    main()

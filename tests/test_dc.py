@@ -1,0 +1,283 @@
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdd import methods, models
+from jaxdd.augment import dsa
+from jaxdd.distilled import Distilled, hard_labels
+from jaxdd.losses import cross_entropy
+from jaxdd.methods import Optimiser, Sources, dc
+from jaxdd.models import ModelConfig
+from jaxdd.types import Examples
+from tests.conftest import finite_difference, random_like
+
+
+def class_batch(images, classes, keys=3, dtype=jnp.float64):
+    """A batch of `images` real examples for each class, with weights that are not equal."""
+    image_key, weight_key = jax.random.split(jax.random.key(keys))
+    weights = jax.random.uniform(weight_key, (classes, images), dtype, 0.5, 1.5)
+    return Examples(
+        images=jax.random.normal(image_key, (classes, images, 4, 4, 1), dtype),
+        targets=jnp.broadcast_to(jnp.eye(classes, dtype=dtype)[:, None], (classes, images, classes)),
+        weights=weights / weights.sum(1, keepdims=True),
+        indices=jnp.arange(classes * images).reshape(classes, images),
+    )
+
+
+def distilled_set(per_class, classes=3, dtype=jnp.float64, seed=4):
+    size = per_class * classes
+    images = jax.random.normal(jax.random.key(seed), (size, 4, 4, 1), dtype)
+    # Soft labels, so that their gradient is not zero.
+    labels = 2 * jax.nn.one_hot(jnp.repeat(jnp.arange(classes), per_class), classes, dtype=dtype)
+    return Distilled(images, labels, jnp.asarray(0.01, dtype))
+
+
+def setting(toy, name="mlp", **settings):
+    model = toy(jnp.float64, name=name)[0]
+    config = dc.Config(**{"ipc": 2, "real_batch": 5, "labels": "learned", **settings})
+    method = methods.build(model, config)
+    state = jax.jit(method.init)(jax.random.key(0), distilled_set(config.items_per_class), None)
+    batch = dc.Batch(class_batch(5, 3), jax.random.split(jax.random.key(9), 3), jnp.asarray(False), None)
+    return SimpleNamespace(model=model, config=config, method=method, state=state, batch=batch)
+
+
+def oracle(model, config, state, batch):
+    """The objective in NumPy, from the gradient of every example on its own."""
+    losses, augment = cross_entropy(model), dsa(config.augment, siamese=True)
+
+    @jax.jit
+    def per_example(images, targets, key):
+        def loss(params, image, target):
+            one = Examples(image[None], target[None], jnp.ones(1), jnp.zeros(1, int))
+            return losses(params, one)[0]
+
+        return jax.vmap(jax.grad(loss), (None, 0, 0))(state.network, augment(key, images), targets)
+
+    total = 0.0
+    decoded = jax.jit(lambda stored: dc.decode(stored, config.factor))(state.distilled)
+    images, targets = (np.asarray(x) for x in (decoded.images, decoded.targets))
+    size = config.items_per_class
+    for c in range(3):
+        mine = slice(c * size, (c + 1) * size)
+        both = (
+            np.concatenate([images[mine], batch.real.images[c]]),
+            np.concatenate([targets[mine], batch.real.targets[c]]),
+        )
+        gradients = [np.asarray(g) for g in jax.tree.leaves(per_example(*both, batch.keys[c]))]
+        weights = np.asarray(batch.real.weights[c])
+        pairs = [(g[:size].mean(0), np.tensordot(weights, g[size:], 1)) for g in gradients]
+        for g, h in pairs:
+            if config.distance == "mse" or (config.distance == "convolution_mse" and g.ndim == 4):
+                total += ((g - h) ** 2).sum()
+            if config.distance == "cosine" and g.ndim > 1:
+                for j in range(g.shape[-1]):
+                    a, b = g[..., j].ravel(), h[..., j].ravel()
+                    total += 1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-6)
+    return total
+
+
+VARIANTS = {
+    "dc": {"name": "convnet"},
+    "dsa": {"augment": "scale_flip", "distance": "mse"},
+    "idc": {"name": "convnet", "distance": "convolution_mse", "factor": 2, "network": "real", "ipc": 1},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_objective_is_that_of_explicit_per_layer_gradients(x64, toy, name):
+    s = setting(toy, **VARIANTS[name])
+
+    @jax.jit
+    def slopes(images, labels, weights):
+        def objective(images, labels, weights):
+            batch = s.batch._replace(real=s.batch.real._replace(weights=weights))
+            return s.method.objective(s.state.distilled._replace(images=images, labels=labels), s.state, batch)
+
+        return jax.value_and_grad(objective, (0, 1, 2))(images, labels, weights)
+
+    point = (s.state.distilled.images, s.state.distilled.labels, s.batch.real.weights)
+    value, gradients = slopes(*point)
+    np.testing.assert_allclose(value, oracle(s.model, s.config, s.state, s.batch), rtol=1e-9)
+    for i, gradient in enumerate(gradients):
+        along = random_like(gradient)
+        slope = finite_difference(lambda x, i=i: slopes(*point[:i], x, *point[i + 1 :])[0], point[i], along)
+        np.testing.assert_allclose(jnp.vdot(gradient, along), slope, rtol=1e-6)
+        assert float(jnp.abs(gradient).max()) > 0
+
+
+def test_equal_weights_give_the_published_mean(x64, toy):
+    s = setting(toy)
+    equal = s.batch.real._replace(weights=jnp.full_like(s.batch.real.weights, 1 / 5))
+    losses = cross_entropy(s.model)
+
+    @jax.jit
+    def published(images):
+        total = 0.0
+        for c in range(3):
+            mine, real = images[2 * c : 2 * c + 2], jax.tree.map(lambda x, c=c: x[c], equal)
+            targets = s.state.distilled.targets[2 * c : 2 * c + 2]
+            g_s = jax.grad(lambda p: losses(p, Examples(mine, targets, None, None)).mean())(s.state.network)  # noqa: B023
+            g_r = jax.grad(lambda p: losses(p, real).mean())(s.state.network)  # noqa: B023
+            for g, h in zip(jax.tree.leaves(g_s), jax.tree.leaves(g_r), strict=True):
+                if g.ndim > 1:
+                    norms = jnp.linalg.norm(g, axis=0) * jnp.linalg.norm(h, axis=0)
+                    total += jnp.sum(1 - (g * h).sum(0) / (norms + 1e-6))
+        return total
+
+    value = jax.jit(s.method.objective)(s.state.distilled, s.state, s.batch._replace(real=equal))
+    np.testing.assert_allclose(value, published(s.state.distilled.images), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("factor", "labels"), [(1, "hard"), (2, "learned")])
+def test_a_step_descends_the_objective(x64, toy, factor, labels):
+    rates = {"image_optimiser": Optimiser("sgd", 0.3, 0.5), "label_optimiser": Optimiser("sgd", 0.2, 0.0)}
+    s = setting(toy, factor=factor, labels=labels, ipc=1, **rates)
+    after, info = jax.jit(s.method.step)(jax.random.key(1), s.state, s.batch)
+    before = s.state.distilled
+    value, slope = jax.jit(jax.value_and_grad(s.method.objective))(before, s.state, s.batch)
+    np.testing.assert_allclose(info.loss, value, rtol=1e-12)
+    np.testing.assert_allclose(info.image_gradient, np.linalg.norm(slope.images), rtol=1e-12)
+    np.testing.assert_allclose(after.distilled.images, before.images - 0.3 * slope.images, rtol=1e-10, atol=1e-14)
+    moved = 0.2 * slope.labels if labels == "learned" else 0
+    np.testing.assert_allclose(after.distilled.labels, before.labels - moved, rtol=1e-10, atol=1e-14)
+    assert np.abs(slope.labels).max() > 0
+
+
+@pytest.mark.parametrize("network", ["distilled", "real"])
+def test_loops_are_those_written_by_hand(stripes, network):
+    # Three steps a network, two rounds of training between them; the network is drawn anew exactly every three steps.
+    model = models.build(ModelConfig(name="mlp", width=4, depth=1), (8, 8, 1), 3)
+    config = dc.Config(
+        ipc=2, real_batch=6, outer_loop=3, inner_loop=2, network=network, network_batch=6, augment="none"
+    )
+    method, sources = methods.build(model, config), Sources(stripes.real_set())
+    images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
+    first = Distilled(images, hard_labels(jnp.repeat(jnp.arange(3), 2), 3), jnp.asarray(0.01))
+    init, step, sample, fresh = (jax.jit(f) for f in (method.init, method.step, method.sample, model.init))
+    losses = cross_entropy(model)
+
+    @jax.jit
+    def sgd(params, velocity, images, targets):
+        def loss(params):
+            return losses(params, Examples(images, targets, None, None)).mean()
+
+        velocity = jax.tree.map(lambda v, g: 0.5 * v + g, velocity, jax.grad(loss)(params))
+        return jax.tree.map(lambda p, v: p - 0.01 * v, params, velocity), velocity
+
+    state, replaced = init(jax.random.key(0), first, None), []
+    network_now = state.network
+    velocity = jax.tree.map(jnp.zeros_like, network_now)
+    for it in range(7):
+        batch, key = sample(jax.random.key(100 + it), jnp.int32(it), sources), jax.random.key(200 + it)
+        for ours, theirs in zip(jax.tree.leaves(state.network), jax.tree.leaves(network_now), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+        state, _ = step(key, state, batch)
+        if bool(batch.last):
+            replaced.append(it)
+            network_now = fresh(key)
+            velocity = jax.tree.map(jnp.zeros_like, network_now)
+            continue
+        for i in range(2):
+            if network == "real":
+                drawn = jax.tree.map(lambda x, i=i: x[i], batch.training)
+                training = drawn.images, drawn.targets
+            else:  # the whole set fits into one batch
+                training = state.distilled.images, state.distilled.targets
+            network_now, velocity = sgd(network_now, velocity, *training)
+    assert replaced == [2, 5]
+
+
+@pytest.mark.parametrize("ipc", sorted(dc.PUBLISHED_LOOPS))
+def test_loops_are_published_where_they_are(ipc):
+    expected = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+    assert dc.Config(ipc=ipc).loops == expected[ipc]
+
+
+def test_loops_in_between_and_as_set():
+    assert [dc.published_loops(ipc) for ipc in (2, 5, 15, 45, 100)] == [(2, 6), (5, 23), (15, 38), (45, 12), (50, 10)]
+    assert dc.Config(ipc=10, outer_loop=3).loops == (3, 50)
+    assert dc.Config(ipc=10, inner_loop=0).loops == (10, 0)
+    assert dc.Config(ipc=10, network="real").loops == (100, 8)
+
+
+@pytest.mark.parametrize("network", ["distilled", "real"])
+def test_a_network_may_stay_untrained(stripes, network):
+    model = models.build(ModelConfig(name="mlp", width=2, depth=1), (8, 8, 1), 3)
+    config = dc.Config(ipc=1, real_batch=2, outer_loop=5, inner_loop=0, network=network, network_batch=2)
+    method = methods.build(model, config)
+    first = Distilled(jnp.ones((3, 8, 8, 1)), hard_labels(jnp.arange(3), 3), jnp.asarray(0.01))
+
+    @jax.jit
+    def one(key):
+        state = method.init(key, first, None)
+        batch = method.sample(key, jnp.int32(0), Sources(stripes.real_set()))
+        return state, method.step(key, state, batch)[0]
+
+    before, after = one(jax.random.key(0))
+    for x, y in zip(jax.tree.leaves(before.network), jax.tree.leaves(after.network), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_decode_by_hand():
+    # One image of 4 × 4 in two by two patches. Doubling two pixels a, b gives a, (3a + b) / 4, (a + 3b) / 4, b.
+    image = np.arange(16.0).reshape(4, 4)
+    doubling = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+    stored = Distilled(jnp.asarray(image, jnp.float32)[None, ..., None], jnp.asarray([[1.0, 2.0]]), jnp.asarray(0.1))
+    decoded = dc.decode(stored, 2)
+    patches = [image[:2, :2], image[:2, 2:], image[2:, :2], image[2:, 2:]]
+    expected = np.stack([doubling @ patch @ doubling.T for patch in patches])[..., None]
+    np.testing.assert_allclose(decoded.images, expected, rtol=1e-6)
+    np.testing.assert_array_equal(decoded.labels, np.tile([[1, 2]], (4, 1)))
+    assert decoded.lr == stored.lr
+    assert dc.decode(stored, 1) is stored
+
+
+def test_encode_by_hand():
+    images = np.random.default_rng(0).normal(size=(8, 6, 4, 2)).astype(np.float32)
+    labels = np.repeat(np.eye(2, dtype=np.float32), 4, 0) * 128
+    stored = dc.encode(Distilled(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0.1)), 2)
+    assert stored.images.shape == (2, 6, 4, 2)
+    for m in range(2):
+        for k, (row, column) in enumerate([(0, 0), (0, 2), (3, 0), (3, 2)]):
+            small = images[4 * m + k].reshape(3, 2, 2, 2, 2).mean((1, 3))
+            np.testing.assert_allclose(stored.images[m, row : row + 3, column : column + 2], small, atol=1e-6)
+    np.testing.assert_array_equal(stored.labels, 128 * np.eye(2))
+    # Patches of one colour survive both ways.
+    flat = jnp.broadcast_to(jnp.arange(8.0)[:, None, None, None], (8, 6, 4, 2))
+    there = dc.encode(Distilled(flat, jnp.asarray(labels), jnp.asarray(0.1)), 2)
+    np.testing.assert_allclose(dc.decode(there, 2).images, flat, rtol=1e-6)
+    np.testing.assert_array_equal(dc.decode(there, 2).labels, labels)
+
+
+@pytest.mark.parametrize(("factor", "shape"), [(1, (4, 4, 1)), (2, (4, 4, 1)), (2, (6, 4, 3)), (3, (6, 9, 1))])
+def test_a_stored_image_makes_f_squared_items(factor, shape):
+    stored = Distilled(jnp.zeros((6, *shape)), jnp.zeros((6, 3)), jnp.asarray(0.1))
+    decoded = dc.decode(stored, factor)
+    assert decoded.images.shape == (6 * factor**2, *shape)
+    assert dc.Config(ipc=2, factor=factor).items_per_class == 2 * factor**2
+
+
+def test_images_that_do_not_divide_are_refused(toy):
+    method = methods.build(toy(jnp.float32)[0], dc.Config(ipc=1, factor=3))
+    distilled = Distilled(jnp.zeros((27, 4, 4, 1)), jnp.zeros((27, 3)), jnp.asarray(0.1))
+    with pytest.raises(ValueError, match=r"method.factor is 3 and images are 4×4.*choose another factor"):
+        method.init(jax.random.key(0), distilled, None)
+    with pytest.raises(ValueError, match="method.factor is 3"):
+        dc.decode(distilled, 3)
+
+
+def test_impossible_settings_are_refused():
+    for settings, message in [
+        ({"real_batch": 0}, "method.real_batch is 0"),
+        ({"network_batch": 0}, "method.network_batch is 0"),
+        ({"factor": 0}, "method.factor is 0"),
+        ({"outer_loop": 0}, "method.outer_loop is 0"),
+        ({"inner_loop": -1}, "method.inner_loop is -1"),
+        ({"distance": "angle"}, "distance is 'angle'; choose one of cosine"),
+        ({"network": "expert"}, "network is 'expert'; choose one of distilled, real"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            dc.Config(**settings)

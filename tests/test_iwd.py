@@ -1,0 +1,250 @@
+"""IWD: the scores against derivatives taken by hand, the weights, and the method that is wrapped."""
+
+import math
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxdd import models
+from jaxdd.distill import distill
+from jaxdd.distilled import Distilled
+from jaxdd.evaluate import EvaluateConfig
+from jaxdd.matching import GRADIENT_DISTANCES
+from jaxdd.methods import Optimiser, build, dc, dm, iwd, mtt, name_of
+from jaxdd.models import ModelConfig
+from jaxdd.training import Recipe
+from jaxdd.types import Examples
+from tests.conftest import finite_difference, random_like
+
+SETTINGS = dict(
+    ipc=2, steps=12, real_batch=8, outer_loop=5, inner_loop=1, image_optimiser=Optimiser("sgd", 0.5, 0.5), init="real"
+)
+SCORING = EvaluateConfig(recipe=Recipe(epochs=3, augment="none"), validate_every=6)
+
+
+@pytest.fixture
+def toy_step(x64, toy):
+    """DC on the toy network in float64: its method, a state and a batch of three examples of each of three classes."""
+    model, _, examples = toy(jnp.float64, name="mlp")
+    config = dc.Config(**SETTINGS)
+    method = dc.build(model, config)
+    labels = 4 * jax.nn.one_hot(jnp.arange(3), 3, dtype=jnp.float64)
+    distilled = Distilled(examples.images[:3], labels, jnp.asarray(0.1, jnp.float64))
+    state = method.init(jax.random.key(0), distilled, None)
+    state = jax.tree.map(lambda x: x.astype(jnp.float64), state)
+    real = Examples(
+        images=jax.random.normal(jax.random.key(1), (3, 4, 4, 4, 1), jnp.float64),
+        targets=jnp.repeat(jax.nn.one_hot(jnp.arange(3), 3, dtype=jnp.float64)[:, None], 4, 1),
+        weights=jax.nn.softmax(random_like(jnp.zeros((3, 4))), -1),
+        indices=jnp.arange(12).reshape(3, 4),
+    )
+    batch = dc.Batch(real, jax.random.split(jax.random.key(2), 3), jnp.asarray(False), None)
+    return SimpleNamespace(model=model, method=method, state=state, batch=batch)
+
+
+def objective_of(setting):
+    def objective(images, weights):
+        batch = setting.batch._replace(real=setting.batch.real._replace(weights=weights))
+        return setting.method.objective(setting.state.distilled._replace(images=images), setting.state, batch)
+
+    return objective
+
+
+def test_explicit_score_is_the_slope_of_the_objective_and_pairs_with_per_example_gradients(toy_step):
+    images, weights = toy_step.state.distilled.images, toy_step.batch.real.weights
+    objective = jax.jit(objective_of(toy_step))
+    scores = iwd.explicit_scores(lambda w: objective(images, w), weights)
+    direction = random_like(weights)
+    expected = finite_difference(lambda w: objective(images, w), weights, direction)
+    np.testing.assert_allclose(jnp.vdot(scores, direction), expected, rtol=1e-7)
+    # e_i = ⟨∂D/∂g, g_i⟩ with the gradient g_i of every example by itself, and g = Σ w_i g_i.
+    network = toy_step.state.network
+
+    def gradient(image, target):
+        def loss(params):
+            return -jnp.sum(target * jax.nn.log_softmax(toy_step.model.apply(params, image[None])[0]))
+
+        return jax.grad(loss)(network)
+
+    labels = jax.nn.softmax(toy_step.state.distilled.labels)
+    for c in range(3):
+        real = jax.tree.map(lambda x, c=c: x[c], toy_step.batch.real)
+        each = jax.vmap(gradient)(real.images, real.targets)
+        mean = jax.tree.map(lambda g, w=real.weights: jnp.tensordot(w, g, 1), each)
+        ours = gradient(images[c], labels[c])
+        pull = jax.grad(lambda g, ours=ours: GRADIENT_DISTANCES["cosine"](ours, g))(mean)
+        rows = jnp.stack([ravel_pytree(jax.tree.map(lambda g, i=i: g[i], each))[0] for i in range(4)])
+        np.testing.assert_allclose(scores[c], rows @ ravel_pytree(pull)[0], rtol=1e-8, atol=1e-12)
+
+
+def test_implicit_score_is_the_slope_of_the_value_of_the_set_that_minimises_the_objective(x64):
+    # O = ½ ‖A (S − Σ w_i x_i)‖² + ½ μ ‖S‖² has S*(w) in closed form; V is any function of S.
+    keys = jax.random.split(jax.random.key(0), 4)
+    points, matrix = jax.random.normal(keys[0], (6, 5)), jax.random.normal(keys[1], (5, 5))
+    weights = jax.nn.softmax(jax.random.normal(keys[2], (1, 6)), -1)
+    ridge = 0.3
+
+    def objective(images, weights):
+        gap = matrix @ (images - weights[0] @ points)
+        return 0.5 * gap @ gap + 0.5 * ridge * images @ images
+
+    def value(images):
+        return jnp.sum(jnp.sin(images) ** 2)
+
+    hessian = matrix.T @ matrix + ridge * jnp.eye(5)
+
+    def minimiser(weights):
+        return jnp.linalg.solve(hessian, matrix.T @ matrix @ (weights[0] @ points))
+
+    def exact(curvature, v):
+        return jnp.linalg.solve(jax.jacfwd(curvature)(v), v)
+
+    ours = iwd.implicit_scores(objective, value, minimiser(weights), weights, exact)
+    np.testing.assert_allclose(ours, jax.grad(lambda w: value(minimiser(w)))(weights), rtol=1e-9)
+    direction = random_like(weights)
+    expected = finite_difference(lambda w: value(minimiser(w)), weights, direction)
+    np.testing.assert_allclose(jnp.vdot(ours, direction), expected, rtol=1e-7)
+
+
+def test_solvers_invert_the_damped_hessian(x64):
+    matrix = jax.random.normal(jax.random.key(0), (6, 6))
+    hessian, v = matrix @ matrix.T, jnp.arange(6.0)
+    config = iwd.Config(**SETTINGS, damping=0.5, iterations=50)
+    dense = jnp.linalg.solve(hessian + 0.5 * jnp.eye(6), v)
+    np.testing.assert_allclose(iwd.SOLVERS["cg"](config)(lambda x: hessian @ x, v), dense, rtol=1e-4)
+    np.testing.assert_allclose(iwd.SOLVERS["identity"](config)(lambda x: 1 / 0, v), v / 0.5, rtol=1e-12)
+
+
+def test_scores_are_standardised_within_a_class(x64):
+    z = iwd.standardise(jnp.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]]))
+    np.testing.assert_allclose(z[0], (np.array([1, 2, 6]) - 3) / np.std([1, 2, 6]))
+    assert z[1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("selection", iwd.SELECTIONS)
+def test_weights_sum_to_one_and_follow_the_scores(x64, selection):
+    z = random_like(jnp.zeros((3, 8)))
+    config = iwd.Config(**SETTINGS, selection=selection, fraction=0.25, temperature=0.7)
+    w = np.asarray(iwd.SELECTIONS[selection](jax.random.key(0), z, config))
+    np.testing.assert_allclose(w.sum(-1), 1, rtol=1e-12)
+    order = np.argsort(-np.asarray(z), axis=-1)
+    if selection == "none":
+        e = np.exp(np.asarray(z) / 0.7)
+        np.testing.assert_allclose(w, e / e.sum(-1, keepdims=True), rtol=1e-12)
+        return
+    count = 6 if selection == "influence_prune" else 2
+    assert (np.sort(w, -1) == np.sort(np.where(np.arange(8) < count, 1 / count, 0.0))).all()
+    by_score = all((w[c, order[c, :count]] > 0).all() for c in range(3))
+    assert by_score == (selection != "random_select")
+
+
+@pytest.fixture(scope="module")
+def problem(stripes):
+    return SimpleNamespace(model=models.build(ModelConfig(name="mlp", width=8, depth=1), (8, 8, 1), 3), data=stripes)
+
+
+def states(problem, config, steps=8):
+    """The states and infos of the first steps, as the driver takes them."""
+    from jaxdd.distill import advance
+    from jaxdd.mesh import make_mesh, replicate
+    from jaxdd.methods import Sources, initial_distilled
+
+    mesh = make_mesh(jax.devices()[:1])
+    sources = replicate(Sources(problem.data.real_set(), validation=problem.data.validation_set()), mesh)
+    method, key = build(problem.model, config), jax.random.key(3)
+    first = initial_distilled(key, problem.model, sources, config, lr=0.1)
+    state = replicate(jax.jit(method.init)(key, first, sources), mesh)
+    run, seen, infos = advance(method, mesh), [state], []
+    for it in range(steps):
+        state, info = run(key, state, sources, jnp.int32(it), jnp.int32(it + 1))
+        seen.append(state)
+        infos.append(jax.tree.map(lambda x: float(x[0]), info))
+    return method, seen, infos, sources, key
+
+
+@pytest.mark.parametrize("base", [dc, dm], ids=["dc", "dm"])
+def test_infinite_temperature_is_the_base_bit_for_bit(problem, base):
+    settings = {k: v for k, v in SETTINGS.items() if base is dc or "loop" not in k}
+    plain = distill(problem.model, problem.data, base.Config(**settings), evaluate=SCORING)
+    ours = distill(
+        problem.model, problem.data, iwd.over(base)(**settings, temperature=math.inf, warm_up=0), evaluate=SCORING
+    )
+    other = distill(
+        problem.model, problem.data, iwd.over(base)(**settings, temperature=1.0, warm_up=0), evaluate=SCORING
+    )
+    for x, y in zip(ours.last, plain.last, strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+    assert not np.array_equal(other.last.images, plain.last.images)
+
+
+def test_scores_are_kept_per_example_and_refreshed(problem):
+    config = iwd.Config(**SETTINGS, refresh=3, warm_up=4, decay=0.75, temperature=0.5)
+    method, seen, infos, sources, key = states(problem, config)
+    from jaxdd.distill import draw, keys_of
+
+    for it in range(8):
+        batch = jax.jit(lambda it: draw(method, key, it, sources))(jnp.int32(it))
+        rows = np.asarray(batch.base.real.indices)
+        before, after = (np.asarray(seen[i].scores) for i in (it, it + 1))
+        changed = np.flatnonzero(before != after)
+        assert set(changed) <= set(rows.ravel())
+        assert (len(changed) > 0) == (it % 3 == 0)
+        # The weights of the step: uniform at first, then softmax(z / τ) of all that is known by then.
+        w = jax.nn.softmax(after[rows] / 0.5, -1) if it >= 4 else np.full(rows.shape, 1 / 8)
+        np.testing.assert_allclose(infos[it].effective, np.mean(1 / np.sum(np.asarray(w) ** 2, -1)) / 8, rtol=1e-5)
+        if it in (0, 6):
+            real = batch.base.real
+
+            def objective(weights, it=it, batch=batch, real=real):
+                weighted = batch.base._replace(real=real._replace(weights=weights))
+                return method.objective(seen[it].base.distilled, seen[it], batch._replace(base=weighted))
+
+            fresh = -iwd.standardise(jax.jit(jax.grad(objective))(jnp.full(rows.shape, 1 / 8)))
+            for c, i in np.ndindex(rows.shape):
+                if np.sum(rows == rows[c, i]) == 1:
+                    old = before[rows[c, i]]
+                    expected = 0.75 * old + 0.25 * fresh[c, i] if old else fresh[c, i]
+                    np.testing.assert_allclose(after[rows[c, i]], expected, rtol=1e-3, atol=1e-4)
+    assert keys_of(key, 0).shape == (2,)
+
+
+@pytest.mark.parametrize("settings", [{"score": "implicit"}, {"score": "both", "solver": "cg", "damping": 2.0}])
+def test_implicit_scores_run_on_validation_data(problem, settings):
+    config = iwd.Config(**SETTINGS, **settings, evaluated_on="validation", evaluation_batch=12, warm_up=2)
+    assert config.needs_validation
+    method, seen, infos, *_ = states(problem, config, steps=4)
+    assert np.isfinite(np.asarray(seen[-1].scores)).all()
+    assert np.asarray(seen[-1].scores).any()
+    reverse = states(
+        problem,
+        iwd.Config(**SETTINGS, **settings, sign="harmful", warm_up=9, evaluated_on="validation", evaluation_batch=12),
+        steps=1,
+    )[1][-1].scores
+    np.testing.assert_allclose(reverse, -np.asarray(seen[1].scores), rtol=1e-5, atol=1e-6)
+
+
+def test_collapse_of_the_weights_is_told(problem):
+    method = build(problem.model, iwd.Config(**SETTINGS))
+    assert method.warn({"effective": 0.5, "loss": 1.0, "image_gradient": 1.0}) == {}
+    assert "method.temperature" in method.warn({"effective": 0.04, "loss": 1.0, "image_gradient": 1.0})["effective"]
+
+
+def test_what_it_is_around_is_in_its_name_and_settings():
+    config = iwd.over(dm)(ipc=3, temperature=5.0)
+    assert isinstance(config, dm.Config) and (config.ipc, config.temperature) == (3, 5.0)
+    assert name_of(config) == "iwd over dm" and name_of(iwd.Config()) == "iwd over dc"
+    assert iwd.over(dm) is iwd.over(dm)
+    with pytest.raises(ValueError, match="mtt has no objective .* IWD wraps dc, dm and ncfm"):
+        build(models.build(ModelConfig(name="mlp", width=4), (8, 8, 1), 3), iwd.over(mtt)())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.0}, {"refresh": 0}, {"fraction": 1.0}, {"warm_up": -1}, {"selection": "best"}]
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is"):
+        iwd.Config(**settings)

@@ -1,0 +1,129 @@
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxdd import methods
+from jaxdd.augment import dsa
+from jaxdd.methods import Optimiser, Sources, ncfm
+from jaxdd.trajectories import Trajectories, flattening
+from jaxdd.types import Snapshots
+from tests.conftest import finite_difference, random_like
+from tests.test_dc import class_batch, distilled_set
+
+
+def setting(toy, name="mlp", **settings):
+    model = toy(jnp.float64, name=name)[0]
+    sgd = Optimiser("sgd", 0.01, 0.5)
+    config = ncfm.Config(ipc=2, real_batch=5, frequencies=7, image_optimiser=sgd, **settings)
+    method = methods.build(model, config)
+    state = jax.jit(method.init)(jax.random.key(0), distilled_set(2), None)
+    start, final = jax.vmap(lambda key: ravel_pytree(model.init(key))[0])(jax.random.split(jax.random.key(5)))
+    batch = ncfm.Batch(
+        real=class_batch(5, 3),
+        keys=jax.random.split(jax.random.key(9), (3, 2)),
+        start=Snapshots(jnp.int32(0), jnp.int32(0), start),
+        final=final,
+        progress=jnp.asarray(0.3, jnp.float64),
+    )
+    return SimpleNamespace(model=model, config=config, method=method, state=state, batch=batch)
+
+
+def oracle(s, weights):
+    """The objective by complex numbers, frequency by frequency."""
+    unravel, augment = flattening(s.model)[1], dsa(s.config.augment, siamese=True)
+
+    @jax.jit
+    def network(images, keys):
+        images, flat = augment(keys[0], images), 0.7 * s.batch.start.params + 0.3 * s.batch.final
+        features, logits = s.model.features(unravel(flat), images), s.model.apply(unravel(s.batch.final), images)
+        return features, logits, jax.random.normal(keys[1], (7, features.shape[1]), jnp.float64)
+
+    total = 0.0
+    for c in range(3):
+        mine = slice(2 * c, 2 * c + 2)
+        both = np.concatenate([s.state.distilled.images[mine], s.batch.real.images[c]])
+        phi, logits, t = map(np.asarray, network(both, s.batch.keys[c]))
+        phi = phi / np.linalg.norm(phi, axis=1, keepdims=True)
+        terms = []
+        for frequency in t:
+            phi_s = np.mean(np.exp(1j * phi[:2] @ frequency))
+            phi_r = np.sum(np.asarray(weights)[c] * np.exp(1j * phi[2:] @ frequency))
+            amplitude = (abs(phi_r) - abs(phi_s)) ** 2
+            phase = 2 * (abs(phi_r) * abs(phi_s) - (phi_r * np.conj(phi_s)).real)
+            terms.append(np.sqrt(s.config.amplitude * amplitude + (1 - s.config.amplitude) * phase))
+        log_p = logits[:2] - np.log(np.exp(logits[:2]).sum(1, keepdims=True))
+        targets = np.asarray(s.state.distilled.targets[mine])
+        total += 300 * np.mean(terms) - s.config.calibration * (targets * log_p).sum(1).mean()
+    return total
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"name": "convnet"}, {"augment": "scale_flip", "amplitude": 0.3, "calibration": 20.0}],
+    ids=["published", "augmented"],
+)
+def test_objective_is_the_printed_formula(x64, toy, settings):
+    s = setting(toy, **settings)
+
+    @jax.jit
+    def slopes(images, weights):
+        def objective(images, weights):
+            weighted = s.batch._replace(real=s.batch.real._replace(weights=weights))
+            return s.method.objective(s.state.distilled._replace(images=images), s.state, weighted)
+
+        return jax.value_and_grad(objective, (0, 1))(images, weights)
+
+    point = (s.state.distilled.images, s.batch.real.weights)
+    value, gradients = slopes(*point)
+    np.testing.assert_allclose(value, oracle(s, point[1]), rtol=1e-9)
+    for i, gradient in enumerate(gradients):
+        along = random_like(gradient)
+        slope = finite_difference(lambda x, i=i: slopes(*point[:i], x, *point[i + 1 :])[0], point[i], along)
+        np.testing.assert_allclose(jnp.vdot(gradient, along), slope, rtol=1e-6)
+    # Equal weights are the published mean.
+    equal = np.full((3, 5), 1 / 5)
+    published = oracle(s, equal)
+    np.testing.assert_allclose(slopes(point[0], equal)[0], published, rtol=1e-9)
+    assert abs(published - value) > 1e-6
+
+
+def test_a_step_descends_the_objective(x64, toy):
+    s = setting(toy)
+    after, info = jax.jit(s.method.step)(jax.random.key(1), s.state, s.batch)
+    value, slope = jax.jit(jax.value_and_grad(s.method.objective))(s.state.distilled, s.state, s.batch)
+    np.testing.assert_allclose(info.loss, value, rtol=1e-12)
+    np.testing.assert_allclose(info.image_gradient, np.linalg.norm(slope.images), rtol=1e-12)
+    expected = s.state.distilled.images - 0.01 * slope.images
+    np.testing.assert_allclose(after.distilled.images, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_networks_lie_between_the_start_and_the_end_of_one_expert(stripes, toy):
+    method = methods.build(toy(jnp.float32)[0], ncfm.Config(real_batch=2))
+    final = jnp.arange(3.0)[:, None] * jnp.ones((1, 4))
+    ones = jnp.ones(1)
+    experts = Trajectories(jnp.zeros((3, 1, 4)), final, ones, ones, jnp.asarray(1.0), ones)
+    sample, sources = jax.jit(method.sample), Sources(stripes.real_set(), experts)
+    batches = [sample(jax.random.key(i), jnp.int32(0), sources) for i in range(20)]
+    assert {int(b.start.expert) for b in batches} == {0, 1, 2}
+    for b in batches:
+        assert b.start.position == 0
+        np.testing.assert_array_equal(b.final, final[b.start.expert])
+    progress = [float(b.progress) for b in batches]
+    assert 0 <= min(progress) < 0.3 and 0.7 < max(progress) < 1
+
+
+def test_impossible_settings_are_refused():
+    for settings, message in [
+        ({"real_batch": 0}, "method.real_batch is 0"),
+        ({"frequencies": 0}, "method.frequencies is 0"),
+        ({"amplitude": 1.5}, "method.amplitude is 1.5"),
+        ({"calibration": -1.0}, "method.calibration is -1.0"),
+        ({"labels": "learned"}, "only the calibration sees labels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ncfm.Config(**settings)
+    assert ncfm.Config().snapshots_needed == 1 and ncfm.Config().needs_experts
