@@ -80,28 +80,22 @@ def audit(command: Audit) -> dict[str, Any]:
     config = dataclasses.replace(command.influence, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     line = timeline(command.experts, len(dataset.train.labels))
     influence.check(model, config, line.time, line.total_time)
-    found = []
-    with StopSignal() as stop:
+    with StopSignal() as stop, progress("experts", count, count - len(store.missing(count))) as bar:
 
-        def leave(what: str) -> None:
+        def on_expert(index: int, expert: Expert) -> None:
+            bar.update()
             if stop():
-                raise Interrupted(f"stopped {what}")
+                raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
-        with progress("experts", count, count - len(store.missing(count))) as bar:
-
-            def on_expert(index: int, expert: Expert) -> None:
-                bar.update()
-                leave(f"after expert {index + 1} of {count}")
-
-            experts = train_experts(
-                model, dataset, command.experts, seed=command.seed, mesh=mesh, store=store, on_expert=on_expert
-            )
-        with progress("influence", count) as bar:
-            for e in range(count):
-                leave(f"with {e} of {count} experts scored, which are scored again")
-                one = experts._replace(snapshots=experts.snapshots[e : e + 1], final=experts.final[e : e + 1])
-                found.append(influence.scores(model, dataset.real_set(), target, one, config))
-                bar.update()
+        experts = train_experts(
+            model, dataset, command.experts, seed=command.seed, mesh=mesh, store=store, on_expert=on_expert
+        )
+    found = []
+    with progress("influence", count) as bar:
+        for e in range(count):
+            one = experts._replace(snapshots=experts.snapshots[e : e + 1], final=experts.final[e : e + 1])
+            found.append(influence.scores(model, dataset.real_set(), target, one, config))
+            bar.update()
     scores = np.mean(found, axis=0)
     settings = {name: value for name, value in plain(command).items() if name not in ("method", "evaluate")}
     page = write_scores(
@@ -109,7 +103,8 @@ def audit(command: Audit) -> dict[str, Any]:
         scores,
         dataset,
         title=f"{dataset.name}: influence on the {command.target} loss",
-        about=f"{config.estimator} along {count} experts; the higher the score, the more an example lowers that loss",
+        about=f"{config.estimator}, {count} experts; the highest scores are the most helpful, which lower that loss, "
+        "and the lowest the most harmful",
         settings=settings,
     )
     auc = {} if dataset.mislabelled is None else {"auc": influence.mislabelled_auc(scores, dataset.mislabelled)}

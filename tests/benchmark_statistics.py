@@ -1,0 +1,167 @@
+"""Statistic matching under identical settings, and IWD under label noise.
+
+`python tests/benchmark_statistics.py methods digits` scores DC, DSA, IDC, DM and NCFM; every row is a run of
+`python -m jaxdd.main` with the flags that the table gives.
+
+`python tests/benchmark_statistics.py noise digits` scores a base method, IWD around it and its ablations, for clean
+labels and two kinds of label noise, over several seeds (of the labels, the distillation and the networks). Only the
+first and the last set are compared on the validation split, whose labels stay right; "trusted" rows use it for more.
+The last column is the area under the ROC curve with which the scores find wrong labels. The control is the base method
+on the trusted examples alone.
+
+Runs go on where they were stopped.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdd import data, models
+from jaxdd.config import Config, parse
+from jaxdd.distill import distill
+from jaxdd.evaluate import evaluate
+from jaxdd.files import write_json
+from jaxdd.metrics import read
+from jaxdd.run import run
+
+IDC = "dc --method.network real --method.distance convolution_mse --method.factor 2 --method.network-batch 64"
+METHODS = {
+    "DC": "dc",
+    "DSA": "dc --method.augment color_crop_cutout_scale_rotate",
+    "IDC": f"{IDC} --method.network-optimiser.momentum 0.9",
+    "DM": "dm",
+    "NCFM": "ncfm",
+}
+NOISES = {
+    "clean": "",
+    "20 % symmetric": "--data.label-noise 0.2",
+    "40 % asymmetric": "--data.label-noise 0.4 --data.noise-kind asymmetric",
+}
+TRUSTED = "--method.score implicit --method.evaluated-on validation"
+VARIANTS = {
+    "explicit, τ 0.5": "--method.temperature 0.5",
+    "explicit, τ 1": "--method.temperature 1",
+    "explicit, τ 2": "--method.temperature 2",
+    "explicit, τ 4": "--method.temperature 4",
+    "explicit, harmful, τ 2": "--method.sign harmful --method.temperature 2",
+    "implicit, τ 2": "--method.score implicit",
+    "both, τ 2": "--method.score both",
+    "implicit on trusted, τ 0.5": f"{TRUSTED} --method.temperature 0.5",
+    "implicit on trusted, τ 2": TRUSTED,
+    "implicit on trusted, cg, τ 2": f"{TRUSTED} --method.solver cg",
+    "random-select": "--method.selection random_select",
+    "influence-select": "--method.selection influence_select",
+    "influence-prune": "--method.selection influence_prune",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+    methods_parser, noise_parser = commands.add_parser("methods"), commands.add_parser("noise")
+    methods_parser.set_defaults(run=score_methods)
+    methods_parser.add_argument("data", choices=["digits", "fashion_mnist"])
+    methods_parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
+    noise_parser.set_defaults(run=score_noise)
+    noise_parser.add_argument("data", choices=["digits", "fashion_mnist"])
+    noise_parser.add_argument("--base", choices=["dc", "dm"], nargs="+", default=["dc", "dm"])
+    noise_parser.add_argument("--seeds", type=int, default=3)
+    for each in (methods_parser, noise_parser):
+        each.add_argument("--only", nargs="+", help="rows whose name has one of these in it")
+        each.add_argument("--add", default="", help="flags for every run")
+        each.add_argument("--out", default="runs/benchmark_statistics")
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+def score_methods(arguments: argparse.Namespace) -> None:
+    folder = Path(arguments.out) / arguments.data
+    print("| method | ipc | distilled | stored pixels | seconds | flags |\n|---|---|---|---|---|---|")
+    for ipc in arguments.ipc:
+        for name, row in METHODS.items():
+            if not wanted(name, arguments):
+                continue
+            first = name == "DC"  # the baselines do not depend on the method
+            flags = f"{row} --method.ipc {ipc} --evaluate.no-full-data {arguments.add}"
+            flags += f" --evaluate.{'' if first else 'no-'}random-real"
+            results = run(configured(arguments.data, flags, folder / f"{name}_ipc{ipc}"))
+            cells = [percent(results["distilled"]["runs"]), results["stored_pixels"]]
+            print(f"| {name} | {ipc} | {cells[0]} | {cells[1]} | {results['seconds']['distill']:.0f} | `{row}` |")
+            if first:
+                print(
+                    f"| random real | {ipc} | {percent(results['random_real']['runs'])} | {cells[1]} | | |", flush=True
+                )
+
+
+def score_noise(arguments: argparse.Namespace) -> None:
+    folder = Path(arguments.out) / f"{arguments.data}_noise"
+    print(f"| base | real images | {' | '.join(NOISES)} | AUC {' / '.join(list(NOISES)[1:])} | flags |")
+    print("|" + "---|" * (len(NOISES) + 4))
+    for base in arguments.base:
+        rows: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
+            "all alike (the base)": (base, run),
+            **{name: (f"{base}_iwd {flags}", run) for name, flags in VARIANTS.items()},
+            "trusted alone (control)": (base, run_on_trusted),
+        }
+        for name, (row, score) in rows.items():
+            if not wanted(name, arguments):
+                continue
+            cells, areas = [], []
+            for noise, noise_flags in NOISES.items():
+                runs, found = [], []
+                for seed in range(arguments.seeds):
+                    workdir = folder / base / name.replace(" ", "_") / noise.replace(" ", "_") / str(seed)
+                    flags = f"{row} {noise_flags} --data.noise-seed {seed} --seed {seed} {arguments.add}"
+                    flags += " --evaluate.no-full-data --evaluate.no-random-real"
+                    config = configured(arguments.data, flags, workdir)
+                    last = dataclasses.replace(config.evaluate, validate_every=config.method.steps)
+                    config = dataclasses.replace(config, evaluate=last)
+                    runs.append(np.mean(score(config)["distilled"]["runs"]))
+                    found += areas_of(workdir)
+                cells.append(percent(runs))
+                if noise_flags:
+                    areas.append(f"{np.mean(found):.2f}" if found else "–")
+            print(f"| {base} | {name} | {' | '.join(cells)} | {' / '.join(areas)} | `{row}` |", flush=True)
+
+
+def configured(name: str, flags: str, workdir: Path) -> Config:
+    config, *others = f"configs/{name}_{flags}".split()
+    return parse(["--config", f"{config}.py", *others, "--workdir", str(workdir)])
+
+
+def run_on_trusted(config: Config) -> dict[str, Any]:
+    """Distil the validation split, whose labels are right, in place of the train split."""
+    path = Path(config.workdir) / "results.json"
+    if not path.exists():
+        dataset = data.load(**dataclasses.asdict(config.data))
+        trusted = data.from_arrays(*dataset.validation, *dataset.test, validation=0.0)
+        model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+        batch = min(config.method.real_batch, int(trusted.real_set().class_sizes.min()))
+        method = dataclasses.replace(config.method, real_batch=batch)
+        outcome = distill(model, trusted, method, seed=config.seed, evaluate=config.evaluate)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, evaluate(model, trusted, outcome.last, config.evaluate, seed=config.seed))
+    return json.loads(path.read_text())
+
+
+def areas_of(workdir: Path) -> list[float]:
+    path = workdir / "metrics.jsonl"
+    inspected = read(path, "inspect") if path.exists() else []
+    return [inspected[-1][name] for name in inspected[-1] if "AUC" in name] if inspected else []
+
+
+def wanted(name: str, arguments: argparse.Namespace) -> bool:
+    return not arguments.only or any(part in name for part in arguments.only)
+
+
+def percent(accuracies: list[float]) -> str:
+    return f"{100 * np.mean(accuracies):.1f} ± {100 * np.std(accuracies):.1f}"
+
+
+if __name__ == "__main__":
+    main()

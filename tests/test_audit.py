@@ -1,0 +1,158 @@
+"""The influence command: what it writes is what the library computes, and what it refuses."""
+
+import csv
+import dataclasses
+import importlib
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from jaxdd import data, influence, models
+from jaxdd.audit import audit, read_command
+from jaxdd.config import parse
+from jaxdd.data import sampling
+from jaxdd.experts import train_experts
+from jaxdd.main import main
+from jaxdd.metrics import read
+from jaxdd.report import write_scores
+from jaxdd.run import run
+
+FLAGS = (
+    "--data.label-noise 0.2 --model.name mlp --model.width 8 --model.depth 1 --experts.count 2 "
+    "--experts.recipe.epochs 8 --experts.recipe.momentum 0.5 --experts.recipe.lr 0.03 --experts.snapshot-every 4 "
+    "--influence.estimator sgd_influence"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("audit")
+
+
+@pytest.fixture(scope="module")
+def flags(folder):
+    return [*FLAGS, "--workdir", str(folder / "run"), "--data.data-dir", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def finished(flags, folder):
+    """Score through the launcher, with the tables as csv and, from the same experts, as parquet."""
+    for table in ("scores.csv", "scores.parquet"):
+        assert main(["influence", *flags, "--out", str(folder / table)]) == 0
+    return folder
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
+    command = read_command(flags)
+    dataset = data.load(**dataclasses.asdict(command.data))
+    model = models.build(command.model, dataset.image_shape, dataset.num_classes)
+    experts = train_experts(model, dataset, command.experts, seed=command.seed)
+    target = sampling.real_set(*dataset.validation, dataset.num_classes, dataset.normalisation)
+    config = influence.InfluenceConfig("sgd_influence", momentum=0.5)
+    expected = influence.scores(model, dataset.real_set(), target, experts, config)
+    rows = rows_of(finished / "scores.csv")
+    assert [int(row["rank"]) for row in rows] == list(range(1, len(expected) + 1))
+    order = np.array([int(row["index"]) for row in rows])
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected[order], rtol=1e-4, atol=1e-5)
+    assert (np.diff([float(row["score"]) for row in rows]) <= 0).all()
+    assert [int(row["label"]) for row in rows] == dataset.train.labels[order].tolist()
+    assert [row["mislabelled"] == "true" for row in rows] == dataset.mislabelled[order].tolist()
+    table = pyarrow.parquet.read_table(finished / "scores.parquet")
+    assert table.column_names == list(rows[0]) == ["index", "label", "score", "rank", "class", "mislabelled"]
+    assert table["index"].to_pylist() == order.tolist()
+
+
+def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
+    found = audit(read_command([*flags, "--out", str(finished / "again.csv")]))
+    rows = rows_of(finished / "again.csv")
+    wrong = np.array([row["mislabelled"] == "true" for row in rows])
+    # The area under the ROC curve by its definition: pairs of a wrong and a right label, in the right order.
+    ranks = np.arange(len(rows))
+    by_hand = np.mean(ranks[wrong][:, None] > ranks[~wrong][None])
+    assert found["auc"] == pytest.approx(by_hand, abs=1e-6) and found["auc"] > 0.8
+    page = found["page"].read_text()
+    assert f"probability {found['auc']:.3f}" in page and "Highest and lowest scores of every class" in page
+    assert page.count("<img") == 1 + 10 * 20
+    lowest = [rows[-1 - i]["index"] for i in range(3)]
+    assert all(f"<figcaption>{index}</figcaption>" in page for index in lowest)
+    shown = {row["index"] for row in rows if f'alt="example {row["index"]},' in page}
+    marked = sum(row["mislabelled"] == "true" for row in rows if row["index"] in shown)
+    assert page.count('class="wrong"') == marked > 50
+    assert audit(read_command([*flags, "--out", str(finished / "again.csv")]))["page"].read_text() == page
+
+
+def test_without_known_wrong_labels_nothing_is_said_of_them(stripes, tmp_path):
+    scores = np.linspace(-1, 1, len(stripes.train.labels))
+    page = write_scores(tmp_path / "s.csv", scores, stripes, title="<t>", about="a & b", settings={}).read_text()
+    assert "ROC" not in page and 'class="wrong"' not in page and "&lt;t&gt;" in page and "a &amp; b" in page
+    assert "mislabelled" not in (tmp_path / "s.csv").read_text()
+    with pytest.raises(ValueError, match="the score of example 0 is nan"):
+        write_scores(tmp_path / "t.csv", scores * np.nan, stripes, title="", about="", settings={})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--out scores.xlsx", "the table of scores is called scores.xlsx; end its name in .csv or .parquet"),
+        ("--data.validation 0", "the validation split is empty; raise data.validation, or choose --target test"),
+        ("--target train", "invalid choice 'train'"),
+        ("--experts.keep 3", "too early to stand for all that follows"),
+        ("--influence.estimator endpoint --influence.solver.name explicit", "would have that many rows"),
+        ("--influence.stride 0", "influence.stride is 0"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(flags, message, tmp_path, monkeypatch, capsys, folder):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(["influence", *flags.split(), "--data.data-dir", str(folder)])
+    except SystemExit as leaving:
+        status = leaving.code
+    assert status == 2 and message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not list(tmp_path.rglob("expert_*"))
+
+
+def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
+    workdir = tmp_path / "run"
+    flags = (
+        "--config configs/digits_dm_iwd.py --data.label-noise 0.4 --data.noise-kind asymmetric --model.name mlp "
+        "--model.width 16 --model.depth 1 --method.steps 60 --method.real-batch 32 --evaluate.networks 1 "
+        "--evaluate.recipe.epochs 5 --evaluate.validate-networks 1 --evaluate.no-full-data --evaluate.no-random-real"
+    ).split()
+    run(parse([*flags, "--workdir", str(workdir), "--data.data-dir", str(folder)]))
+    inspected = read(workdir / "metrics.jsonl", "inspect")
+    areas = [line["scores, AUC of wrong labels"] for line in inspected]
+    assert areas[0] == 0.5 and areas[-1] > 0.6  # before the first step all scores are zero
+    assert {"scores, right labels", "scores, wrong"} <= inspected[-1].keys()
+    rows = rows_of(workdir / "scores.csv")
+    wrong = np.array([row["mislabelled"] == "true" for row in rows])
+    scores = np.array([float(row["score"]) for row in rows])
+    assert influence.mislabelled_auc(scores, wrong) == pytest.approx(areas[-1], abs=1e-6)
+    assert f"probability {areas[-1]:.3f}" in (workdir / "scores.html").read_text()
+
+
+def test_idc_is_compared_with_as_many_pixels_as_it_stores(tmp_path, folder, monkeypatch):
+    drawn = []
+    module = importlib.import_module("jaxdd.evaluate")
+    original = module.random_real
+    monkeypatch.setattr(module, "random_real", lambda *a: drawn.append(original(*a)) or drawn[-1])
+    flags = (
+        "--config configs/digits_dc.py --method.factor 2 --method.network real --method.distance convolution_mse "
+        "--model.width 4 --model.depth 1 --method.steps 2 --method.real-batch 4 --method.network-batch 4 "
+        "--evaluate.networks 1 --evaluate.recipe.epochs 1 --evaluate.recipe.augment none "
+        "--evaluate.validate-networks 1 --evaluate.no-full-data"
+    ).split()
+    workdir = tmp_path / "run"
+    results = run(parse([*flags, "--workdir", str(workdir), "--data.data-dir", str(folder)]))
+    images = np.load(workdir / "distilled.npz")["images"]
+    assert images.shape[0] == 40 and results["ipc"] == 1
+    assert results["stored_pixels"] == 10 * 8 * 8 == drawn[0].images[0].size
+    assert json.loads((workdir / "results.json").read_text())["stored_pixels"] == 640
+    # Nothing but what is stored is learned: every item is an enlarged patch of 4×4 pixels.
+    assert np.linalg.matrix_rank(images.reshape(40, -1)) <= 16
