@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdd import Config, data, load_config, methods, models
+from jaxdd.audit import Audit, read_command
 from jaxdd.augment import dsa
 from jaxdd.config import parse
 from jaxdd.distill import complete
@@ -106,6 +107,12 @@ def test_help_of_evaluate_documents_every_field(capsys, monkeypatch):
     text = help_of(parse_rescore, [], capsys, monkeypatch)
     assert_documented(text, Rescore())
     assert "usage: python -m jaxdd.main evaluate [-h] [OPTIONS] DISTILLED.npz" in text
+
+
+def test_help_of_influence_documents_every_field(capsys, monkeypatch):
+    text = help_of(read_command, [], capsys, monkeypatch)
+    assert_documented(text, Audit())
+    assert "usage: python -m jaxdd.main influence [-h] [OPTIONS]" in text
 
 
 def test_overrides_reach_nested_fields_with_their_type():

@@ -173,12 +173,8 @@ def test_infinite_temperature_is_the_base_bit_for_bit(problem, base):
     ours = distill(
         problem.model, problem.data, iwd.over(base)(**settings, temperature=math.inf, warm_up=0), evaluate=SCORING
     )
-    other = distill(
-        problem.model, problem.data, iwd.over(base)(**settings, temperature=1.0, warm_up=0), evaluate=SCORING
-    )
     for x, y in zip(ours.last, plain.last, strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-    assert not np.array_equal(other.last.images, plain.last.images)
 
 
 def test_scores_are_kept_per_example_and_refreshed(problem):
@@ -209,10 +205,22 @@ def test_scores_are_kept_per_example_and_refreshed(problem):
                     old = before[rows[c, i]]
                     expected = 0.75 * old + 0.25 * fresh[c, i] if old else fresh[c, i]
                     np.testing.assert_allclose(after[rows[c, i]], expected, rtol=1e-3, atol=1e-4)
-    assert keys_of(key, 0).shape == (2,)
+        if it == 5:  # the base takes its step with these weights
+            base = dc.build(problem.model, dc.Config(**SETTINGS))
+            weighted = batch.base._replace(real=batch.base.real._replace(weights=jnp.asarray(w)))
+            ours = seen[it + 1].base.distilled.images
+            theirs = jax.jit(base.step)(keys_of(key, it)[1], seen[it].base, weighted)[0].distilled.images
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+            assert np.abs(theirs - seen[it].base.distilled.images).max() > 1e-2 and np.ptp(w) > 0.05
 
 
-@pytest.mark.parametrize("settings", [{"score": "implicit"}, {"score": "both", "solver": "cg", "damping": 2.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"score": "implicit"},
+        pytest.param({"score": "both", "solver": "cg", "damping": 2.0}, marks=pytest.mark.slow),
+    ],
+)
 def test_implicit_scores_run_on_validation_data(problem, settings):
     config = iwd.Config(**SETTINGS, **settings, evaluated_on="validation", evaluation_batch=12, warm_up=2)
     assert config.needs_validation
