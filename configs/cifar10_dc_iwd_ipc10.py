@@ -30,7 +30,7 @@ def get_config() -> Config:
             network_optimiser=Optimiser("sgd", 0.01, 0.5),
             score="explicit",
             temperature=2.0,
-            warm_up=200,
+            warm_up=1000,
         ),
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=300, augment="none"),

@@ -22,6 +22,7 @@ def get_config() -> Config:
             real_batch=64,
             score="explicit",
             temperature=2.0,
+            warm_up=100,
         ),
         workdir="runs/digits_dc_iwd",
     )

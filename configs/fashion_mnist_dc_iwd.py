@@ -23,6 +23,7 @@ def get_config() -> Config:
             real_batch=64,
             score="explicit",
             temperature=2.0,
+            warm_up=100,
         ),
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),

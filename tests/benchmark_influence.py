@@ -40,7 +40,7 @@ def main() -> None:
     speed_parser.set_defaults(run=speed)
     noise_parser = commands.add_parser("noise")
     noise_parser.add_argument("data", choices=["digits", "fashion_mnist"])
-    noise_parser.add_argument("--examples", type=int, default=1500, help="training examples")
+    noise_parser.add_argument("--examples", type=int, default=1100, help="training examples")
     noise_parser.add_argument("--target", type=int, default=250, help="examples with trusted labels")
     noise_parser.add_argument("--noise", type=float, default=0.2)
     noise_parser.add_argument("--experts", type=int, default=1)

@@ -122,8 +122,9 @@ def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
     workdir = tmp_path / "run"
     flags = (
         "--config configs/digits_dm_iwd.py --data.label-noise 0.4 --data.noise-kind asymmetric --model.name mlp "
-        "--model.width 16 --model.depth 1 --method.steps 60 --method.real-batch 32 --evaluate.networks 1 "
-        "--evaluate.recipe.epochs 5 --evaluate.validate-networks 1 --evaluate.no-full-data --evaluate.no-random-real"
+        "--model.width 16 --model.depth 1 --method.steps 60 --method.warm-up 20 --method.real-batch 32 "
+        "--evaluate.networks 1 --evaluate.recipe.epochs 5 --evaluate.validate-networks 1 --evaluate.no-full-data "
+        "--evaluate.no-random-real"
     ).split()
     run(parse([*flags, "--workdir", str(workdir), "--data.data-dir", str(folder)]))
     inspected = read(workdir / "metrics.jsonl", "inspect")

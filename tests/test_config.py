@@ -32,7 +32,7 @@ TRAIN = {"digits": 1442, "fashion_mnist": 60_000, "cifar10": 50_000}
 SMALL = {  # the largest value of a setting in a shrunken run; one that is left out (None) stays so
     **{"steps": 2, "student_steps": 2, "expert_snapshots": 2, "horizon": 2, "checkpoints": 2},
     **{"real_batch": 4, "cache": 8, "ipc": 1, "batch": 5, "segment": 1, "last": 1},
-    **{"frequencies": 8, "network_batch": 5},
+    **{"frequencies": 8, "network_batch": 5, "warm_up": 1},
     **{"count": 2, "per_dispatch": 1, "snapshot_every": 1},
     **{"networks": 1, "validate_networks": 1, "validate_every": 1, "epochs": 1},
 }

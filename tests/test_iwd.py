@@ -23,6 +23,7 @@ from tests.conftest import finite_difference, random_like
 SETTINGS = dict(
     ipc=2, steps=12, real_batch=8, outer_loop=5, inner_loop=1, image_optimiser=Optimiser("sgd", 0.5, 0.5), init="real"
 )
+IWD = {**SETTINGS, "warm_up": 2}
 SCORING = EvaluateConfig(recipe=Recipe(epochs=3, augment="none"), validate_every=6)
 
 
@@ -113,7 +114,7 @@ def test_implicit_score_is_the_slope_of_the_value_of_the_set_that_minimises_the_
 def test_solvers_invert_the_damped_hessian(x64):
     matrix = jax.random.normal(jax.random.key(0), (6, 6))
     hessian, v = matrix @ matrix.T, jnp.arange(6.0)
-    config = iwd.Config(**SETTINGS, damping=0.5, iterations=50)
+    config = iwd.Config(**IWD, damping=0.5, iterations=50)
     dense = jnp.linalg.solve(hessian + 0.5 * jnp.eye(6), v)
     np.testing.assert_allclose(iwd.SOLVERS["cg"](config)(lambda x: hessian @ x, v), dense, rtol=1e-4)
     np.testing.assert_allclose(iwd.SOLVERS["identity"](config)(lambda x: 1 / 0, v), v / 0.5, rtol=1e-12)
@@ -128,7 +129,7 @@ def test_scores_are_standardised_within_a_class(x64):
 @pytest.mark.parametrize("selection", iwd.SELECTIONS)
 def test_weights_sum_to_one_and_follow_the_scores(x64, selection):
     z = random_like(jnp.zeros((3, 8)))
-    config = iwd.Config(**SETTINGS, selection=selection, fraction=0.25, temperature=0.7)
+    config = iwd.Config(**IWD, selection=selection, fraction=0.25, temperature=0.7)
     w = np.asarray(iwd.SELECTIONS[selection](jax.random.key(0), z, config))
     np.testing.assert_allclose(w.sum(-1), 1, rtol=1e-12)
     order = np.argsort(-np.asarray(z), axis=-1)
@@ -236,7 +237,7 @@ def test_implicit_scores_run_on_validation_data(problem, settings):
 
 
 def test_collapse_of_the_weights_is_told(problem):
-    method = build(problem.model, iwd.Config(**SETTINGS))
+    method = build(problem.model, iwd.Config(**IWD))
     assert method.warn({"effective": 0.5, "loss": 1.0, "image_gradient": 1.0}) == {}
     assert "method.temperature" in method.warn({"effective": 0.04, "loss": 1.0, "image_gradient": 1.0})["effective"]
 
@@ -251,7 +252,15 @@ def test_what_it_is_around_is_in_its_name_and_settings():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": 0.0}, {"refresh": 0}, {"fraction": 1.0}, {"warm_up": -1}, {"selection": "best"}]
+    "settings",
+    [
+        {"temperature": 0.0},
+        {"refresh": 0},
+        {"fraction": 1.0},
+        {"warm_up": -1},
+        {"warm_up": 30, "steps": 30},
+        {"selection": "best"},
+    ],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} is"):

@@ -93,7 +93,11 @@ CASES = {
     "ncfm": ncfm.Config(**{**STATISTICS, "image_optimiser": Optimiser("sgd", 0.003, 0.5)}, frequencies=32),
     "iwd explicit": iwd.Config(**STATISTICS, outer_loop=4, inner_loop=2, warm_up=3),
     "iwd implicit, select": iwd.Config(
-        **STATISTICS, outer_loop=4, inner_loop=2, score="both", refresh=3, selection="influence_select", solver="cg"
+        **{**STATISTICS, "outer_loop": 4, "inner_loop": 2, "warm_up": 3},
+        score="both",
+        refresh=3,
+        selection="influence_select",
+        solver="cg",
     ),
 }
 STEPPED = [name for name, config in CASES.items() if config.steps]

@@ -51,8 +51,9 @@ class Weighting:
     the half of highest score, or drop the lowest; `fraction` says how much."""
     fraction: float = 0.5
     """What random_select and influence_select keep, and influence_prune drops, of each class in a batch."""
-    warm_up: int = 20
-    """Steps with uniform weights at the beginning."""
+    warm_up: int = 100
+    """Steps with uniform weights at the beginning, long enough for the set to resemble most of each class: with wrong
+    labels, a set that starts from wrong images finds these beneficial."""
     refresh: int = 1
     """R, steps between computations of scores."""
     decay: float = 0.9
@@ -89,6 +90,12 @@ class Weighting:
                 raise ValueError(f"method.{name} is {getattr(self, name)}; influence weights need a positive one")
         if self.warm_up < 0:
             raise ValueError(f"method.warm_up is {self.warm_up}; give 0 or more steps")
+        steps: int = self.steps  # type: ignore[attr-defined]  # of the settings that this is mixed into
+        if 0 < steps <= self.warm_up:
+            raise ValueError(
+                f"method.warm_up is {self.warm_up} and method.steps {steps}: all weights would stay uniform; lower the "
+                "first (a third of the steps did well), or use the base method"
+            )
         for name in ("fraction", "decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"method.{name} is {getattr(self, name)}; give a fraction in [0, 1)")
