@@ -56,7 +56,7 @@ def run(config: Config, *, mesh: Mesh | None = None) -> dict[str, Any]:
     workdir = Path(config.workdir)
     dataset = data.load(**dataclasses.asdict(config.data))
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    check(config, dataset)
+    check(config, dataset, model)
     claim(workdir, config)
     with Metrics(workdir, enabled=jax.process_index() == 0) as metrics, StopSignal() as stop:
         done = Progress(workdir / "progress.json")
@@ -82,12 +82,16 @@ def run(config: Config, *, mesh: Mesh | None = None) -> dict[str, Any]:
     return results
 
 
-def check(config: Config, dataset: Dataset) -> None:
+def check(config: Config, dataset: Dataset, model: Model) -> None:
     """Refuse what cannot work, before any training.
 
     Raises:
-        ValueError: More images per class than there are, or experts too short for the method.
+        ValueError: Settings that the method refuses, more images per class than there are, a validation split that
+            lacks a class and that the method learns from, or experts too short for the method.
     """
+    methods.build(model, config.method)
+    if config.method.needs_validation:
+        dataset.validation_set()
     data.sampling.check_per_class(dataset.real_set(), config.method.items_per_class)
     if config.method.needs_experts:
         check_length(config.experts, len(dataset.train.labels), config.method.snapshots_needed)

@@ -116,7 +116,8 @@ def score_noise(arguments: argparse.Namespace) -> None:
             for noise, noise_flags in NOISES.items():
                 runs, found = [], []
                 for seed in range(arguments.seeds):
-                    workdir = folder / base / name.replace(" ", "_") / noise.replace(" ", "_") / str(seed)
+                    place = "clean" if score is run_on_trusted else noise  # of which the control sees nothing
+                    workdir = folder / base / name.replace(" ", "_") / place.replace(" ", "_") / str(seed)
                     flags = f"{row} {noise_flags} --data.noise-seed {seed} --seed {seed} {arguments.add}"
                     flags += " --evaluate.no-full-data --evaluate.no-random-real"
                     config = configured(arguments.data, flags, workdir)

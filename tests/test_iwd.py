@@ -14,7 +14,7 @@ from jaxdd.distill import distill
 from jaxdd.distilled import Distilled
 from jaxdd.evaluate import EvaluateConfig
 from jaxdd.matching import GRADIENT_DISTANCES
-from jaxdd.methods import Optimiser, build, dc, dm, iwd, mtt, name_of
+from jaxdd.methods import Optimiser, Sources, build, dc, dm, iwd, mtt, name_of
 from jaxdd.models import ModelConfig
 from jaxdd.training import Recipe
 from jaxdd.types import Examples
@@ -102,9 +102,9 @@ def test_implicit_score_is_the_slope_of_the_value_of_the_set_that_minimises_the_
         return jnp.linalg.solve(hessian, matrix.T @ matrix @ (weights[0] @ points))
 
     def exact(curvature, v):
-        return jnp.linalg.solve(jax.jacfwd(curvature)(v), v)
+        return jnp.linalg.solve(jax.jacfwd(curvature)(v), v), 0.0
 
-    ours = iwd.implicit_scores(objective, value, minimiser(weights), weights, exact)
+    ours, _ = iwd.implicit_scores(objective, value, minimiser(weights), weights, exact)
     np.testing.assert_allclose(ours, jax.grad(lambda w: value(minimiser(w)))(weights), rtol=1e-9)
     direction = random_like(weights)
     expected = finite_difference(lambda w: value(minimiser(w)), weights, direction)
@@ -116,14 +116,23 @@ def test_solvers_invert_the_damped_hessian(x64):
     hessian, v = matrix @ matrix.T, jnp.arange(6.0)
     config = iwd.Config(**IWD, damping=0.5, iterations=50)
     dense = jnp.linalg.solve(hessian + 0.5 * jnp.eye(6), v)
-    np.testing.assert_allclose(iwd.SOLVERS["cg"](config)(lambda x: hessian @ x, v), dense, rtol=1e-4)
-    np.testing.assert_allclose(iwd.SOLVERS["identity"](config)(lambda x: 1 / 0, v), v / 0.5, rtol=1e-12)
+    found, residual = iwd.SOLVERS["cg"](config, lambda x: hessian @ x, v)
+    np.testing.assert_allclose(found, dense, rtol=1e-4)
+    assert residual < 1e-4
+    found, residual = iwd.SOLVERS["identity"](config, lambda x: 1 / 0, v)
+    np.testing.assert_allclose(found, v / 0.5, rtol=1e-12)
+    few = iwd.Config(**IWD, damping=0.5, iterations=2)
+    found, residual = iwd.SOLVERS["cg"](few, lambda x: hessian @ x, v)
+    gap = hessian @ found + 0.5 * found - v
+    np.testing.assert_allclose(residual, np.linalg.norm(gap) / np.linalg.norm(v), rtol=1e-10)
+    assert residual > 1e-3
 
 
 def test_scores_are_standardised_within_a_class(x64):
     z = iwd.standardise(jnp.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]]))
     np.testing.assert_allclose(z[0], (np.array([1, 2, 6]) - 3) / np.std([1, 2, 6]))
     assert z[1].tolist() == [0, 0, 0]
+    assert not np.any(iwd.standardise(jnp.full((1, 64), 0.3, jnp.float32)))  # whose mean is not 0.3 in float32
 
 
 @pytest.mark.parametrize("selection", iwd.SELECTIONS)
@@ -152,7 +161,7 @@ def states(problem, config, steps=8):
     """The states and infos of the first steps, as the driver takes them."""
     from jaxdd.distill import advance
     from jaxdd.mesh import make_mesh, replicate
-    from jaxdd.methods import Sources, initial_distilled
+    from jaxdd.methods import initial_distilled
 
     mesh = make_mesh(jax.devices()[:1])
     sources = replicate(Sources(problem.data.real_set(), validation=problem.data.validation_set()), mesh)
@@ -183,6 +192,7 @@ def test_scores_are_kept_per_example_and_refreshed(problem):
     method, seen, infos, sources, key = states(problem, config)
     from jaxdd.distill import draw, keys_of
 
+    base = dc.build(problem.model, dc.Config(**SETTINGS))
     for it in range(8):
         batch = jax.jit(lambda it: draw(method, key, it, sources))(jnp.int32(it))
         rows = np.asarray(batch.base.real.indices)
@@ -198,7 +208,7 @@ def test_scores_are_kept_per_example_and_refreshed(problem):
 
             def objective(weights, it=it, batch=batch, real=real):
                 weighted = batch.base._replace(real=real._replace(weights=weights))
-                return method.objective(seen[it].base.distilled, seen[it], batch._replace(base=weighted))
+                return base.objective(seen[it].base.distilled, seen[it].base, weighted)
 
             fresh = -iwd.standardise(jax.jit(jax.grad(objective))(jnp.full(rows.shape, 1 / 8)))
             for c, i in np.ndindex(rows.shape):
@@ -207,12 +217,41 @@ def test_scores_are_kept_per_example_and_refreshed(problem):
                     expected = 0.75 * old + 0.25 * fresh[c, i] if old else fresh[c, i]
                     np.testing.assert_allclose(after[rows[c, i]], expected, rtol=1e-3, atol=1e-4)
         if it == 5:  # the base takes its step with these weights
-            base = dc.build(problem.model, dc.Config(**SETTINGS))
             weighted = batch.base._replace(real=batch.base.real._replace(weights=jnp.asarray(w)))
             ours = seen[it + 1].base.distilled.images
             theirs = jax.jit(base.step)(keys_of(key, it)[1], seen[it].base, weighted)[0].distilled.images
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
             assert np.abs(theirs - seen[it].base.distilled.images).max() > 1e-2 and np.ptp(w) > 0.05
+
+
+@pytest.mark.slow
+def test_both_is_the_sum_of_the_parts(problem):
+    scores = {}
+    for score in ("explicit", "implicit", "both"):
+        config = iwd.Config(**IWD, evaluation_batch=12, damping=0.3, score=score)
+        seen, infos = states(problem, config, steps=1)[1:3]
+        scores[score] = np.asarray(seen[1].scores), infos[0].largest_score
+    (explicit, e), (implicit, i), (both, largest) = scores.values()
+    assert e > 0 and i > 0 and largest <= (e + i) * 1.001
+    rows = np.flatnonzero(both)
+    # Of one batch all are shifted and scaled by the same numbers within a class: the sum is a combination of the parts.
+    for c in range(3):
+        mine = rows[np.asarray(problem.data.train.labels)[rows] == c]
+        parts = np.stack([explicit[mine], implicit[mine]], -1)
+        weights, *_ = np.linalg.lstsq(parts, both[mine], rcond=None)
+        np.testing.assert_allclose(parts @ weights, both[mine], atol=1e-3)
+        assert (weights > 0).all()
+
+
+def test_its_keys_are_none_of_the_base(problem):
+    sources = Sources(problem.data.real_set(), validation=problem.data.validation_set())
+    method = build(problem.model, iwd.Config(**IWD, score="implicit", evaluation_batch=12))
+    key = jax.random.key(3)
+    batch = jax.jit(lambda: method.sample(key, jnp.int32(0), sources))()
+    alone = jax.jit(lambda: dc.build(problem.model, dc.Config(**SETTINGS)).sample(key, jnp.int32(0), sources))()
+    jax.tree.map(np.testing.assert_array_equal, batch.base.real, alone.real)
+    used = {jax.random.key_data(k).tobytes() for k in jax.random.split(key, 64)}
+    assert jax.random.key_data(jax.random.fold_in(key, iwd.OWN_KEYS)).tobytes() not in used
 
 
 @pytest.mark.parametrize(
@@ -237,9 +276,13 @@ def test_implicit_scores_run_on_validation_data(problem, settings):
 
 
 def test_collapse_of_the_weights_is_told(problem):
+    fine = {"loss": 1.0, "image_gradient": 1.0, "effective": 0.6, "least_effective": 0.5, "residual": 0.1}
     method = build(problem.model, iwd.Config(**IWD))
-    assert method.warn({"effective": 0.5, "loss": 1.0, "image_gradient": 1.0}) == {}
-    assert "method.temperature" in method.warn({"effective": 0.04, "loss": 1.0, "image_gradient": 1.0})["effective"]
+    assert method.warn(fine) == {}
+    assert "raise method.temperature above 2" in method.warn({**fine, "least_effective": 0.1})["effective"]
+    assert "raise method.damping above 1" in method.warn({**fine, "residual": 1.5})["residual"]
+    few = build(problem.model, iwd.Config(**IWD, selection="influence_select", fraction=0.1))
+    assert few.warn({**fine, "least_effective": 0.1}) == {}  # as asked
 
 
 def test_what_it_is_around_is_in_its_name_and_settings():
@@ -259,6 +302,8 @@ def test_what_it_is_around_is_in_its_name_and_settings():
         {"fraction": 1.0},
         {"warm_up": -1},
         {"warm_up": 30, "steps": 30},
+        {"fraction": 0.0},
+        {"evaluated_on": "validation"},
         {"selection": "best"},
     ],
 )

@@ -224,8 +224,6 @@ def _check_options(validation: float, normalisation: str, label_noise: float, no
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a fraction of the train split in [0, 1), got {validation}; try 0.1")
     normalisations.check_kind(normalisation)
-    if not 0 <= label_noise < 1:
-        raise ValueError(f"label_noise must be a fraction of the train split in [0, 1), got {label_noise}; try 0.2")
     if noise_kind not in get_args(Noise):
         raise ValueError(f"noise_kind is {noise_kind!r}; choose one of {', '.join(get_args(Noise))}")
 

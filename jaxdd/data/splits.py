@@ -99,18 +99,20 @@ def corrupt(labels: np.ndarray, num_classes: int, fraction: float, kind: Noise, 
         `[N]` int32, a copy.
 
     Raises:
-        ValueError: if there is no other class.
+        ValueError: if `fraction` is outside [0, 1), or there is no other class.
 
     References:
         [published] both kinds: Patrini et al. 2017, arXiv 1609.03683, and the literature on label noise since.
     """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"label_noise must be a fraction of the train split in [0, 1), got {fraction}; try 0.2")
     if fraction and num_classes < 2:
         raise ValueError(f"label noise of {fraction} needs at least 2 classes to confuse; leave it out")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])  # not the stream that carves off a split with the same seed
     noisy = labels.copy()
     for label in range(num_classes):
         members = np.flatnonzero(labels == label)
-        count = min(round(fraction * len(members)), len(members) - 1)
+        count = max(0, min(round(fraction * len(members)), len(members) - 1))
         chosen = rng.permutation(members)[:count]
         step = rng.integers(1, num_classes, count) if kind == "symmetric" else 1
         noisy[chosen] = (label + step) % num_classes

@@ -151,9 +151,9 @@ def sum_over_classes(function: Callable[..., Array], distilled: Distilled, *entr
         entries: Trees of arrays with a leading axis C.
 
     Returns:
-        A scalar.
+        A scalar. A gradient computes the terms again, class by class, and needs the memory of one.
     """
-    return jnp.sum(jax.lax.map(lambda entry: function(*entry), (by_class(distilled), *entries)))
+    return jnp.sum(jax.lax.map(jax.checkpoint(lambda entry: function(*entry)), (by_class(distilled), *entries)))
 
 
 def slope_over_classes(
