@@ -1,6 +1,7 @@
 """Scoring the training examples by their influence: `python -m jaxdd.main influence --target validation`."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,15 +11,20 @@ import numpy as np
 from jaxdd import data, influence, models
 from jaxdd.choices import check_choices
 from jaxdd.config import Config, parse
-from jaxdd.data import sampling
+from jaxdd.data import Dataset, sampling
+from jaxdd.data.sampling import RealSet
 from jaxdd.distill import Interrupted
-from jaxdd.experts import Expert, timeline, train_experts
+from jaxdd.experts import Expert, ExpertStore, Timeline, timeline, train_experts
 from jaxdd.files import plain
-from jaxdd.influence import InfluenceConfig
+from jaxdd.influence import ESTIMATORS, InfluenceConfig
 from jaxdd.mesh import make_mesh
 from jaxdd.metrics import progress
 from jaxdd.report import check_table, write_scores
 from jaxdd.run import StopSignal, expert_store
+from jaxdd.trajectories import Trajectories
+from jaxdd.types import Model
+
+log = logging.getLogger("jaxdd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,18 +74,78 @@ def audit(command: Audit) -> dict[str, Any]:
     Raises:
         ValueError: A setting that cannot work, before any training.
         FloatingPointError: An expert or an estimate diverged.
-        Interrupted: SIGINT or SIGTERM; the experts trained so far are kept.
+        Interrupted: SIGINT or SIGTERM during the training of experts; those trained so far are kept.
+        OSError: The table cannot be written, before any training.
     """
     dataset = data.load(**dataclasses.asdict(command.data))
-    split = getattr(dataset, command.target)
-    if not len(split.labels):
-        raise ValueError("the validation split is empty; raise data.validation, or choose --target test")
-    model, mesh = models.build(command.model, dataset.image_shape, dataset.num_classes), make_mesh()
-    target = sampling.real_set(split.images, split.labels, dataset.num_classes, dataset.normalisation)
-    store, count, recipe = expert_store(command, dataset), command.experts.count, command.experts.recipe
+    target = _target(dataset, command.target)
+    model = models.build(command.model, dataset.image_shape, dataset.num_classes)
+    line, recipe = timeline(command.experts, len(dataset.train.labels)), command.experts.recipe
     config = dataclasses.replace(command.influence, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
-    line = timeline(command.experts, len(dataset.train.labels))
-    influence.check(model, config, line.time, line.total_time)
+    along_path = ESTIMATORS[config.estimator].along_path
+    if along_path and len(line.steps) == 1:
+        raise ValueError(
+            f"experts record one snapshot (experts.keep {command.experts.keep}), but {config.estimator} reads the way; "
+            "raise experts.keep or leave it out, in another workdir, or choose --influence.estimator endpoint"
+        )
+    config = influence.settled(config, line.time, line.total_time, recorded=along_path)
+    influence.check(model, config, len(dataset.train.labels), line.time, line.total_time)
+    command.table.parent.mkdir(parents=True, exist_ok=True)
+    with open(command.table, "ab"):  # refuses a place that cannot be written to
+        pass
+    store, ignored = expert_store(command, dataset), []
+    if recipe.augment != "none":
+        ignored.append("their augmentation")
+    if recipe.sharpness:
+        ignored.append("their sharpness-aware steps")
+    if ignored:
+        log.warning(
+            "influence takes the experts for plain SGD on the examples as they are, without %s", " and ".join(ignored)
+        )
+    _train(command, dataset, model, store)
+    # A snapshot that no estimator reads need not be loaded: of long trainings there are gigabytes.
+    rows = range(0, len(line.steps), config.stride) if along_path else range(1)
+    if config.end == "last":
+        rows = range(0, len(line.steps) - 1, config.stride)
+    found, count = [], command.experts.count
+    with progress(f"influence along {len(rows)} snapshots", count) as bar:
+        for expert in range(count):
+            path = _path(store, expert, line, [*rows, *([len(line.steps) - 1] if config.end == "last" else [])])
+            one = dataclasses.replace(config, stride=1)
+            found.append(influence.scores(model, dataset.real_set(), target, path, one))
+            bar.update()
+    scores = np.mean(found, axis=0)
+    judged = {"final": "the end of their training", "last": "their last snapshot"}[config.end]
+    about = (
+        f"{config.estimator} along {len(rows)} snapshots of each of {count} experts, on the loss of "
+        f"{len(target.labels)} {command.target} examples at {judged}"
+        + f", without {' and '.join(ignored)}" * bool(ignored)
+        + ". A positive score says that more weight on the example lowers that loss."
+    )
+    page = write_scores(
+        command.table,
+        scores,
+        dataset,
+        title=f"{dataset.name}: influence on the {command.target} loss",
+        about=about,
+        settings=_settings(dataclasses.replace(command, influence=config)),
+        ends=("most helpful", "most harmful"),
+        spread=np.std(found, axis=0) if count > 1 else None,
+    )
+    auc = {} if dataset.mislabelled is None else {"auc": influence.mislabelled_auc(scores, dataset.mislabelled)}
+    return {"scores": scores, "page": page, **auc}
+
+
+def _target(dataset: Dataset, name: str) -> RealSet:
+    if name == "test":
+        return sampling.real_set(*dataset.test, dataset.num_classes, dataset.normalisation)
+    if not len(dataset.validation.labels):
+        raise ValueError("the validation split is empty; raise data.validation, or choose --target test")
+    return dataset.validation_set()
+
+
+def _train(command: Audit, dataset: Dataset, model: Model, store: ExpertStore) -> None:
+    count = command.experts.count
     with StopSignal() as stop, progress("experts", count, count - len(store.missing(count))) as bar:
 
         def on_expert(index: int, expert: Expert) -> None:
@@ -87,25 +153,30 @@ def audit(command: Audit) -> dict[str, Any]:
             if stop():
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
-        experts = train_experts(
-            model, dataset, command.experts, seed=command.seed, mesh=mesh, store=store, on_expert=on_expert
+        train_experts(
+            model,
+            dataset,
+            command.experts,
+            seed=command.seed,
+            mesh=make_mesh(),
+            store=store,
+            snapshots=1,
+            on_expert=on_expert,
         )
-    found = []
-    with progress("influence", count) as bar:
-        for e in range(count):
-            one = experts._replace(snapshots=experts.snapshots[e : e + 1], final=experts.final[e : e + 1])
-            found.append(influence.scores(model, dataset.real_set(), target, one, config))
-            bar.update()
-    scores = np.mean(found, axis=0)
-    settings = {name: value for name, value in plain(command).items() if name not in ("method", "evaluate")}
-    page = write_scores(
-        command.table,
-        scores,
-        dataset,
-        title=f"{dataset.name}: influence on the {command.target} loss",
-        about=f"{config.estimator}, {count} experts; the highest scores are the most helpful, which lower that loss, "
-        "and the lowest the most harmful",
-        settings=settings,
+
+
+def _path(store: ExpertStore, expert: int, line: Timeline, rows: list[int]) -> Trajectories:
+    """Read some snapshots of one expert, and its end."""
+    return Trajectories(
+        snapshots=store.read(expert, rows)[None],
+        final=store.final(expert)[None],
+        lr=line.lr[rows],
+        time=line.time[rows],
+        total_time=np.asarray(line.total_time),
+        steps=line.steps[rows],
     )
-    auc = {} if dataset.mislabelled is None else {"auc": influence.mislabelled_auc(scores, dataset.mislabelled)}
-    return {"scores": scores, "page": page, **auc}
+
+
+def _settings(command: Audit) -> dict[str, Any]:
+    """Give the settings that the scores depend on."""
+    return {name: value for name, value in plain(command).items() if name not in ("method", "evaluate", "workdir")}

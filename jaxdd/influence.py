@@ -46,7 +46,8 @@ Retrain = Callable[[Array, Array], Array]
 """`(weights [N], start [P]) -> [P]`: the flat parameters after training on `Σ_i w_i ℓ_i` from `start`, in JAX."""
 
 LARGEST_DENSE = 10_000  # parameters up to which the Hessian is formed
-LARGEST_GROWTH = 1e6  # of the adjoint of sgd_influence
+LARGEST_RETRAINED = 5_000  # examples up to which each is left out once
+LARGEST_GROWTH, DOUBTFUL_GROWTH = 100.0, 3.0  # of the adjoint of sgd_influence
 log = logging.getLogger("jaxdd")
 
 
@@ -93,12 +94,14 @@ class InfluenceConfig:
     """Solver of endpoint."""
     stride: int = 1
     """Use every n-th snapshot; each stands for the training time up to the next one in use."""
-    end: Literal["final", "last"] = "final"
-    """The network that is judged: after the last epoch, or at the last snapshot."""
+    end: Literal["auto", "final", "last"] = "auto"
+    """The network that is judged: after the last epoch, or at the last snapshot; auto, after the last epoch if it was
+    recorded up to there, or if the estimator reads nothing else."""
     weight_decay: float = 0.0
     """Weight decay that the networks were trained with."""
     momentum: float = 0.0
-    """Momentum that they were trained with: their effective learning rate is η / (1 − momentum)."""
+    """Momentum that they were trained with: their effective learning rate is η / (1 − momentum), [derived] for
+    gradients that change slowly."""
     curvature: int | None = None
     """Training examples that Hessians and G_D are taken on, drawn once; all by default."""
     chunk: int = 500
@@ -168,7 +171,7 @@ class Estimate(NamedTuple):
     Attributes:
         scores: `[Q, N]`.
         fault: `[Q]` the relative residual of endpoint's linear system, infinite where H + λ has negative curvature; the
-            growth of the adjoint of sgd_influence; 0 for the others.
+            largest growth of the adjoint of sgd_influence; 0 for the others.
     """
 
     scores: Array
@@ -182,7 +185,7 @@ def tracin(problem: Problem, path: Path) -> Estimate:
     made.
 
     References:
-        [published] TracInCP, Pruthi et al. 2020, arXiv 2002.08484.
+        [published] TracInCP, Pruthi et al. 2020, arXiv 2002.08484; [our choice] η_t summed up to the next snapshot.
     """
 
     def add(total: Array, snapshot: tuple[Array, Array]) -> tuple[Array, None]:
@@ -204,16 +207,19 @@ def sgd_influence(problem: Problem, path: Path) -> Estimate:
         [published] Hara, Nitanda & Maehara 2019, arXiv 1906.08473; [our choice] the mean Hessian in place of each
         step's batch.
     """
-
-    def back(carry: tuple[Array, Array], snapshot: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        (u, total), (params, lr) = carry, snapshot
-        total = total + lr * problem.dots(params, u)
-        return (u - lr * _products(problem, params, u), total), None
-
     start = problem.target_gradients(path.end)
-    carry = (start, _zero_scores(problem, path))
-    (u, scores), _ = jax.lax.scan(back, carry, (path.snapshots, path.steps), reverse=True)
-    return Estimate(scores, _norms(u) / _positive(_norms(start)))
+
+    def back(
+        carry: tuple[Array, Array, Array], snapshot: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], None]:
+        (u, total, largest), (params, lr) = carry, snapshot
+        total = total + lr * problem.dots(params, u)
+        u = u - lr * _products(problem, params, u)
+        return (u, total, jnp.maximum(largest, _norms(u))), None
+
+    carry = (start, _zero_scores(problem, path), _norms(start))
+    (_, scores, largest), _ = jax.lax.scan(back, carry, (path.snapshots, path.steps), reverse=True)
+    return Estimate(scores, largest / _positive(_norms(start)))
 
 
 def second_order(problem: Problem, path: Path) -> Estimate:
@@ -333,6 +339,7 @@ ESTIMATORS: dict[str, Estimator] = {
         sgd_influence,
         measure="growth of its adjoint",
         limit=LARGEST_GROWTH,
+        doubtful=DOUBTFUL_GROWTH,
         advice=lambda solver: (
             "training time between snapshots times the largest eigenvalue of the Hessian must stay below 2: record "
             "snapshots more often (experts.snapshot_every), lower stride, or use tracin"
@@ -476,7 +483,7 @@ def scores(
         first = int(np.argmin(np.abs(train.weights)))
         raise ValueError(f"training example {first} has weight 0: leaving it out changes nothing; give all some weight")
     if retrain is None:
-        check(model, config, trajectories.time, trajectories.total_time)
+        check(model, config, _size(train), trajectories.time, trajectories.total_time)
     constants = jax.device_put((train, target, weights.astype(trajectories.final.dtype)))
 
     def of_expert(path: Path) -> Array:
@@ -485,7 +492,7 @@ def scores(
         return result.scores
 
     mean = _mean_over_experts(of_expert, trajectories, config, recorded=estimator.along_path and retrain is None)
-    return mean if target_weights is not None and target_weights.ndim == 2 else mean[0]
+    return mean if target_weights is not None and np.ndim(target_weights) == 2 else mean[0]
 
 
 def retrained(
@@ -517,8 +524,11 @@ def retrained(
         `[G]` for one target, `[Q, G]` for several, averaged over the experts. To first order,
         `L_q(θ(w')) − L_q(θ(w)) = −Σ_i (w'_i − w_i) s_qi`.
     """
+    if np.ndim(weights) != 2 or np.shape(weights)[1] != _size(train):
+        raise ValueError(f"weights are {np.shape(weights)} for {_size(train)} training examples; give [G, N]")
+    if retrain is None:
+        check(model, config, _size(train), trajectories.time, trajectories.total_time)
     dtype = trajectories.final.dtype
-
     of_target = _target_weights(target, target_weights).astype(dtype)
     constants = jax.device_put((train, target, of_target, jnp.asarray(weights, dtype)))
 
@@ -526,7 +536,7 @@ def retrained(
         return _retrained(model, config, retrain, losses, *constants, path)
 
     mean = _mean_over_experts(of_expert, trajectories, config, recorded=retrain is None)
-    return mean if target_weights is not None and target_weights.ndim == 2 else mean[0]
+    return mean if target_weights is not None and np.ndim(target_weights) == 2 else mean[0]
 
 
 def self_influence(
@@ -839,6 +849,7 @@ def _mean_over_experts(
 ) -> np.ndarray:
     """Average `function(path)` over the experts; `recorded`: refuse snapshots that do not lead to the end."""
     snapshots, end = trajectories.snapshots, trajectories.final
+    config = settled(config, trajectories.time, trajectories.total_time, recorded=recorded)
     if config.end == "last":
         snapshots, end = snapshots[:, :-1], snapshots[:, -1]
     steps = intervals(trajectories.time, trajectories.total_time, config, recorded=recorded)
@@ -847,6 +858,17 @@ def _mean_over_experts(
     experts = range(trajectories.num_experts)
     found = [function(Path(jnp.asarray(snapshots[e]), effective, jnp.asarray(end[e]))) for e in experts]
     return np.mean([np.asarray(values, np.float64) for values in found], axis=0)
+
+
+def settled(
+    config: InfluenceConfig, time: AnyArray, total_time: AnyArray | float, *, recorded: bool = True
+) -> InfluenceConfig:
+    """Replace `end="auto"` by what it stands for; arguments as for `intervals`."""
+    if config.end != "auto":
+        return config
+    steps = np.diff(np.append(np.asarray(time, np.float64), float(total_time)))
+    whole = not recorded or len(steps) == 1 or steps[-1] <= 2 * steps[:-1].max()
+    return dataclasses.replace(config, end="final" if whole else "last")
 
 
 def intervals(
@@ -866,11 +888,11 @@ def intervals(
     Raises:
         ValueError: Nothing is recorded before the end, or the recording stops long before it.
     """
-    time, total = np.asarray(time, np.float64), float(total_time)
+    config = settled(config, time, total_time, recorded=recorded)
+    times, total = np.asarray(time, np.float64), float(total_time)
     if config.end == "last":
-        time, total = time[:-1], float(time[-1])
-    times = np.append(time[:: config.stride], total)
-    steps = np.diff(times)
+        times, total = times[:-1], float(times[-1])
+    steps = np.diff(np.append(times, total))
     if recorded and not steps.sum() > 0:
         raise ValueError(
             f"the trajectories record no training time before the parameters that are judged (end={config.end!r}), but "
@@ -878,29 +900,41 @@ def intervals(
         )
     if recorded and len(steps) > 1 and steps[-1] > 2 * steps[:-1].max():
         raise ValueError(
-            f"the last snapshot was taken at training time {times[-2]:.4g} of {total:.4g}, too early to stand for all "
-            "that follows; record the whole training (experts.keep), or judge the last snapshot (end='last')"
+            f"the last snapshot was taken at training time {times[-1]:.4g} of {total:.4g}, too early to stand for all "
+            "that follows; judge the last snapshot (influence.end 'last'), or record the whole training (experts.keep)"
         )
-    return steps
+    return np.diff(np.append(times[:: config.stride], total))
 
 
-def check(model: Model, config: InfluenceConfig, time: AnyArray, total_time: AnyArray | float) -> None:
+def check(model: Model, config: InfluenceConfig, size: int, time: AnyArray, total_time: AnyArray | float) -> None:
     """Refuse what cannot be computed, before the networks are trained.
 
     Args:
         model: The network.
         config: Estimator and settings.
+        size: N.
         time: See `intervals`.
         total_time: See `intervals`.
 
     Raises:
-        ValueError: See `intervals`; or a dense Hessian of too many parameters.
+        ValueError: See `intervals`; or a dense Hessian of too many parameters, or leave_one_out of too many examples
+            or with a stride.
     """
-    size = flattening(model)[0]
-    if config.estimator == "endpoint" and config.solver.name == "explicit" and size > LARGEST_DENSE:
+    parameters = flattening(model)[0]
+    if config.estimator == "leave_one_out" and size > LARGEST_RETRAINED:
         raise ValueError(
-            f"solver.name is 'explicit' for a network of {size} parameters, whose Hessian would have that many rows; "
-            f"it is formed up to {LARGEST_DENSE}, use cg beyond"
+            f"leave_one_out would train {size} times and more; choose another estimator, or at most "
+            f"{LARGEST_RETRAINED} examples"
+        )
+    if config.estimator == "leave_one_out" and config.stride > 1:
+        raise ValueError(
+            f"influence.stride is {config.stride}, but leave_one_out trains again with the steps of the recorded "
+            "training; set it to 1"
+        )
+    if config.estimator == "endpoint" and config.solver.name == "explicit" and parameters > LARGEST_DENSE:
+        raise ValueError(
+            f"solver.name is 'explicit' for a network of {parameters} parameters, whose Hessian would have that many "
+            f"rows; it is formed up to {LARGEST_DENSE}, use cg beyond"
         )
     intervals(time, total_time, config, recorded=ESTIMATORS[config.estimator].along_path)
 
@@ -922,7 +956,7 @@ def _check(result: Estimate, estimator: Estimator, config: InfluenceConfig) -> N
     if not worst <= estimator.limit:
         raise FloatingPointError(f"{config.estimator} diverged, {estimator.measure} {worst:.2g}; {advice}")
     if worst > estimator.doubtful:
-        log.warning("%s has not converged, %s %.2g; %s", config.estimator, estimator.measure, worst, advice)
+        log.warning("%s is doubtful, %s %.2g; %s", config.estimator, estimator.measure, worst, advice)
 
 
 def _flat(model: Model, losses: Losses | None) -> Callable[[Array, Examples], Array]:

@@ -121,13 +121,22 @@ TABLES = (".csv", ".parquet")
 
 
 def write_scores(
-    path: str | Path, scores: np.ndarray, dataset: Dataset, *, title: str, about: str, settings: Any
+    path: str | Path,
+    scores: np.ndarray,
+    dataset: Dataset,
+    *,
+    title: str,
+    about: str,
+    settings: Any,
+    ends: tuple[str, str] = ("highest", "lowest"),
+    spread: np.ndarray | None = None,
 ) -> Path:
     """Write scores of the training examples: a ranked table, and beside it a page with both ends of every class.
 
-    The table has the columns index (position in `dataset.train`), label, class, score and rank, the highest score
-    first; and mislabelled, where it is known which labels are wrong on purpose (`dataset.mislabelled`). The page marks
-    those, and says how well the scores tell them from the others.
+    The table has the columns index (position in `dataset.train`), source_index (`dataset.positions`, in the data as
+    they were before the validation split was taken), label, class, score and rank, the highest score first; std, if a
+    spread is given; and mislabelled, where it is known which labels are wrong on purpose (`dataset.mislabelled`). The
+    page marks those, and says how well the scores tell them from the others.
 
     Args:
         path: the table to write or replace, `.csv` or `.parquet`; the page has the same name with `.html`.
@@ -136,6 +145,8 @@ def write_scores(
         title: the headline.
         about: what the scores are, and what a high one means.
         settings: how they came about, in any form that JSON can show.
+        ends: what examples of high and of low scores are called.
+        spread: `[N]` the standard deviation of each score.
 
     Returns:
         The path of the page.
@@ -146,9 +157,9 @@ def write_scores(
     path = Path(path)
     check_table(path)
     table = ranking(scores, dataset.train.labels)
-    atomic_write(path, _scores_table(table, dataset, path.suffix))
+    atomic_write(path, _scores_table(table, dataset, spread, path.suffix))
     page = path.with_suffix(".html")
-    atomic_write(page, _scores_page(np.asarray(scores), dataset, title, about, settings).encode())
+    atomic_write(page, _scores_page(np.asarray(scores), dataset, title, about, settings, ends).encode())
     return page
 
 
@@ -156,19 +167,26 @@ def check_table(path: str | Path) -> None:
     """Refuse a table that cannot be written.
 
     Raises:
-        ValueError: the name ends neither in `.csv` nor in `.parquet`.
+        ValueError: the name ends neither in `.csv` nor in `.parquet`, or its page would be a run's report.
     """
+    if Path(path).stem == "report":
+        raise ValueError(
+            f"the table of scores is called {path}, and its page would replace a run's report.html; rename it"
+        )
     if Path(path).suffix not in TABLES:
         raise ValueError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
 
 
-def _scores_table(table: np.ndarray, dataset: Dataset, kind: str) -> bytes:
+def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None, kind: str) -> bytes:
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
-    columns = {name: table[name] for name in ("index", "label", "score", "rank")}
-    columns["class"] = np.array(dataset.class_names)[table["label"]]
+    columns = {"index": table["index"], "source_index": dataset.positions[table["index"]]}
+    columns |= {"label": table["label"], "class": np.array(dataset.class_names)[table["label"]]}
+    columns |= {name: table[name] for name in ("score", "rank")}
+    if spread is not None:
+        columns["std"] = spread[table["index"]]
     if dataset.mislabelled is not None:
         columns["mislabelled"] = dataset.mislabelled[table["index"]]
     buffer = io.BytesIO()
@@ -177,7 +195,9 @@ def _scores_table(table: np.ndarray, dataset: Dataset, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _scores_page(scores: np.ndarray, dataset: Dataset, title: str, about: str, settings: Any) -> str:
+def _scores_page(
+    scores: np.ndarray, dataset: Dataset, title: str, about: str, settings: Any, ends: tuple[str, str]
+) -> str:
     labels, wrong = dataset.train.labels, dataset.mislabelled
     most = max(1, min(SHOWN_EXTREMES, 1000 // dataset.num_classes))
     order = np.argsort(-scores, kind="stable")
@@ -204,10 +224,9 @@ def _scores_page(scores: np.ndarray, dataset: Dataset, title: str, about: str, s
             f'<p class="facts">{len(scores)} training examples of {_text(dataset.name)} · {_text(about)}</p>',
             _section("Scores", _scores_histogram(groups) + found),
             _section(
-                "Highest and lowest scores of every class",
-                '<table class="examples"><thead><tr><th></th><th>highest</th><th>lowest</th></tr></thead>'
-                f"<tbody>{''.join(rows)}</tbody></table><p>Under every image its position in the train split (once "
-                "the validation split is taken from it), which the table of scores calls index.</p>",
+                f"{ends[0].capitalize()} and {ends[1]} of every class",
+                f'<table class="examples"><thead><tr><th></th><th>{ends[0]}</th><th>{ends[1]}</th></tr></thead>'
+                f"<tbody>{''.join(rows)}</tbody></table><p>Under every image its index in the table of scores.</p>",
             ),
             _section("Settings", _folded("config", settings)),
         ]

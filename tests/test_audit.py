@@ -21,7 +21,8 @@ from jaxdd.run import run
 
 FLAGS = (
     "--data.label-noise 0.2 --model.name mlp --model.width 8 --model.depth 1 --experts.count 2 "
-    "--experts.recipe.epochs 8 --experts.recipe.momentum 0.5 --experts.recipe.lr 0.03 --experts.snapshot-every 4 "
+    "--experts.recipe.epochs 8 --experts.recipe.momentum 0.5 --experts.recipe.weight-decay 0.01 "
+    "--experts.recipe.lr 0.03 --experts.snapshot-every 4 "
     "--influence.estimator sgd_influence"
 ).split()
 
@@ -49,13 +50,17 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def one_of(experts, e):
+    return experts._replace(snapshots=experts.snapshots[e : e + 1], final=experts.final[e : e + 1])
+
+
 def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
     command = read_command(flags)
     dataset = data.load(**dataclasses.asdict(command.data))
     model = models.build(command.model, dataset.image_shape, dataset.num_classes)
     experts = train_experts(model, dataset, command.experts, seed=command.seed)
     target = sampling.real_set(*dataset.validation, dataset.num_classes, dataset.normalisation)
-    config = influence.InfluenceConfig("sgd_influence", momentum=0.5)
+    config = influence.InfluenceConfig("sgd_influence", momentum=0.5, weight_decay=0.01)
     expected = influence.scores(model, dataset.real_set(), target, experts, config)
     rows = rows_of(finished / "scores.csv")
     assert [int(row["rank"]) for row in rows] == list(range(1, len(expected) + 1))
@@ -65,7 +70,13 @@ def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
     assert [int(row["label"]) for row in rows] == dataset.train.labels[order].tolist()
     assert [row["mislabelled"] == "true" for row in rows] == dataset.mislabelled[order].tolist()
     table = pyarrow.parquet.read_table(finished / "scores.parquet")
-    assert table.column_names == list(rows[0]) == ["index", "label", "score", "rank", "class", "mislabelled"]
+    names = ["index", "source_index", "label", "class", "score", "rank", "std", "mislabelled"]
+    assert table.column_names == list(rows[0]) == names
+    whole = data.load("digits", data_dir=command.data.data_dir, validation=0.0).train.images
+    source = np.array([int(row["source_index"]) for row in rows])
+    np.testing.assert_array_equal(whole[source], dataset.train.images[order])
+    each = [influence.scores(model, dataset.real_set(), target, one_of(experts, e), config) for e in range(2)]
+    np.testing.assert_allclose([float(row["std"]) for row in rows], np.std(each, 0)[order], rtol=1e-3, atol=1e-4)
     assert table["index"].to_pylist() == order.tolist()
 
 
@@ -78,7 +89,7 @@ def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
     by_hand = np.mean(ranks[wrong][:, None] > ranks[~wrong][None])
     assert found["auc"] == pytest.approx(by_hand, abs=1e-6) and found["auc"] > 0.8
     page = found["page"].read_text()
-    assert f"probability {found['auc']:.3f}" in page and "Highest and lowest scores of every class" in page
+    assert f"probability {found['auc']:.3f}" in page and "Most helpful and most harmful of every class" in page
     assert page.count("<img") == 1 + 10 * 20
     lowest = [rows[-1 - i]["index"] for i in range(3)]
     assert all(f"<figcaption>{index}</figcaption>" in page for index in lowest)
@@ -86,6 +97,25 @@ def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
     marked = sum(row["mislabelled"] == "true" for row in rows if row["index"] in shown)
     assert page.count('class="wrong"') == marked > 50
     assert audit(read_command([*flags, "--out", str(finished / "again.csv")]))["page"].read_text() == page
+
+
+def test_experts_that_keep_their_start_are_judged_where_they_were_last_seen(flags, folder, caplog):
+    short = [*flags, "--experts.keep", "9", "--experts.recipe.augment", "flip", "--experts.count", "1"]
+    found = audit(read_command([*short, "--workdir", str(folder / "short"), "--influence.stride", "2"]))
+    command = read_command(short)
+    dataset = data.load(**dataclasses.asdict(command.data))
+    model = models.build(command.model, dataset.image_shape, dataset.num_classes)
+    experts = train_experts(model, dataset, command.experts, seed=command.seed)
+    config = influence.InfluenceConfig("sgd_influence", end="last", stride=2, momentum=0.5, weight_decay=0.01)
+    expected = influence.scores(model, dataset.real_set(), dataset.validation_set(), experts, config)
+    np.testing.assert_allclose(found["scores"], expected, rtol=1e-4, atol=1e-6)
+    page = found["page"].read_text()
+    assert (
+        "along 4 snapshots of each of 1 experts" in page
+        and "at their last snapshot, without their augmentation" in page
+    )
+    assert "without their augmentation" in caplog.text
+    assert not experts.total_time == pytest.approx(experts.time[-1])
 
 
 def test_without_known_wrong_labels_nothing_is_said_of_them(stripes, tmp_path):
@@ -103,7 +133,10 @@ def test_without_known_wrong_labels_nothing_is_said_of_them(stripes, tmp_path):
         ("--out scores.xlsx", "the table of scores is called scores.xlsx; end its name in .csv or .parquet"),
         ("--data.validation 0", "the validation split is empty; raise data.validation, or choose --target test"),
         ("--target train", "invalid choice 'train'"),
-        ("--experts.keep 3", "too early to stand for all that follows"),
+        ("--out report.csv", "its page would replace a run's report.html"),
+        ("--experts.keep 3 --influence.end final", "too early to stand for all that follows; judge the last snapshot"),
+        ("--experts.keep 1", "experts record one snapshot (experts.keep 1), but tracin reads the way"),
+        ("--influence.estimator leave_one_out --influence.stride 2", "set it to 1"),
         ("--influence.estimator endpoint --influence.solver.name explicit", "would have that many rows"),
         ("--influence.stride 0", "influence.stride is 0"),
     ],
@@ -115,13 +148,13 @@ def test_bad_input_is_refused_before_any_work(flags, message, tmp_path, monkeypa
     except SystemExit as leaving:
         status = leaving.code
     assert status == 2 and message in " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert not list(tmp_path.rglob("expert_*"))
+    assert not list(tmp_path.rglob("experts*"))  # the same command, mended, finds the workdir as it was
 
 
 def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
     workdir = tmp_path / "run"
     flags = (
-        "--config configs/digits_dm_iwd.py --data.label-noise 0.4 --data.noise-kind asymmetric --model.name mlp "
+        "--config configs/digits_dm_iwd.py --data.label-noise 0.3 --model.name mlp "
         "--model.width 16 --model.depth 1 --method.steps 60 --method.warm-up 20 --method.real-batch 32 "
         "--evaluate.networks 1 --evaluate.recipe.epochs 5 --evaluate.validate-networks 1 --evaluate.no-full-data "
         "--evaluate.no-random-real"

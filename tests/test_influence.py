@@ -386,6 +386,36 @@ def test_stride_end_and_momentum_choose_the_path(x64, problem, recorded):
     np.testing.assert_allclose(found, problem.scores(by_hand, "tracin"), rtol=1e-12)
 
 
+def test_a_path_that_is_not_recorded_to_its_end_is_judged_where_it_was_last_seen(x64, problem, recorded):
+    cut = recorded._replace(total_time=9.0)
+    np.testing.assert_array_equal(problem.scores(cut, "tracin"), problem.scores(recorded, "tracin", end="last"))
+    np.testing.assert_array_equal(problem.scores(recorded, "tracin"), problem.scores(recorded, "tracin", end="final"))
+    damped = {"solver": Solver("cg", damping=20.0)}
+    found = problem.scores(cut, "endpoint", **damped)  # which needs no way
+    np.testing.assert_array_equal(found, problem.scores(recorded, "endpoint", end="final", **damped))
+
+
+def test_an_adjoint_that_grows_is_told(x64, problem, caplog):
+    path = problem.descent(0.1, 100)
+    with caplog.at_level(logging.WARNING, "jaxdd"):
+        problem.scores(path, "sgd_influence", stride=2)
+        assert not caplog.records
+        problem.scores(path, "sgd_influence", stride=7)
+    assert "sgd_influence is doubtful, growth of its adjoint" in caplog.text
+
+
+def test_hessians_of_some_examples_stand_for_all(x64, problem, recorded):
+    one = jax.tree.map(lambda x: jnp.repeat(x[:1], 12, axis=0), problem.train)
+    alike = one._replace(weights=jnp.full((12,), 1 / 12))
+    few, all_of_them = (
+        influence.scores(
+            problem.model, alike, problem.target, recorded, InfluenceConfig("second_order", curvature=curvature)
+        )
+        for curvature in (5, None)
+    )
+    np.testing.assert_allclose(few, all_of_them, rtol=1e-9)
+
+
 def test_divergence_is_an_error_with_advice(x64, problem, system):
     where, damping, _ = system
     cases = [
@@ -407,7 +437,7 @@ def test_a_system_that_is_not_solved_is_told(x64, problem, system, caplog):
         problem.scores(where, "endpoint", solver=Solver("cg", iterations=200, tolerance=1e-9, damping=damping))
         assert not caplog.records
         problem.scores(where, "endpoint", solver=Solver("lissa", damping=damping, iterations=3))
-    assert "endpoint has not converged, relative residual" in caplog.text
+    assert "endpoint is doubtful, relative residual" in caplog.text
 
 
 def test_what_cannot_be_scored_is_refused(x64, problem, recorded):
@@ -418,7 +448,11 @@ def test_what_cannot_be_scored_is_refused(x64, problem, recorded):
     with pytest.raises(ValueError, match="no training time"):
         scores(influence.at(recorded.final), config)
     with pytest.raises(ValueError, match="last snapshot was taken at training time 0.35 of 9"):
-        scores(recorded._replace(total_time=9.0), config)
+        scores(recorded._replace(total_time=9.0), InfluenceConfig("tracin", end="final"))
+    with pytest.raises(ValueError, match="influence.stride is 2, but leave_one_out"):
+        scores(recorded, InfluenceConfig("leave_one_out", stride=2))
+    with pytest.raises(ValueError, match=r"weights are \(30,\) for 30 training examples"):
+        influence.retrained(problem.model, problem.train, problem.target, recorded, np.ones(30), config)
     with pytest.raises(ValueError, match=r"target_weights are \(4,\) for 12 target examples"):
         scores(recorded, config, target_weights=np.ones(4))
     with pytest.raises(ValueError, match="only leave_one_out retrains"):

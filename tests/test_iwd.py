@@ -13,8 +13,9 @@ from jaxdd import models
 from jaxdd.distill import distill
 from jaxdd.distilled import Distilled
 from jaxdd.evaluate import EvaluateConfig
+from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.matching import GRADIENT_DISTANCES
-from jaxdd.methods import Optimiser, Sources, build, dc, dm, iwd, mtt, name_of
+from jaxdd.methods import Optimiser, Sources, build, dc, dm, iwd, mtt, name_of, ncfm
 from jaxdd.models import ModelConfig
 from jaxdd.training import Recipe
 from jaxdd.types import Examples
@@ -273,6 +274,19 @@ def test_implicit_scores_run_on_validation_data(problem, settings):
         steps=1,
     )[1][-1].scores
     np.testing.assert_allclose(reverse, -np.asarray(seen[1].scores), rtol=1e-5, atol=1e-6)
+
+
+def test_it_wraps_a_method_that_reads_experts(problem):
+    recipe = Recipe(epochs=1, batch=64, augment="none")
+    experts = train_experts(problem.model, problem.data, ExpertsConfig(count=1, recipe=recipe, keep=1))
+    settings = dict(ipc=1, steps=3, real_batch=4, frequencies=8)
+    outcomes = [
+        distill(problem.model, problem.data, config, experts, evaluate=SCORING)
+        for config in (ncfm.Config(**settings), iwd.over(ncfm)(**settings, temperature=0.5, warm_up=1))
+    ]
+    assert not np.array_equal(outcomes[0].last.images, outcomes[1].last.images)
+    scores = outcomes[1].inspected["scores"].values
+    assert scores.shape == problem.data.train.labels.shape and 12 <= np.count_nonzero(scores) <= 36
 
 
 def test_collapse_of_the_weights_is_told(problem):

@@ -14,7 +14,7 @@ from jaxdd.data import folder, sampling, tfds_source
 from jaxdd.data import normalisation as normalisations
 from jaxdd.data.normalisation import Normalisation
 from jaxdd.data.sampling import RealSet
-from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, hold_out
+from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, subset
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,8 @@ class Dataset:
             settings are chosen on it, never on the test split.
         test: what results are reported on.
         normalisation: fitted on `train` alone.
+        positions: `[N]` where each example of `train` stood before the validation split was taken from it: in the
+            arrays or in the TFDS split that it came from.
         mislabelled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
     """
 
@@ -38,6 +40,7 @@ class Dataset:
     validation: Split
     test: Split
     normalisation: Normalisation
+    positions: np.ndarray
     mislabelled: np.ndarray | None = None
 
     @property
@@ -283,10 +286,13 @@ def _assemble(
             f"class {empty} ({raw.class_names[empty]!r}) has no train example; add some, or remove the class and "
             "number the others without a gap"
         )
-    train, held_out = hold_out(raw.train, validation, split_seed)
+    held_out = draw_held_out(raw.train.labels, validation, split_seed)
+    positions = np.flatnonzero(~held_out)
+    train = subset(raw.train, positions)
     fitted = normalisations.fit(normalisation, train.images)
     noisy = noise(train.labels, len(raw.class_names))
     wrong = noisy != train.labels
     mislabelled = wrong if wrong.any() else None
     train = train._replace(labels=noisy)
-    return Dataset(raw.name, raw.class_names, train, held_out, raw.test, fitted, mislabelled)
+    held = subset(raw.train, np.flatnonzero(held_out))
+    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabelled)

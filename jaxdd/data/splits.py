@@ -55,10 +55,7 @@ def subset(split: Split, indices: np.ndarray) -> Split:
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Carve a stratified part out of a split.
-
-    Of a class with `n` examples, `min(round(fraction · n), n − 1)` are held out, drawn without replacement: every class
-    keeps at least one example. Both parts keep the order of the original. [our choice]
+    """Carve a stratified part out of a split; both parts keep the order of the original.
 
     Args:
         split: images `[N, H, W, K]` and labels `[N]`.
@@ -71,15 +68,36 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     Raises:
         ValueError: if `fraction` is outside [0, 1).
     """
+    held_out = draw_held_out(split.labels, fraction, seed)
+    return subset(split, np.flatnonzero(~held_out)), subset(split, np.flatnonzero(held_out))
+
+
+def draw_held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Draw what `hold_out` holds out.
+
+    Of a class with `n` examples, `min(round(fraction · n), n − 1)` are held out, drawn without replacement: every class
+    keeps at least one example. [our choice]
+
+    Args:
+        labels: `[N]`.
+        fraction: part of every class, in [0, 1).
+        seed: seed of `numpy.random.default_rng`.
+
+    Returns:
+        `[N]` bool.
+
+    Raises:
+        ValueError: if `fraction` is outside [0, 1).
+    """
     if not 0 <= fraction < 1:
         raise ValueError(f"the fraction to hold out must lie in [0, 1), got {fraction}; 0.1 is a common choice")
     rng = np.random.default_rng(seed)
-    held_out = np.zeros(len(split.labels), bool)
-    for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
         count = min(round(fraction * len(members)), len(members) - 1)
         held_out[rng.permutation(members)[:count]] = True
-    return subset(split, np.flatnonzero(~held_out)), subset(split, np.flatnonzero(held_out))
+    return held_out
 
 
 def corrupt(labels: np.ndarray, num_classes: int, fraction: float, kind: Noise, seed: int) -> np.ndarray:
