@@ -486,8 +486,11 @@ def scores(
         check(model, config, _size(train), trajectories.time, trajectories.total_time)
     constants = jax.device_put((train, target, weights.astype(trajectories.final.dtype)))
 
+    # What the path was made with does not change the program.
+    program = dataclasses.replace(config, stride=1, end="final", momentum=0.0)
+
     def of_expert(path: Path) -> Array:
-        result = jax.device_get(_estimate(model, config, retrain, losses, *constants, path))
+        result = jax.device_get(_estimate(model, program, retrain, losses, *constants, path))
         _check(result, estimator, config)
         return result.scores
 

@@ -48,7 +48,7 @@ VARIANTS = {
     "explicit, τ 1": "--method.temperature 1",
     "explicit, τ 2": "--method.temperature 2",
     "explicit, τ 4": "--method.temperature 4",
-    "explicit, τ 2, warm-up 20": "--method.temperature 2 --method.warm-up 20",
+    "explicit, warm-up 20, τ 2": "--method.temperature 2 --method.warm-up 20",
     "explicit, harmful, τ 2": "--method.sign harmful --method.temperature 2",
     "implicit, τ 2": "--method.score implicit",
     "both, τ 2": "--method.score both",
