@@ -195,8 +195,6 @@ def best(scores: Array, count: int) -> Array:
     return jnp.where(rank < count, 1 / count, 0.0)
 
 
-Solve = Callable[[Callable[[Array], Array], Array], tuple[Array, Array]]
-
 SELECTIONS: dict[str, Callable[[Array, Array, Any], Array]] = {
     "none": lambda key, z, config: jax.nn.softmax(z / config.temperature, axis=-1),
     "random_select": lambda key, z, config: best(jax.random.uniform(key, z.shape), kept(config.fraction, z)),
@@ -227,6 +225,10 @@ def explicit_scores(objective: Callable[[Array], Array], weights: Array) -> Arra
     return jax.grad(objective)(weights)
 
 
+Solve = Callable[[Callable[[Array], Array], Array], tuple[Array, Array]]
+"""`(x -> H x, v) -> ((H + λ)⁻¹ v, relative residual)`."""
+
+
 def implicit_scores(
     objective: Callable[[Array, Array], Array],
     value: Callable[[Array], Array],
@@ -243,7 +245,7 @@ def implicit_scores(
         value: `images -> V`. Not O itself, whose gradient vanishes at its minimum and with it the score.
         images: S.
         weights: `[C, B]`.
-        solve: `(x -> (∂²O/∂S²) x, v) -> ((∂²O/∂S² + λ)⁻¹ v, its relative residual)`.
+        solve: With `H = ∂²O/∂S²`.
 
     Returns:
         `[C, B]`, negative for an example whose weight lowers V; and the residual.
@@ -278,7 +280,7 @@ def solve_cg(config: Any, curvature: Callable[[Array], Array], v: Array) -> tupl
 
 
 SOLVERS: dict[str, Callable[..., tuple[Array, Array]]] = {"identity": solve_identity, "cg": solve_cg}
-"""`(config, x -> H x, v) -> ((H + λ)⁻¹ v, relative residual)`."""
+"""A `Solve`, with the settings before its arguments."""
 
 
 def build(model: Model, config: Any) -> Method:
