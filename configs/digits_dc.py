@@ -3,9 +3,9 @@
 Paper      Zhao et al. 2021, arXiv 2006.05929; it reports no digits.
 Command    python -m jaxdd.main --config configs/digits_dc.py
 Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
-Measured   91.5 ± 1.0 % test accuracy over 5 networks; random real images 72.1 ± 3.4 (5 draws, one network each). With
-           --method.ipc 10: 97.0 ± 0.7, random real images 94.6 ± 1.4. 12 and 7 minutes on one core of a busy machine,
-           with jax 0.10.2, compilation included, --evaluate.no-full-data.
+Measured   91.9 ± 0.6 % test accuracy over 5 networks; random real images 72.1 ± 3.4 (5 draws, one network each). With
+           --method.ipc 10: 96.9 ± 0.8, random real images 94.6 ± 1.4. 15 and 112 s of distillation on 2 CPU
+           cores beside another measurement, jax 0.10.2, --evaluate.no-full-data.
 Ours       Adam on the images and smaller real batches; a fresh network every step, as published for one image.
 """
 

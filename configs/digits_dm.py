@@ -4,8 +4,8 @@ Paper      Zhao & Bilen 2023, arXiv 2110.04181; it reports no digits.
 Command    python -m jaxdd.main --config configs/digits_dm.py
 Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
 Measured   93.1 ± 0.6 % test accuracy over 5 networks; random real images 72.1 ± 3.4 (5 draws, one network each). With
-           --method.ipc 10: 98.0 ± 0.6, random real images 94.6 ± 1.4. 1 and 4 minutes on one core of a busy machine,
-           with jax 0.10.2, compilation included, --evaluate.no-full-data.
+           --method.ipc 10: 98.0 ± 0.6, random real images 94.6 ± 1.4. 10 and 56 s of distillation on 2 CPU
+           cores beside another measurement, jax 0.10.2, --evaluate.no-full-data.
 Ours       Adam on the images, smaller real batches and fewer steps; no augmentation.
 """
 

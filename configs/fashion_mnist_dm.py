@@ -3,7 +3,9 @@
 Paper      Zhao & Bilen 2023, arXiv 2110.04181; it reports no Fashion-MNIST.
 Command    python -m jaxdd.main --config configs/fashion_mnist_dm.py
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
-Measured   not yet.
+Measured   69.9 ± 0.9 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each). With
+           --method.ipc 10 --method.steps 100: 75.8 ± 0.4, random real images 73.0 ± 0.7. 59 and 43 s of distillation
+           on 2 CPU cores beside another measurement, jax 0.10.2, --evaluate.validate-networks 1.
 Ours       Adam on the images, smaller real batches and fewer steps; no augmentation.
 """
 
