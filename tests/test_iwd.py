@@ -177,7 +177,7 @@ def states(problem, config, steps=8):
     return method, seen, infos, sources, key
 
 
-@pytest.mark.parametrize("base", [dc, dm], ids=["dc", "dm"])
+@pytest.mark.parametrize("base", [dc, pytest.param(dm, marks=pytest.mark.slow)], ids=["dc", "dm"])
 def test_infinite_temperature_is_the_base_bit_for_bit(problem, base):
     settings = {k: v for k, v in SETTINGS.items() if base is dc or "loop" not in k}
     plain = distill(problem.model, problem.data, base.Config(**settings), evaluate=SCORING)
@@ -255,11 +255,12 @@ def test_its_keys_are_none_of_the_base(problem):
     assert jax.random.key_data(jax.random.fold_in(key, iwd.OWN_KEYS)).tobytes() not in used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         {"score": "implicit"},
-        pytest.param({"score": "both", "solver": "cg", "damping": 2.0}, marks=pytest.mark.slow),
+        {"score": "both", "solver": "cg", "damping": 2.0},
     ],
 )
 def test_implicit_scores_run_on_validation_data(problem, settings):

@@ -28,7 +28,7 @@ def saved(digits, tmp_path):
     def save(images=None, provenance=None, **changes):
         firsts = [int(np.argmax(digits.train.labels == digit)) for digit in range(10)]
         images = digits.normalisation(digits.train.images[firsts]) if images is None else images
-        config = {"data": {"name": "digits"}, "model": {"name": "mlp", "width": 4, "depth": 1}}
+        config = {"data": {"name": "digits"}, "model": {"name": "mlp", "width": 4, "depth": 1}, "method": {"ipc": 1}}
         card = Card(
             dataset="digits",
             class_names=digits.class_names,
@@ -57,7 +57,10 @@ def test_a_saved_set_is_scored_with_another_network(saved, digits, capsys, monke
     path = saved()
     assert main(["evaluate", "--model.width", "8", "--networks", "2", "--seed", "3", path]) == 0
     [(model, dataset, distilled, config, options, scores)] = calls
-    assert config == jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False) and options == {"seed": 3}
+    assert config == jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False) and options == {
+        "ipc": 1,
+        "seed": 3,
+    }
     assert jax.eval_shape(model.init, jax.random.key(0))["body"]["linear_0"]["kernel"].shape == (64, 8)
     assert dataset.fingerprint() == digits.fingerprint()
     np.testing.assert_array_equal(distilled.images, Distilled.load(path)[0].images)
