@@ -57,7 +57,7 @@ VARIANTS = {
     "implicit on trusted, cg, τ 2": f"{TRUSTED} --method.solver cg",
     "random-select": "--method.selection random_select",
     "influence-select": "--method.selection influence_select",
-    "influence-prune": "--method.selection influence_prune",
+    "influence-prune, a fifth": "--method.selection influence_prune --method.fraction 0.2",
 }
 
 
