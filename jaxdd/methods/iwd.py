@@ -44,9 +44,11 @@ class Weighting:
 
     score: Literal["explicit", "implicit", "both"] = "explicit"
     """Influence of an example: through the real statistic that it is part of; through the distilled set, on a network
-    that is trained on it; or the sum, in which `damping` sets how much the second counts."""
+    that is trained on it; or the sum, in which `damping` sets how much the second counts. [our choice] of the first as
+    default: it needs no labels that can be trusted, and is the one that gained under asymmetric label noise."""
     sign: Literal["beneficial", "harmful"] = "beneficial"
-    """Which examples count more: those whose weight lowers the objective, or, those whose weight raises it."""
+    """Which examples count more: those whose weight lowers the objective, which resemble what the set has already; or
+    those whose weight raises it, rare ones and wrong ones."""
     temperature: float = 2.0
     """τ, in standard deviations of the scores within a class: infinite for uniform weights, the base method. Below 1 a
     few examples have most of the weight."""
