@@ -100,6 +100,7 @@ def test_forward_mode_agrees_with_two_pass(setting, estimator):
     np.testing.assert_allclose(dot(grads, direction), slope(distilled), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["published", "second_order"])
 def test_finite_difference_products_give_nearly_the_same_gradient(setting, estimator):
     size, distilled, problem_of = setting
@@ -151,6 +152,7 @@ def test_bracket_is_the_gradient_of_an_inner_product(setting):
     np.testing.assert_allclose(residual, jax.jit(jax.grad(inner))(params), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_memory_of_two_pass_does_not_grow_with_the_checkpoints(toy):
     model, losses, examples = toy(jnp.float32)
     size, unravel = flattening(model)
