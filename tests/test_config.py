@@ -27,6 +27,7 @@ from jaxdd.run import run
 from jaxdd.trajectories import Trajectories, Window, flattening
 
 FILES = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
+FAST = {f"digits_{name}" for name in ("infmatch", "mtt", "iadd", "dc", "dm", "ncfm")}
 SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 TRAIN = {"digits": 1442, "fashion_mnist": 60_000, "cifar10": 50_000}
 SMALL = {  # the largest value of a setting in a shrunken run; one that is left out (None) stays so
@@ -231,7 +232,7 @@ def test_every_file_fits_together_at_its_full_size(file):
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(f, id=f.stem, marks=() if f.stem.startswith("digits") else pytest.mark.slow) for f in FILES],
+    [pytest.param(f, id=f.stem, marks=() if f.stem in FAST else pytest.mark.slow) for f in FILES],
 )
 def test_two_steps_of_every_file(file, tmp_path, monkeypatch):
     config = shrink(load_config(file))

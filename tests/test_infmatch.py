@@ -86,6 +86,7 @@ def test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences(setting
         np.testing.assert_allclose(dot(grads, along), slope, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["second_order", "unroll"])
 def test_forward_mode_agrees_with_two_pass(setting, estimator):
     size, distilled, problem_of = setting

@@ -277,6 +277,7 @@ def test_implicit_scores_run_on_validation_data(problem, settings):
     np.testing.assert_allclose(reverse, -np.asarray(seen[1].scores), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_wraps_a_method_that_reads_experts(problem):
     recipe = Recipe(epochs=1, batch=64, augment="none")
     experts = train_experts(problem.model, problem.data, ExpertsConfig(count=1, recipe=recipe, keep=1))

@@ -252,6 +252,7 @@ def test_a_loss_above_the_threshold_changes_nothing(setting):
     assert not np.array_equal(state.variables.distilled.images, made.state.variables.distilled.images)
 
 
+@pytest.mark.slow
 def test_equal_weights_are_mtt_to_the_bit(setting):
     expected = setting(mtt.Config(**SETTINGS)).step()
     for config in (
