@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -91,7 +92,7 @@ def audit(command: Audit) -> dict[str, Any]:
     config = influence.settled(config, line.time, line.total_time, recorded=along_path)
     influence.check(model, config, len(dataset.train.labels), line.time, line.total_time)
     command.table.parent.mkdir(parents=True, exist_ok=True)
-    with open(command.table, "ab"):  # refuses a place that cannot be written to
+    with tempfile.TemporaryFile(dir=command.table.parent):  # refuses a place that cannot be written to
         pass
     store, ignored = expert_store(command, dataset), []
     if recipe.augment != "none":

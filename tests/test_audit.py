@@ -99,6 +99,16 @@ def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
     assert audit(read_command([*flags, "--out", str(finished / "again.csv")]))["page"].read_text() == page
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_and_no_empty_table_is_left(flags, folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        audit(read_command([*flags, "--out", str(tmp_path / "file" / "scores.csv")]))
+    monkeypatch.setattr("jaxdd.audit.train_experts", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        audit(read_command([*flags, "--out", str(tmp_path / "scores.csv")]))
+    assert not (tmp_path / "scores.csv").exists()
+
+
 def test_experts_that_keep_their_start_are_judged_where_they_were_last_seen(flags, folder, caplog):
     short = [*flags, "--experts.keep", "9", "--experts.recipe.augment", "flip", "--experts.count", "1"]
     found = audit(read_command([*short, "--workdir", str(folder / "short"), "--influence.stride", "2"]))
