@@ -14,7 +14,7 @@ from jaxdd.models import ModelConfig
 from jaxdd.run import run
 from jaxdd.training import Recipe
 from jaxdd.trajectories import Trajectories, Window
-from jaxdd.types import Examples, Method, Model, Snapshots
+from jaxdd.types import Examples, Method, Model, Scores, Snapshots
 from jaxdd.unroll import Unroll
 
 __version__ = version("jaxdd")
@@ -35,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "Outcome",
     "Recipe",
+    "Scores",
     "Snapshots",
     "Trajectories",
     "Unroll",

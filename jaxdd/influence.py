@@ -495,7 +495,7 @@ def scores(
         return result.scores
 
     mean = _mean_over_experts(of_expert, trajectories, config, recorded=estimator.along_path and retrain is None)
-    return mean if target_weights is not None and np.ndim(target_weights) == 2 else mean[0]
+    return _as_asked(mean, target_weights)
 
 
 def retrained(
@@ -539,7 +539,7 @@ def retrained(
         return _retrained(model, config, retrain, losses, *constants, path)
 
     mean = _mean_over_experts(of_expert, trajectories, config, recorded=retrain is None)
-    return mean if target_weights is not None and np.ndim(target_weights) == 2 else mean[0]
+    return _as_asked(mean, target_weights)
 
 
 def self_influence(
@@ -736,6 +736,9 @@ def subset(
 
     Raises:
         ValueError: A class has fewer examples, `keep` is neither, or the scores do not fit the labels.
+
+    References:
+        [our choice] equally many of every class, as distilled sets have.
     """
     scores, labels = _scored(scores, labels)
     signs = {"helpful": -1, "harmful": 1}
@@ -950,6 +953,11 @@ def _target_weights(target: Data, weights: AnyArray | None) -> Array:
     if np.ndim(weights) not in (1, 2) or np.shape(weights)[-1] != size:
         raise ValueError(f"target_weights are {np.shape(weights)} for {size} target examples; give [B] or [Q, B]")
     return jnp.atleast_2d(jnp.asarray(weights))
+
+
+def _as_asked(values: np.ndarray, target_weights: AnyArray | None) -> np.ndarray:
+    """Give `[Q, …]` as it is, or its only row where one target was asked for."""
+    return values if target_weights is not None and np.ndim(target_weights) == 2 else values[0]
 
 
 def _check(result: Estimate, estimator: Estimator, config: InfluenceConfig) -> None:
