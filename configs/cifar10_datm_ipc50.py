@@ -12,14 +12,14 @@ Ours       the first student learning rate; the validation split chooses the set
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
-from jaxdd.methods import Optimiser, datm
+from jaxdd.methods import Optimizer, datm
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(name="cifar10", normalisation="zca"),
+        data=DataConfig(name="cifar10", normalization="zca"),
         model=ModelConfig(width=128, depth=3),
         experts=ExpertsConfig(
             count=100,
@@ -36,9 +36,9 @@ def get_config() -> Config:
             expert_snapshots=2,
             batch=500,
             student_lr=0.01,
-            image_optimiser=Optimiser("sgd", 1000.0, 0.5),
-            label_optimiser=Optimiser("sgd", 2.0, 0.9),
-            lr_optimiser=Optimiser("sgd", 1e-5, 0.5),
+            image_optimizer=Optimizer("sgd", 1000.0, 0.5),
+            label_optimizer=Optimizer("sgd", 2.0, 0.9),
+            lr_optimizer=Optimizer("sgd", 1e-5, 0.5),
             window=Window(start=20, end=40, grow=2000),
             unroll=Unroll("segmented"),
             augment=DSA,

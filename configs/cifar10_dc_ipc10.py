@@ -9,7 +9,7 @@ Ours       the validation split (a tenth of train) chooses the set, the paper ta
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
-from jaxdd.methods import Optimiser, dc
+from jaxdd.methods import Optimizer, dc
 
 
 def get_config() -> Config:
@@ -20,13 +20,13 @@ def get_config() -> Config:
             ipc=10,
             steps=10_000,  # 1000 networks, 10 steps each
             init="noise",
-            image_optimiser=Optimiser("sgd", 0.1, 0.5),
+            image_optimizer=Optimizer("sgd", 0.1, 0.5),
             distance="cosine",
             real_batch=256,
             outer_loop=10,
             inner_loop=50,
             network_batch=256,
-            network_optimiser=Optimiser("sgd", 0.01, 0.5),
+            network_optimizer=Optimizer("sgd", 0.01, 0.5),
         ),
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=300, augment="none"),

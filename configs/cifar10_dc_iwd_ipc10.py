@@ -10,27 +10,25 @@ Ours       the settings of DC are its authors'; temperature, warm-up and moving 
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
-from jaxdd.methods import Optimiser, iwd
+from jaxdd.methods import Optimizer, Weighting, dc
 
 
 def get_config() -> Config:
     return Config(
         data=DataConfig(name="cifar10"),
         model=ModelConfig(width=128, depth=3),
-        method=iwd.Config(
+        method=dc.Config(
             ipc=10,
             steps=10_000,  # 1000 networks, 10 steps each
             init="noise",
-            image_optimiser=Optimiser("sgd", 0.1, 0.5),
+            image_optimizer=Optimizer("sgd", 0.1, 0.5),
             distance="cosine",
             real_batch=256,
             outer_loop=10,
             inner_loop=50,
             network_batch=256,
-            network_optimiser=Optimiser("sgd", 0.01, 0.5),
-            score="explicit",
-            temperature=2.0,
-            warm_up=1000,
+            network_optimizer=Optimizer("sgd", 0.01, 0.5),
+            weighting=Weighting(score="explicit", temperature=2.0, warm_up=1000),
         ),
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=300, augment="none"),

@@ -11,14 +11,14 @@ Ours       bounded importance (`--method.constraint none` is the published metho
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
-from jaxdd.methods import Optimiser, iadd
+from jaxdd.methods import Optimizer, iadd
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(name="cifar10", normalisation="zca"),
+        data=DataConfig(name="cifar10", normalization="zca"),
         model=ModelConfig(width=128, depth=3),
         experts=ExpertsConfig(
             count=100,
@@ -34,9 +34,9 @@ def get_config() -> Config:
             student_steps=50,
             expert_snapshots=2,
             student_lr=0.01,
-            image_optimiser=Optimiser("sgd", 100.0, 0.5),
-            lr_optimiser=Optimiser("sgd", 1e-7, 0.5),
-            importance_optimiser=Optimiser("sgd", 1e-4, 0.0),
+            image_optimizer=Optimizer("sgd", 100.0, 0.5),
+            lr_optimizer=Optimizer("sgd", 1e-7, 0.5),
+            importance_optimizer=Optimizer("sgd", 1e-4, 0.0),
             constraint="bounded",
             window=Window(start=2),
             unroll=Unroll("segmented"),

@@ -11,7 +11,7 @@ Ours       bounded importance (`--method.constraint none` is the published metho
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
-from jaxdd.methods import Optimiser, iadd
+from jaxdd.methods import Optimizer, iadd
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
@@ -34,9 +34,9 @@ def get_config() -> Config:
             student_steps=30,
             expert_snapshots=2,
             student_lr=0.001,
-            image_optimiser=Optimiser("sgd", 1000.0, 0.5),
-            lr_optimiser=Optimiser("sgd", 1e-5, 0.5),
-            importance_optimiser=Optimiser("sgd", 1e-4, 0.0),
+            image_optimizer=Optimizer("sgd", 1000.0, 0.5),
+            lr_optimizer=Optimizer("sgd", 1e-5, 0.5),
+            importance_optimizer=Optimizer("sgd", 1e-4, 0.0),
             constraint="bounded",
             window=Window(start=40),
             unroll=Unroll("segmented"),

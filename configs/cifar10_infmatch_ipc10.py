@@ -3,23 +3,23 @@
 Paper      Dataset Distillation by Influence Matching, CVPR 2026.
 Command    python -m jaxdd.main --config configs/cifar10_infmatch_ipc10.py
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
-Published  72.5 % test accuracy (random real images 26.0, full data 84.8). The paper gives real initialisation, learned
+Published  72.5 % test accuracy (random real images 26.0, full data 84.8). The paper gives real initialization, learned
            soft labels from the final model, early checkpoints first and SGD (images 50, labels 7, momentum 0.9, batch
-           50), but neither the number of checkpoints and iterations nor the normalisation of its objective, on which
+           50), but neither the number of checkpoints and iterations nor the normalization of its objective, on which
            those learning rates depend.
 Measured   not yet. Needs an accelerator.
 Ours       the second-order estimator, Adam on images and labels, the number of experts, checkpoints and steps.
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Window
-from jaxdd.methods import Optimiser, infmatch
+from jaxdd.methods import Optimizer, infmatch
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(name="cifar10", normalisation="zca"),
+        data=DataConfig(name="cifar10", normalization="zca"),
         model=ModelConfig(width=128, depth=3),
         experts=ExpertsConfig(
             count=10,
@@ -33,8 +33,8 @@ def get_config() -> Config:
             ipc=10,
             steps=5000,
             labels="learned",
-            image_optimiser=Optimiser("adam", 0.1),
-            label_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
+            label_optimizer=Optimizer("adam", 0.1),
             estimator="second_order",
             tau=0.05,
             checkpoints=2,

@@ -10,14 +10,14 @@ Ours       the validation split (a tenth of train) chooses the set, the paper ke
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
-from jaxdd.methods import Optimiser, mtt
+from jaxdd.methods import Optimizer, mtt
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 def get_config() -> Config:
     return Config(
-        data=DataConfig(name="cifar10", normalisation="zca"),
+        data=DataConfig(name="cifar10", normalization="zca"),
         model=ModelConfig(width=128, depth=3),
         experts=ExpertsConfig(
             count=100,
@@ -33,8 +33,8 @@ def get_config() -> Config:
             student_steps=30,
             expert_snapshots=2,
             student_lr=0.001,
-            image_optimiser=Optimiser("sgd", 100.0, 0.5),
-            lr_optimiser=Optimiser("sgd", 1e-5, 0.5),
+            image_optimizer=Optimizer("sgd", 100.0, 0.5),
+            lr_optimizer=Optimizer("sgd", 1e-5, 0.5),
             window=Window(start=20),
             unroll=Unroll("segmented"),
             augment=DSA,

@@ -10,7 +10,7 @@ Ours       all settings: those of MTT beside it, and the learning rate of the la
 """
 
 from jaxdd import Config, Window
-from jaxdd.methods import Optimiser, datm
+from jaxdd.methods import Optimizer, datm
 
 
 def get_config() -> Config:
@@ -21,9 +21,9 @@ def get_config() -> Config:
             student_steps=10,
             expert_snapshots=4,
             student_lr=0.1,
-            image_optimiser=Optimiser("adam", 0.1),
-            lr_optimiser=Optimiser("adam", 0.001),
-            label_optimiser=Optimiser("sgd", 2.0, 0.9),
+            image_optimizer=Optimizer("adam", 0.1),
+            lr_optimizer=Optimizer("adam", 0.001),
+            label_optimizer=Optimizer("sgd", 2.0, 0.9),
             window=Window(start=6, end=12),
         ),
         workdir="runs/digits_datm",

@@ -10,7 +10,7 @@ Ours       Adam on the images and smaller real batches; a fresh network every st
 """
 
 from jaxdd import Config
-from jaxdd.methods import Optimiser, dc
+from jaxdd.methods import Optimizer, dc
 
 
 def get_config() -> Config:
@@ -19,7 +19,7 @@ def get_config() -> Config:
             ipc=1,
             steps=300,
             init="real",
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,
         ),
         workdir="runs/digits_dc",

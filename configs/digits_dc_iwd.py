@@ -11,20 +11,18 @@ Ours       all settings: those of DC beside it, the explicit score and τ = 2.
 """
 
 from jaxdd import Config
-from jaxdd.methods import Optimiser, iwd
+from jaxdd.methods import Optimizer, Weighting, dc
 
 
 def get_config() -> Config:
     return Config(
-        method=iwd.Config(
+        method=dc.Config(
             ipc=1,
             steps=300,
             init="real",
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,
-            score="explicit",
-            temperature=2.0,
-            warm_up=100,
+            weighting=Weighting(score="explicit", temperature=2.0, warm_up=100),
         ),
         workdir="runs/digits_dc_iwd",
     )

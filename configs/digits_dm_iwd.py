@@ -11,19 +11,17 @@ Ours       all settings: those of DM beside it, the explicit score and τ = 2.
 """
 
 from jaxdd import Config
-from jaxdd.methods import Optimiser, dm, iwd
+from jaxdd.methods import Optimizer, Weighting, dm
 
 
 def get_config() -> Config:
     return Config(
-        method=iwd.over(dm)(
+        method=dm.Config(
             ipc=1,
             steps=300,
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,
-            score="explicit",
-            temperature=2.0,
-            warm_up=100,
+            weighting=Weighting(score="explicit", temperature=2.0, warm_up=100),
         ),
         workdir="runs/digits_dm_iwd",
     )

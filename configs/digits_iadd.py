@@ -11,7 +11,7 @@ Ours       all settings: those of MTT beside it, and how the importance is held 
 """
 
 from jaxdd import Config
-from jaxdd.methods import Optimiser, iadd
+from jaxdd.methods import Optimizer, iadd
 
 
 def get_config() -> Config:
@@ -22,9 +22,9 @@ def get_config() -> Config:
             student_steps=10,
             expert_snapshots=4,
             student_lr=0.1,
-            image_optimiser=Optimiser("adam", 0.1),
-            lr_optimiser=Optimiser("adam", 0.001),
-            importance_optimiser=Optimiser("sgd", 1e-3, 0.0),
+            image_optimizer=Optimizer("adam", 0.1),
+            lr_optimizer=Optimizer("adam", 0.001),
+            importance_optimizer=Optimizer("sgd", 1e-3, 0.0),
             constraint="bounded",
         ),
         workdir="runs/digits_iadd",

@@ -9,7 +9,7 @@ Ours       all settings: the paper gives none for images this small. No flips: a
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Window
-from jaxdd.methods import Optimiser, infmatch
+from jaxdd.methods import Optimizer, infmatch
 
 
 def get_config() -> Config:
@@ -26,7 +26,7 @@ def get_config() -> Config:
         method=infmatch.Config(
             ipc=1,
             steps=300,
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             estimator="second_order",
             tau=0.05,
             checkpoints=1,

@@ -10,7 +10,7 @@ Ours       all settings: snapshots every 2 steps, targets 4 snapshots ahead, Ada
 """
 
 from jaxdd import Config
-from jaxdd.methods import Optimiser, mtt
+from jaxdd.methods import Optimizer, mtt
 
 
 def get_config() -> Config:
@@ -21,8 +21,8 @@ def get_config() -> Config:
             student_steps=10,
             expert_snapshots=4,
             student_lr=0.1,
-            image_optimiser=Optimiser("adam", 0.1),
-            lr_optimiser=Optimiser("adam", 0.001),
+            image_optimizer=Optimizer("adam", 0.1),
+            lr_optimizer=Optimizer("adam", 0.001),
         ),
         workdir="runs/digits_mtt",
     )

@@ -10,7 +10,7 @@ Ours       all settings: those of MTT beside it, and the learning rate of the la
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
-from jaxdd.methods import Optimiser, datm
+from jaxdd.methods import Optimizer, datm
 
 
 def get_config() -> Config:
@@ -32,9 +32,9 @@ def get_config() -> Config:
             expert_snapshots=4,
             student_lr=0.1,
             unroll=Unroll("full"),
-            image_optimiser=Optimiser("adam", 0.1),
-            lr_optimiser=Optimiser("adam", 0.001),
-            label_optimiser=Optimiser("sgd", 2.0, 0.9),
+            image_optimizer=Optimizer("adam", 0.1),
+            lr_optimizer=Optimizer("adam", 0.001),
+            label_optimizer=Optimizer("sgd", 2.0, 0.9),
             window=Window(start=6, end=12),
         ),
         evaluate=EvaluateConfig(

@@ -10,22 +10,20 @@ Ours       all settings: those of DC beside it, the explicit score and τ = 2.
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
-from jaxdd.methods import Optimiser, iwd
+from jaxdd.methods import Optimizer, Weighting, dc
 
 
 def get_config() -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(width=16, depth=3),
-        method=iwd.Config(
+        method=dc.Config(
             ipc=1,
             steps=300,
             init="real",
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,
-            score="explicit",
-            temperature=2.0,
-            warm_up=100,
+            weighting=Weighting(score="explicit", temperature=2.0, warm_up=100),
         ),
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),

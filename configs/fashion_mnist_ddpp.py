@@ -10,7 +10,7 @@ Ours       all settings: those of MTT beside it, and the rule by which parameter
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll
-from jaxdd.methods import Optimiser, ddpp
+from jaxdd.methods import Optimizer, ddpp
 
 
 def get_config() -> Config:
@@ -32,8 +32,8 @@ def get_config() -> Config:
             expert_snapshots=4,
             student_lr=0.1,
             unroll=Unroll("full"),
-            image_optimiser=Optimiser("adam", 0.1),
-            lr_optimiser=Optimiser("adam", 0.001),
+            image_optimizer=Optimizer("adam", 0.1),
+            lr_optimizer=Optimizer("adam", 0.001),
             rule="quantile",
             amount=0.05,
         ),

@@ -10,7 +10,7 @@ Ours       Adam on the images, smaller real batches and fewer steps; no augmenta
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
-from jaxdd.methods import Optimiser, dm
+from jaxdd.methods import Optimizer, dm
 
 
 def get_config() -> Config:
@@ -20,7 +20,7 @@ def get_config() -> Config:
         method=dm.Config(
             ipc=1,
             steps=300,
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,
         ),
         evaluate=EvaluateConfig(

@@ -10,7 +10,7 @@ Ours       early, finely spaced checkpoints (a snapshot every 2 steps, the first
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Window
-from jaxdd.methods import Optimiser, infmatch
+from jaxdd.methods import Optimizer, infmatch
 
 
 def get_config() -> Config:
@@ -28,7 +28,7 @@ def get_config() -> Config:
         method=infmatch.Config(
             ipc=10,
             steps=600,
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             estimator="second_order",
             tau=0.05,
             real_batch=128,

@@ -10,7 +10,7 @@ Ours       all settings: snapshots every 2 steps, targets 4 snapshots ahead, Ada
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll
-from jaxdd.methods import Optimiser, mtt
+from jaxdd.methods import Optimizer, mtt
 
 
 def get_config() -> Config:
@@ -32,8 +32,8 @@ def get_config() -> Config:
             expert_snapshots=4,
             student_lr=0.1,
             unroll=Unroll("full"),
-            image_optimiser=Optimiser("adam", 0.1),
-            lr_optimiser=Optimiser("adam", 0.001),
+            image_optimizer=Optimizer("adam", 0.1),
+            lr_optimizer=Optimizer("adam", 0.001),
         ),
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),

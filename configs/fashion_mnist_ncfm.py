@@ -10,7 +10,7 @@ Ours       all settings: Adam on the images, 256 frequencies, smaller real batch
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe
-from jaxdd.methods import Optimiser, ncfm
+from jaxdd.methods import Optimizer, ncfm
 
 
 def get_config() -> Config:
@@ -28,7 +28,7 @@ def get_config() -> Config:
         method=ncfm.Config(
             ipc=1,
             steps=300,
-            image_optimiser=Optimiser("adam", 0.1),
+            image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,
             frequencies=256,
         ),

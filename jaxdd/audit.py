@@ -12,18 +12,17 @@ import numpy as np
 from jaxdd import data, influence, models
 from jaxdd.choices import check_choices
 from jaxdd.config import Config, parse
-from jaxdd.data import Dataset, sampling
-from jaxdd.data.sampling import RealSet
+from jaxdd.data import Dataset, RealSet
 from jaxdd.distill import Interrupted
 from jaxdd.experts import Expert, ExpertStore, Timeline, timeline, train_experts
 from jaxdd.files import plain
 from jaxdd.influence import ESTIMATORS, InfluenceConfig
-from jaxdd.mesh import make_mesh
 from jaxdd.metrics import progress
 from jaxdd.report import check_table, write_scores
 from jaxdd.run import StopSignal, expert_store
+from jaxdd.tasks import classification
 from jaxdd.trajectories import Trajectories
-from jaxdd.types import Model
+from jaxdd.types import Task
 
 log = logging.getLogger("jaxdd")
 
@@ -81,6 +80,7 @@ def audit(command: Audit) -> dict[str, Any]:
     dataset = data.load(**dataclasses.asdict(command.data))
     target = _target(dataset, command.target)
     model = models.build(command.model, dataset.image_shape, dataset.num_classes)
+    task = classification(model, dataset.num_classes)
     line, recipe = timeline(command.experts, len(dataset.train.labels)), command.experts.recipe
     config = dataclasses.replace(command.influence, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     along_path = ESTIMATORS[config.estimator].along_path
@@ -90,7 +90,7 @@ def audit(command: Audit) -> dict[str, Any]:
             "raise experts.keep or leave it out, in another workdir, or choose --influence.estimator endpoint"
         )
     config = influence.settled(config, line.time, line.total_time, recorded=along_path)
-    influence.check(model, config, len(dataset.train.labels), line.time, line.total_time)
+    influence.check(task, config, len(dataset.train.labels), line.time, line.total_time)
     command.table.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=command.table.parent):  # refuses a place that cannot be written to
         pass
@@ -103,7 +103,7 @@ def audit(command: Audit) -> dict[str, Any]:
         log.warning(
             "influence takes the experts for plain SGD on the examples as they are, without %s", " and ".join(ignored)
         )
-    _train(command, dataset, model, store)
+    _train(command, dataset, task, store)
     # A snapshot that no estimator reads need not be loaded: of long trainings there are gigabytes.
     rows = range(0, len(line.steps), config.stride) if along_path else range(1)
     if config.end == "last":
@@ -113,13 +113,13 @@ def audit(command: Audit) -> dict[str, Any]:
         for expert in range(count):
             path = _path(store, expert, line, [*rows, *([len(line.steps) - 1] if config.end == "last" else [])])
             one = dataclasses.replace(config, stride=1)
-            found.append(influence.scores(model, dataset.real_set(), target, path, one))
+            found.append(influence.scores(task, dataset.real_set(), target, path, one))
             bar.update()
     scores = np.mean(found, axis=0)
     judged = {"final": "the end of their training", "last": "their last snapshot"}[config.end]
     about = (
         f"{config.estimator} along {len(rows)} snapshots of each of {count} experts, on the loss of "
-        f"{len(target.labels)} {command.target} examples at {judged}"
+        f"{target.size} {command.target} examples at {judged}"
         + f", without {' and '.join(ignored)}" * bool(ignored)
         + ". A positive score says that more weight on the example lowers that loss."
     )
@@ -133,19 +133,18 @@ def audit(command: Audit) -> dict[str, Any]:
         ends=("most helpful", "most harmful"),
         spread=np.std(found, axis=0) if count > 1 else None,
     )
-    auc = {} if dataset.mislabelled is None else {"auc": influence.mislabelled_auc(scores, dataset.mislabelled)}
+    auc = {} if dataset.mislabeled is None else {"auc": influence.mislabeled_auc(scores, dataset.mislabeled)}
     return {"scores": scores, "page": page, **auc}
 
 
 def _target(dataset: Dataset, name: str) -> RealSet:
-    if name == "test":
-        return sampling.real_set(*dataset.test, dataset.num_classes, dataset.normalisation)
-    if not len(dataset.validation.labels):
+    target = dataset.test_set() if name == "test" else dataset.validation_set()
+    if target is None:
         raise ValueError("the validation split is empty; raise data.validation, or choose --target test")
-    return dataset.validation_set()
+    return target
 
 
-def _train(command: Audit, dataset: Dataset, model: Model, store: ExpertStore) -> None:
+def _train(command: Audit, dataset: Dataset, task: Task, store: ExpertStore) -> None:
     count = command.experts.count
     with StopSignal() as stop, progress("experts", count, count - len(store.missing(count))) as bar:
 
@@ -155,11 +154,10 @@ def _train(command: Audit, dataset: Dataset, model: Model, store: ExpertStore) -
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
         train_experts(
-            model,
+            task,
             dataset,
             command.experts,
             seed=command.seed,
-            mesh=make_mesh(),
             store=store,
             snapshots=1,
             on_expert=on_expert,

@@ -2,7 +2,7 @@
 
 Each operation is `(key, images [B,H,W,K], *, siamese) -> images`, affine in the images. With `siamese` one draw of the
 parameters serves all images, and depends on the key and the image size alone, so that the same key transforms real and
-distilled batches of different sizes alike; otherwise every image has its own draw. Images are normalised ones: what an
+distilled batches of different sizes alike; otherwise every image has its own draw. Images are normalized ones: what an
 operation brings in from outside an image is zero in that space, as published. Parameters are the published ones.
 """
 
@@ -68,7 +68,7 @@ def crop(key: Array, images: Array, *, siamese: bool) -> Array:
 
 
 def cutout(key: Array, images: Array, *, siamese: bool) -> Array:
-    """Zero a rectangle of half the height and half the width, centred anywhere and clipped at the border. [published].
+    """Zero a rectangle of half the height and half the width, centered anywhere and clipped at the border. [published].
 
     With s = int(H / 2 + 1 / 2), rows o - s // 2 ... o - s // 2 + s - 1 for o uniform in {0 ... H - s % 2}, alike for
     columns.
@@ -77,8 +77,8 @@ def cutout(key: Array, images: Array, *, siamese: bool) -> Array:
 
     def inside(key: Array, size: int) -> Array:
         side = int(size * 0.5 + 0.5)
-        centre = jax.random.randint(key, (_draws(images, siamese), 1), 0, size + 1 - side % 2)
-        offset = jnp.arange(size)[None] - (centre - side // 2)
+        center = jax.random.randint(key, (_draws(images, siamese), 1), 0, size + 1 - side % 2)
+        offset = jnp.arange(size)[None] - (center - side // 2)
         return (offset >= 0) & (offset < side)
 
     row_key, column_key = jax.random.split(key)
@@ -92,7 +92,7 @@ def flip(key: Array, images: Array, *, siamese: bool) -> Array:
 
 
 def scale(key: Array, images: Array, *, siamese: bool) -> Array:
-    """Zoom rows and columns by 1 / s about the centre, each with its s ~ U(1 / 1.2, 1.2). [published].
+    """Zoom rows and columns by 1 / s about the center, each with its s ~ U(1 / 1.2, 1.2). [published].
 
     A pixel at p, in coordinates where the image is [-1, 1], takes the bilinear value at s p, zero outside.
     """
@@ -100,14 +100,14 @@ def scale(key: Array, images: Array, *, siamese: bool) -> Array:
 
     def positions(key: Array, size: int) -> Array:
         factor = jax.random.uniform(key, (_draws(images, siamese), 1), images.dtype, 1 / 1.2, 1.2)
-        return _pixels(factor * _centres(size, images.dtype)[None], size)
+        return _pixels(factor * _centers(size, images.dtype)[None], size)
 
     row_key, column_key = jax.random.split(key)
     return _resample(images, positions(row_key, height), positions(column_key, breadth))
 
 
 def rotate(key: Array, images: Array, *, siamese: bool) -> Array:
-    """Rotate about the centre by an angle a ~ U(-15, 15) degrees. [published].
+    """Rotate about the center by an angle a ~ U(-15, 15) degrees. [published].
 
     A pixel at (x, y), in coordinates where the image is [-1, 1]^2, takes the bilinear value at
     `(x cos a - y sin a, x sin a + y cos a)`, zero outside. Images that are not square are sheared a little, as in the
@@ -116,12 +116,12 @@ def rotate(key: Array, images: Array, *, siamese: bool) -> Array:
     batch, height, breadth, channels = images.shape
     limit = math.radians(15)
     angle = _uniform(key, images, siamese, -limit, limit)[..., 0]
-    x = _centres(breadth, images.dtype)[None, None, :]
-    y = _centres(height, images.dtype)[None, :, None]
+    x = _centers(breadth, images.dtype)[None, None, :]
+    y = _centers(height, images.dtype)[None, :, None]
     rows = _pixels(x * jnp.sin(angle) + y * jnp.cos(angle), height)
     columns = _pixels(x * jnp.cos(angle) - y * jnp.sin(angle), breadth)
 
-    # Gathering the four neighbours beats the dense [HW, HW] matrix on CPUs by an order of magnitude.
+    # Gathering the four neighbors beats the dense [HW, HW] matrix on CPUs by an order of magnitude.
     pixels = images.reshape(batch, height * breadth, channels)
     rotated = jnp.zeros_like(pixels)
     for row in (jnp.floor(rows), jnp.floor(rows) + 1):
@@ -131,20 +131,20 @@ def rotate(key: Array, images: Array, *, siamese: bool) -> Array:
             nearest = jnp.clip(row, 0, height - 1) * breadth + jnp.clip(column, 0, breadth - 1)
             index = nearest.astype(jnp.int32).reshape(-1, height * breadth)
             if siamese:
-                neighbour = jnp.take(pixels, index[0], axis=1)
+                neighbor = jnp.take(pixels, index[0], axis=1)
             else:
-                neighbour = jax.vmap(lambda image, index: image[index])(pixels, index)
-            rotated += weight.reshape(-1, height * breadth, 1) * neighbour
+                neighbor = jax.vmap(lambda image, index: image[index])(pixels, index)
+            rotated += weight.reshape(-1, height * breadth, 1) * neighbor
     return rotated.reshape(images.shape)
 
 
-def _centres(size: int, dtype: jnp.dtype) -> Array:
-    """Return the coordinates of pixel centres where the image is [-1, 1] (PyTorch's align_corners=False)."""
+def _centers(size: int, dtype: jnp.dtype) -> Array:
+    """Return the coordinates of pixel centers where the image is [-1, 1] (PyTorch's align_corners=False)."""
     return (2 * jnp.arange(size, dtype=dtype) + 1) / size - 1
 
 
 def _pixels(coordinates: Array, size: int) -> Array:
-    """Invert `_centres`: coordinates in [-1, 1] to fractional pixel indices."""
+    """Invert `_centers`: coordinates in [-1, 1] to fractional pixel indices."""
     return ((coordinates + 1) * size - 1) / 2
 
 
@@ -192,8 +192,8 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
         either mode.
 
     Raises:
-        ValueError: if the strategy names an unknown operation; from the augmentation, if the images do not have four
-            axes.
+        ValueError: if the strategy names an unknown operation; from an augmentation other than `none`, if the images do
+            not have four axes.
     """
     names = [] if strategy in ("", "none", "None") else strategy.split("_")
     unknown = [name for name in names if name not in OPERATIONS]
@@ -205,10 +205,13 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
     operations = [partial(OPERATIONS[name], siamese=siamese) for name in names]
 
     def augment(key: Array, images: Array) -> Array:
-        if images.ndim != 4:
-            raise ValueError(f"images have shape {images.shape}; augmentation needs four axes, [B, H, W, K]")
         if not operations:
             return images
+        if jnp.ndim(images) != 4:
+            raise ValueError(
+                f"images have shape {jnp.shape(images)}; augmentation needs four axes, [B, H, W, K]: set augment to "
+                "none for other inputs"
+            )
         choice_key, operation_key = jax.random.split(key)
         choice = jax.random.randint(choice_key, (), 0, len(operations))
         return lax.switch(choice, operations, operation_key, images)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.scipy.sparse.linalg import cg
 
 from jaxdd.types import Array, Params
 
@@ -108,6 +109,25 @@ def grad_combine(losses: Loss, params: Params, weights: Array) -> Params:
         A pytree like `params`. [derived]
     """
     return jax.vjp(losses, params)[1](weights)[0]
+
+
+def conjugate_gradient(
+    product: Callable[[Array], Array], v: Array, *, iterations: int, tolerance: float = 1e-5
+) -> tuple[Array, Array]:
+    """Solve `A x = v` by conjugate gradients.
+
+    Args:
+        product: `x -> A x`, A symmetric and positive definite.
+        v: The right-hand side, of any shape.
+        iterations: Products with A, at most.
+        tolerance: Relative residual at which to stop.
+
+    Returns:
+        x, and the relative residual `‖A x − v‖ / ‖v‖`, which tells how well.
+    """
+    x = cg(product, v, tol=tolerance, maxiter=iterations)[0]
+    norm = jnp.maximum(jnp.linalg.norm(v.ravel()), jnp.finfo(v.dtype).tiny)
+    return x, jnp.linalg.norm((product(x) - v).ravel()) / norm
 
 
 def _step(params: Params, v: Params, relative_step: float | None) -> Array:

@@ -13,7 +13,7 @@ import tyro
 from jaxdd.data import DataConfig
 from jaxdd.evaluate import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
-from jaxdd.methods import MethodConfig, infmatch
+from jaxdd.methods import ClasswiseConfig, MethodConfig, Weighting, infmatch
 from jaxdd.models import ModelConfig
 from jaxdd.training import Recipe
 
@@ -32,6 +32,8 @@ class Config:
     """The distillation method; which one it is, the config file says."""
     evaluate: EvaluateConfig = EvaluateConfig(recipe=Recipe(epochs=300, augment="color_crop_cutout_scale_rotate"))
     """Scoring."""
+    initial: str | None = None
+    """A distilled.npz to start from; by default method.init and method.labels say what the first set is."""
     seed: int = 0
     """Root of all randomness of the run, but for the validation split (data.split_seed)."""
     workdir: str = "runs/digits_infmatch"
@@ -74,7 +76,7 @@ def parse(
     kind: type[C] = Config,  # type: ignore[assignment]
     *,
     command: str = "python -m jaxdd.main",
-    description: str = "Distil a dataset: train experts, learn the small set, evaluate it, write a report. "
+    description: str = "Distill a dataset: train experts, learn the small set, evaluate it, write a report. "
     "`python -m jaxdd.main evaluate DISTILLED.npz` scores a saved set again, and "
     "`python -m jaxdd.main influence` the training examples.",
 ) -> C:
@@ -97,6 +99,11 @@ def parse(
     if known.config is not None:
         default = kind(**vars(load_config(known.config)))
         command += f" --config {known.config}"
+    method = default.method
+    asked = any(word in ("-h", "--help") or word.startswith("--method.weighting.") for word in overrides)
+    if isinstance(method, ClasswiseConfig) and asked:
+        weighting = method.weighting or Weighting()
+        default = dataclasses.replace(default, method=dataclasses.replace(method, weighting=weighting))
     return tyro.cli(
         kind,
         args=overrides,

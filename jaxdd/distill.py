@@ -1,6 +1,5 @@
 """The outer loop: whole stretches of steps in one dispatch, checkpointed, scored on the validation split, resumable."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
@@ -9,19 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxdd import methods
 from jaxdd.checkpoint import Checkpoints
-from jaxdd.data import Dataset, sampling
+from jaxdd.data import Data, sampling
 from jaxdd.distilled import Distilled
 from jaxdd.evaluate import EvaluateConfig, validator
 from jaxdd.keys import stage_key
-from jaxdd.mesh import make_mesh, replicate, shard_examples, to_host
-from jaxdd.methods import MethodConfig, Sources
-from jaxdd.residency import Fetcher, Residency, resolve, without_snapshots
-from jaxdd.trajectories import Trajectories, flattening, named_snapshots, with_params
-from jaxdd.types import Array, Method, Model, PyTree
+from jaxdd.methods import MethodConfig, Sources, initial_distilled
+from jaxdd.parallel import over_devices, replicate, to_host, whole
+from jaxdd.residency import Fetcher, Residency, place, resolve
+from jaxdd.tasks import check_task
+from jaxdd.trajectories import Trajectories, named_snapshots, with_params
+from jaxdd.types import Array, Method, PyTree, Scalars, Task
 
 STEPS_PER_DISPATCH = 10
 REMEDY = (
@@ -36,7 +34,7 @@ class Outcome(NamedTuple):
     Attributes:
         distilled: The best set on the validation split, or the last one if there was no validation.
         step: The number of steps after which it was the set.
-        accuracy: Its validation accuracy as a fraction, NaN without validation.
+        score: Its validation score, for classification the accuracy as a fraction; NaN without validation.
         last: The set after the last step.
         seconds: Wall-clock time, that before a resume included.
         inspected: What the method shows after the last step, see `Method.inspect`.
@@ -44,7 +42,7 @@ class Outcome(NamedTuple):
 
     distilled: Distilled
     step: int
-    accuracy: float
+    score: float
     last: Distilled
     seconds: float
     inspected: dict[str, Any]
@@ -54,14 +52,13 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved what it had computed."""
 
 
-def advance(method: Method, mesh: Mesh) -> Callable[..., tuple[PyTree, PyTree]]:
+def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
     """Build the jitted function that runs a stretch of outer steps.
 
     Step `it` draws from `fold_in(key, it)` alone, so that a run goes the same way whatever stretches it is cut into.
 
     Args:
         method: What a step is.
-        mesh: Devices that the real examples of each batch are spread over.
 
     Returns:
         `(key, state, sources, first, last, fetched) -> (state, infos)` for `last − first ≤ STEPS_PER_DISPATCH` steps,
@@ -72,13 +69,13 @@ def advance(method: Method, mesh: Mesh) -> Callable[..., tuple[PyTree, PyTree]]:
     @jax.jit
     def run(
         key: Array, state: PyTree, sources: Sources, first: Array, last: Array, fetched: list[Array] | None = None
-    ) -> tuple[PyTree, PyTree]:
-        def one_step(state: PyTree, it: Array) -> tuple[PyTree, PyTree]:
+    ) -> tuple[PyTree, Scalars]:
+        def one_step(state: PyTree, it: Array) -> tuple[PyTree, Scalars]:
             rows = None if fetched is None else [row[it - first] for row in fetched]
-            batch = shard_examples(complete(draw(method, key, it, sources), sources, rows), mesh)
-            return method.step(keys_of(key, it)[1], state, batch)
+            batch = complete(draw(method, key, it, sources), sources, rows)
+            return whole(method.step(keys_of(key, it)[1], state, batch))
 
-        def body(it: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        def body(it: Array, carry: tuple[PyTree, Scalars]) -> tuple[PyTree, Scalars]:
             state, infos = carry
             state, info = one_step(state, it)
             return state, jax.tree.map(lambda rows, value: rows.at[it - first].set(value), infos, info)
@@ -103,10 +100,11 @@ def draw(method: Method, key: Array, it: Array, sources: Sources) -> PyTree:
 def complete(batch: PyTree, sources: Sources, fetched: list[Array] | None) -> PyTree:
     """Give the snapshots of a batch their parameters, those fetched for it or else those that the sources hold."""
     if fetched is None:
-        fetched = [sources.experts.snapshots[named.expert, named.position] for named in named_snapshots(batch)]
+        fetched = [jnp.asarray(sources.experts.recorded)[n.expert, n.position] for n in named_snapshots(batch)]
     return with_params(batch, fetched)
 
 
+@over_devices()
 def run_method(
     method: Method,
     distilled: Distilled,
@@ -115,10 +113,10 @@ def run_method(
     name: str,
     steps: int,
     key: Array,
-    mesh: Mesh | None = None,
     every: int = 50,
     snapshots: np.ndarray | None = None,
     validate: Callable[[Distilled], float] | None = None,
+    score_name: str = "accuracy",
     checkpoints: Checkpoints | None = None,
     on_resume: Callable[[int], None] = lambda step: None,
     on_metrics: Callable[..., None] = lambda step, stage, **values: None,
@@ -134,10 +132,10 @@ def run_method(
         name: What to call it, with its learning rates, if it fails.
         steps: Outer steps in all.
         key: Root of the run's randomness.
-        mesh: Devices, all by default.
         every: Steps between checkpoints, each scored by `validate`; also at steps 0 and `steps`.
         snapshots: `[E, T, P]` the experts' snapshots, if they stay on the host and the sources hold none.
         validate: Scores a set; the highest score decides which set is kept as the result.
+        score_name: What to call that score where it is logged.
         checkpoints: Where states are saved and resumed from.
         on_resume: Called before the first step with the step of the checkpoint that the run goes on from, −1 if none.
         on_metrics: `(step, stage, **values)`, called with the mean infos of every dispatch (stage `distill`), every
@@ -152,42 +150,42 @@ def run_method(
         FloatingPointError: A loss is not finite; the checkpoints before it are kept.
         Interrupted: `stop` said so.
     """
-    mesh = mesh or make_mesh()
     prepare_key, init_key, step_key = jax.random.split(key, 3)
-    sources = replicate(sources, mesh)
-    state = jax.jit(method.init)(init_key, replicate(distilled, mesh), sources)
+    sources = place(sources)
+    state = jax.jit(method.init)(init_key, replicate(distilled), sources)
     progress = {
         "state": state,
         "best": distilled,
         "best_step": np.int64(0),
-        "best_accuracy": np.float64(np.nan),
+        "best_score": np.float64(np.nan),
         "seconds": np.float64(0.0),
     }
     done, restored = 0, checkpoints.restore(progress) if checkpoints else None
     if restored is not None:
         done, progress = restored
     on_resume(-1 if restored is None else done)
-    state = replicate(progress["state"], mesh)
+    state = replicate(progress["state"])
     began = time.monotonic() - float(progress["seconds"])
-    if done < steps:
-        sources = sources._replace(cache=jax.jit(method.prepare)(prepare_key, sources))
-    run, inspect, warned = advance(method, mesh), jax.jit(method.inspect), set()
-    fetcher = Fetcher(partial(draw, method), snapshots, STEPS_PER_DISPATCH, mesh)
+    prepare = method.prepare
+    if done < steps and prepare is not None:
+        sources = sources._replace(cache=jax.jit(lambda *args: whole(prepare(*args)))(prepare_key, sources))
+    run, inspect, warned = advance(method), jax.jit(method.inspect), set()
+    fetcher = Fetcher(partial(draw, method), snapshots, STEPS_PER_DISPATCH)
 
     fetched = fetcher.fetch(fetcher.names(step_key, sources, done)) if done < steps else None
 
     def save(step: int, *, score: bool) -> None:
         if score:
             current = to_host(method.distilled(state))
-            if not all(np.isfinite(values).all() for values in current):
+            if not all(np.isfinite(values).all() for values in jax.tree.leaves(current)):
                 raise FloatingPointError(f"after step {step} of {name} the distilled set is not finite; {REMEDY}")
-            accuracy = np.nan if validate is None else validate(current)
+            found = np.nan if validate is None else validate(current)
             if validate is not None:
-                on_metrics(step, "validate", accuracy=accuracy)
+                on_metrics(step, "validate", **{score_name: found})
             if inspected := to_host(inspect(state)):
                 on_metrics(step, "inspect", **inspected)
-            if validate is None or not accuracy <= progress["best_accuracy"]:
-                progress.update(best=current, best_step=np.int64(step), best_accuracy=np.float64(accuracy))
+            if validate is None or not found <= progress["best_score"]:
+                progress.update(best=current, best_step=np.int64(step), best_score=np.float64(found))
         progress.update(state=to_host(state), seconds=np.float64(time.monotonic() - began))
         if checkpoints is not None:
             checkpoints.save(step, progress)
@@ -200,7 +198,7 @@ def run_method(
         names = fetcher.names(step_key, sources, last)
         state, infos = run(step_key, state, sources, jnp.int32(done), jnp.int32(last), fetched)
         fetched = fetcher.fetch(names)
-        rows = {field: np.asarray(values)[: last - done] for field, values in infos._asdict().items()}
+        rows = {field: np.asarray(values)[: last - done] for field, values in infos.items()}
         _check_finite(rows, done, name)
         done = last
         means = {field: float(np.mean(values)) for field, values in rows.items()}
@@ -217,7 +215,7 @@ def run_method(
     return Outcome(
         Distilled(*progress["best"]),
         int(progress["best_step"]),
-        float(progress["best_accuracy"]),
+        float(progress["best_score"]),
         to_host(method.distilled(state)),
         float(progress["seconds"]),
         to_host(inspect(state)),
@@ -225,30 +223,31 @@ def run_method(
 
 
 def distill(
-    model: Model,
-    dataset: Dataset,
+    task: Task,
+    dataset: Data,
     config: MethodConfig,
     trajectories: Trajectories | None = None,
     *,
+    initial: Distilled | None = None,
     seed: int = 0,
     evaluate: EvaluateConfig = EvaluateConfig(),
     residency: Residency = "auto",
-    mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     **hooks: Any,
 ) -> Outcome:
-    """Distil the train split of a dataset.
+    """Distill the train split of a dataset, on all devices, or on those of the mesh that is set.
 
     Args:
-        model: The network.
+        task: What the network does, such as `jaxdd.classification(model, dataset.num_classes)`.
         dataset: The real data; its validation split decides which set is kept.
         config: The method and its settings (`jaxdd.methods.mtt.Config(ipc=1)`, …).
         trajectories: The experts, for a method that needs them.
+        initial: The set to start from, such as a saved one or noise; by default what `config.init` and `config.labels`
+            say.
         seed: Root of all randomness.
         evaluate: How often and how the validation split is asked, and the learning rate of sets that learn none.
         residency: Where the experts' snapshots are kept: on the `device`; on the `host`, from where those of the next
             steps are fetched while the devices compute; `auto`, on the devices if they fit. The results are the same.
-        mesh: Devices, all by default.
         checkpoints: Where to save and from where to resume; nothing is saved by default.
         **hooks: `on_resume`, `on_metrics`, `on_warning`, `stop` of `run_method`.
 
@@ -256,52 +255,65 @@ def distill(
         The best set on the validation split, and the last one.
 
     Raises:
-        ValueError: The method needs experts, or longer ones, or more images of a class than there are.
+        ValueError: The method does not suit the task, or needs experts, or longer ones, or more examples of a class
+            than there are; or the initial set does not fit.
         FloatingPointError: A loss is not finite; the checkpoints before it are kept.
     """
-    mesh = mesh or make_mesh()
-    real = dataset.real_set()
+    check_task(task)
+    method, real = config.build(task), dataset.real_set()
     sampling.check_per_class(real, config.items_per_class)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         given = "none" if trajectories is None else f"some of {have}"
         raise ValueError(
-            f"{methods.name_of(config)} needs experts of at least {max(config.snapshots_needed, 1)} snapshots and was "
-            f"given {given}: train them with jaxdd.train_experts, with more epochs or snapshots more often"
+            f"{config.name} needs experts of at least {max(config.snapshots_needed, 1)} snapshots and was given "
+            f"{given}: train them with jaxdd.train_experts, with more epochs or snapshots more often"
         )
-    size = flattening(model)[0]
-    if trajectories is not None and trajectories.snapshots.shape[-1] != size:
+    if trajectories is not None and trajectories.final.shape[-1] != task.size:
         raise ValueError(
-            f"the experts have {trajectories.snapshots.shape[-1]} parameters and the model {size}: they are of another "
-            "network; build the model that they were trained with"
+            f"the experts have {trajectories.final.shape[-1]} parameters and the model {task.size}: they are of "
+            "another network; build the model that they were trained with"
         )
-    snapshots = None
-    if trajectories is not None:  # devices need not hold what the method never reads
-        trajectories = trajectories.first(max(config.snapshots_needed, 1))
-        if resolve(residency, trajectories.snapshots, mesh) == "host":
-            snapshots, trajectories = np.asarray(trajectories.snapshots), without_snapshots(trajectories)
-    validation = dataset.validation_set() if config.needs_validation else None
-    sources = replicate(Sources(real, trajectories, validation=validation), mesh)
-    initial = jax.jit(partial(methods.initial_distilled, model=model, config=config, lr=evaluate.recipe.lr))
-    rates = {
-        field.name.removesuffix("_optimiser"): getattr(config, field.name).lr
-        for field in dataclasses.fields(config)
-        if field.name.endswith("_optimiser")
-    }
-    return run_method(
-        methods.build(model, config),
-        to_host(initial(stage_key(seed, "initial"), sources=sources)),
-        sources,
-        name=f"{methods.name_of(config)} with learning rates {', '.join(f'{k} {v:g}' for k, v in rates.items())}",
-        steps=config.steps,
-        key=stage_key(seed, "distill"),
-        mesh=mesh,
-        every=evaluate.validate_every,
-        snapshots=snapshots,
-        validate=validator(model, dataset, evaluate, seed=seed, mesh=mesh),
-        checkpoints=checkpoints,
-        **hooks,
-    )
+    validation = sampling.check_validation(dataset.validation_set()) if config.needs_validation else None
+    with over_devices() as mesh:
+        snapshots = None
+        if trajectories is not None:  # devices need not hold what the method never reads
+            trajectories = trajectories.first(max(config.snapshots_needed, 1))
+            if resolve(residency, trajectories.recorded, mesh) == "host":
+                snapshots, trajectories = np.asarray(trajectories.snapshots), trajectories._replace(snapshots=None)
+        sources = place(Sources(real, trajectories, validation=validation))
+        first = jax.jit(partial(initial_distilled, task=task, config=config, lr=evaluate.recipe.lr))
+        key = stage_key(seed, "initial")
+        if initial is None:
+            initial = to_host(first(key, sources=sources))
+        else:
+            _check_initial(initial, jax.eval_shape(first, key, sources=sources))
+        rates = ", ".join(f"{name} {rate:g}" for name, rate in config.learning_rates.items())
+        return run_method(
+            method,
+            to_host(initial),
+            sources if config.needs_real else sources._replace(real=None),
+            name=f"{config.title} with learning rates {rates}",
+            steps=config.steps,
+            key=stage_key(seed, "distill"),
+            every=evaluate.validate_every,
+            snapshots=snapshots,
+            validate=validator(task, dataset, evaluate, seed=seed),
+            score_name=task.score,
+            checkpoints=checkpoints,
+            **hooks,
+        )
+
+
+def _check_initial(given: Distilled, expected: Distilled) -> None:
+    """Refuse a first set of other shapes than the method would make."""
+    for field, ours, theirs in zip(Distilled._fields, given, expected, strict=True):
+        shapes = [jax.tree.map(np.shape, tree) for tree in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the initial set has {field} of shape {shapes[0]}, but the method, data and network make {shapes[1]}; "
+                "give a set of the same ipc, image size and classes"
+            )
 
 
 def _check_finite(rows: dict[str, np.ndarray], done: int, name: str) -> None:

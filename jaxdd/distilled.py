@@ -1,28 +1,28 @@
 """The distilled set, and the file that carries it to people who do not have jaxdd.
 
-`distilled.npz` describes itself and needs nothing but numpy. A set with hard labels and per-channel standardisation:
+`distilled.npz` describes itself and needs nothing but numpy. A set with hard labels and per-channel standardization:
 
     file = np.load("distilled.npz", allow_pickle=False)
     images, labels = file["images"], file["labels"]  # [M,H,W,K] float32 as a network wants them, [M] int32
     names = file["class_names"][labels]
-    pictures = np.clip(images * file["normalisation_std"] + file["normalisation_mean"], 0, 1)
+    pictures = np.clip(images * file["normalization_std"] + file["normalization_mean"], 0, 1)
 
-and with ZCA whitening, `normalisation_kind == "zca"`, the last line is
+and with ZCA whitening, `normalization_kind == "zca"`, the last line is
 
     flat = images.reshape(len(images), -1)
-    pictures = (flat @ file["normalisation_unwhiten"] + file["normalisation_mean"]).clip(0, 1).reshape(images.shape)
+    pictures = (flat @ file["normalization_unwhiten"] + file["normalization_mean"]).clip(0, 1).reshape(images.shape)
 
 Its arrays:
 
 | name | content |
 |---|---|
-| `format_version` | 1 |
-| `images` | `[M,H,W,K]` float32, normalised |
+| `format_version` | 2; 1 has `normalisation_…` in place of `normalization_…` |
+| `images` | `[M,H,W,K]` float32, normalized |
 | `label_kind` | `"hard"`, `"logits"` or `"probabilities"` |
 | `labels` | hard: `[M]` int32 class indices; logits: `[M,C]` float32 label logits; probabilities: their softmax |
 | `lr` | `[]` float32, the learning rate that the set was made for |
 | `dataset`, `class_names` | a string; `[C]` strings |
-| `normalisation_kind`, `normalisation_…` | the normalisation and its arrays |
+| `normalization_kind`, `normalization_…` | the normalization and its arrays |
 | `recipe`, `provenance` | JSON objects: how to train on the set; how it was made |
 
 Axis letters: M distilled items, C classes, H W K image height, width and channels.
@@ -40,13 +40,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.data.normalisation import Normalisation, from_arrays
+from jaxdd.data.normalization import Normalization, from_arrays
 from jaxdd.files import atomic_write, to_json
-from jaxdd.types import Array
+from jaxdd.types import Array, PyTree
 
 LabelKind = Literal["hard", "logits", "probabilities"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 HARD_LABEL_SCALE = 128.0
 """The logit of the true class of a hard label, the others being 0. [our choice]
@@ -66,7 +66,7 @@ class Card:
         dataset: name of the real dataset.
         class_names: C names, in the order of the label logits.
         label_kind: what `labels` holds in the file: class indices, label logits, or their softmax.
-        normalisation: the normalisation that the images are in, fitted on the real train images.
+        normalization: the normalization that the images are in, fitted on the real train images.
         recipe: how to train on the set, as JSON-able values.
         provenance: how the set was made (config, method, seed, step, versions), as JSON-able values.
     """
@@ -74,7 +74,7 @@ class Card:
     dataset: str
     class_names: tuple[str, ...]
     label_kind: LabelKind
-    normalisation: Normalisation
+    normalization: Normalization
     recipe: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -83,19 +83,39 @@ class Distilled(NamedTuple):
     """A distilled set, a pytree.
 
     Attributes:
-        images: `[M, H, W, K]` float32, normalised.
-        labels: `[M, C]` float32 label logits; `hard_labels` makes them from classes.
+        inputs: Tree of arrays `[M, *]`, what a network is applied to; for classification `images`.
+        labels: Tree of arrays `[M, *]`, from which `Task.examples` makes targets; for classification `[M, C]` float32
+            label logits, which `hard_labels` makes from classes.
         lr: `[]` float32 learning rate of a network trained on the set, learned or the recipe's.
     """
 
-    images: Array
-    labels: Array
+    inputs: PyTree
+    labels: PyTree
     lr: Array
 
     @property
+    def size(self) -> int:
+        """M, the number of items."""
+        size: int = jax.tree.leaves(self.labels)[0].shape[0]
+        return size
+
+    @property
+    def images(self) -> Array:
+        """`[M, H, W, K]` float32 normalized images, of a set of images: its `inputs`."""
+        images: Array = self.inputs
+        return images
+
+    @property
     def targets(self) -> Array:
-        """`[M, C]` target probabilities, `softmax(labels)`."""
+        """`[M, C]` target probabilities, `softmax(labels)`, of a set for classification."""
         return jax.nn.softmax(self.labels)
+
+    def by_class(self, classes: int) -> "Distilled":
+        """Cut a set, whose items are in the order of the classes, into one for each: a leading axis C on all fields."""
+        inputs, labels = (
+            jax.tree.map(lambda x: x.reshape(classes, -1, *x.shape[1:]), tree) for tree in (self.inputs, self.labels)
+        )
+        return Distilled(inputs, labels, jnp.broadcast_to(self.lr, (classes,)))
 
     def save(self, path: str | Path, card: Card) -> None:
         """Write the set as one npz file that numpy alone can read, atomically; equal sets make equal bytes.
@@ -118,7 +138,7 @@ class Distilled(NamedTuple):
             "lr": _array(self.lr),
             "dataset": np.str_(card.dataset),
             "class_names": np.asarray(card.class_names, np.str_),
-            **{f"normalisation_{name}": array for name, array in card.normalisation.to_arrays().items()},
+            **{f"normalization_{name}": array for name, array in card.normalization.to_arrays().items()},
             "recipe": np.str_(to_json(card.recipe)),
             "provenance": np.str_(to_json(card.provenance)),
         }
@@ -209,25 +229,39 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
     if "format_version" not in arrays:
         raise ValueError(f"it has no array 'format_version' (but {sorted(arrays)}), so jaxdd did not write it")
     version = arrays["format_version"]
-    if version != FORMAT_VERSION:
-        raise ValueError(f"its format version is {version}, and this jaxdd reads {FORMAT_VERSION}: use another jaxdd")
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise ValueError(
+            f"its format version is {version}, and this jaxdd reads 1 to {FORMAT_VERSION}: use a newer jaxdd"
+        )
+    spelled = _spelled_as_now if version == 1 else dict
+    arrays = spelled(arrays)
     names = ["images", "label_kind", "labels", "lr", "dataset", "class_names", "recipe", "provenance"]
     missing = [name for name in names if name not in arrays]
     if missing:
         raise ValueError(f"it lacks the arrays {missing}")
-    prefix = "normalisation_"
+    prefix = "normalization_"
     card = Card(
         dataset=str(arrays["dataset"]),
         class_names=tuple(arrays["class_names"].tolist()),
         label_kind=_known_kind(str(arrays["label_kind"])),
-        normalisation=from_arrays({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}),
+        normalization=from_arrays({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}),
         recipe=json.loads(str(arrays["recipe"])),
-        provenance=json.loads(str(arrays["provenance"])),
+        provenance=spelled(json.loads(str(arrays["provenance"]))),
     )
     labels = _labels_from_file(card.label_kind, arrays["labels"], len(card.class_names))
     distilled = Distilled(jnp.asarray(arrays["images"], jnp.float32), labels, jnp.asarray(arrays["lr"], jnp.float32))
     _check_shapes(distilled.images.shape, distilled.labels.shape, distilled.lr.shape, card.class_names)
     return distilled, card
+
+
+def _spelled_as_now(tree: dict[str, Any]) -> dict[str, Any]:
+    """Spell the names in a tree as this version does; 0.1 wrote normalisation and optimiser."""
+    return {
+        name.replace("normalisation", "normalization").replace("optimiser", "optimizer"): (
+            _spelled_as_now(value) if isinstance(value, dict) else value
+        )
+        for name, value in tree.items()
+    }
 
 
 def _known_kind(kind: str) -> LabelKind:

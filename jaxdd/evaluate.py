@@ -4,26 +4,23 @@ Axis letters: R networks, M distilled items, N real examples, C classes.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxdd.data import Dataset, sampling
-from jaxdd.data.normalisation import Normalisation
-from jaxdd.data.sampling import RealSet
+from jaxdd.data import Data, RealSet, sampling
 from jaxdd.distilled import Distilled
 from jaxdd.keys import stage_key
-from jaxdd.losses import cross_entropy
-from jaxdd.mesh import make_mesh, map_networks, replicate
-from jaxdd.methods import MethodConfig, Sources, initial_distilled, softened
+from jaxdd.parallel import map_over, over_devices, replicate, to_host
+from jaxdd.tasks import check_task
 from jaxdd.training import DSA, Recipe, train
-from jaxdd.types import AnyArray, Array, Examples, Model, Params
+from jaxdd.types import Array, Examples, Scalars, Task
 
-CHUNK = 500  # images scored at a time
+Measures = dict[str, list[float]]
+"""What was measured on each of R networks, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,52 +52,30 @@ class EvaluateConfig:
                 raise ValueError(f"evaluate.{name} is {getattr(self, name)}; give 1 or more")
 
 
-class HeldOut(NamedTuple):
-    """What networks are scored on: uint8 images `[N, H, W, K]`, labels int32 `[N]`, and the normalisation."""
-
-    images: AnyArray
-    labels: AnyArray
-    normalisation: Normalisation
-
-
-def accuracy(model: Model, params: Params, split: HeldOut) -> Array:
-    """Compute the fraction of a split that a network classifies right, a scalar."""
-    size = split.labels.shape[0]
-    positions = jnp.arange(-(-size // CHUNK) * CHUNK).reshape(-1, CHUNK)
-
-    def correct(positions: Array) -> Array:
-        rows = positions % size
-        logits = model.apply(params, split.normalisation(split.images[rows]))
-        return jnp.sum((jnp.argmax(logits, -1) == split.labels[rows]) & (positions < size))
-
-    return jnp.sum(jax.lax.map(correct, positions)) / size
-
-
-def distilled_scorer(model: Model, recipe: Recipe, mesh: Mesh) -> Callable[[Array, Distilled, HeldOut], Array]:
-    """Build the jitted function that trains one network on each of R small sets and scores it on a real split.
+def distilled_scorer(task: Task, recipe: Recipe) -> Callable[[Array, Distilled, RealSet], Scalars]:
+    """Build the jitted function that trains one network on each of R small sets and measures it on a real split.
 
     Args:
-        model: The network to train.
-        recipe: Its training; the learning rate at the start is the set's own, `distilled.lr`.
-        mesh: The devices that the networks are spread over.
+        task: What the networks do.
+        recipe: Their training; the learning rate at the start is the set's own, `distilled.lr`.
 
     Returns:
-        `(keys [R], sets, split) -> accuracies [R]`, where `sets` is a `Distilled` with a leading axis R on every field
-        (`stacked` repeats one set). Compiled once per shape.
+        `(keys [R], sets, split) -> {name: [R]}`, where `sets` is a `Distilled` with a leading axis R on every field
+        (`stacked` repeats one set). Compiled once per shape. The networks are spread over the devices.
 
     References:
         [published] the protocol of the field, as DC (Zhao et al. 2021, arXiv 2006.05929) and MTT evaluate.
     """
 
-    def score(entry: tuple[Array, Distilled], split: HeldOut) -> Array:
+    def score(entry: tuple[Array, Distilled], split: RealSet) -> Scalars:
         key, distilled = entry
 
         def fetch(indices: Array) -> Examples:
-            return softened(distilled, indices)
+            return task.examples(distilled, indices)
 
-        return _train_and_score(key, model, fetch, distilled.images.shape[0], recipe, distilled.lr, split)
+        return _train_and_measure(key, task, fetch, distilled.size, recipe, distilled.lr, split)
 
-    return jax.jit(lambda keys, sets, split: map_networks(score, mesh, (keys, sets), split))
+    return jax.jit(lambda keys, sets, split: map_over(score, (keys, sets), split))
 
 
 def stacked(distilled: Distilled, count: int) -> Distilled:
@@ -108,128 +83,143 @@ def stacked(distilled: Distilled, count: int) -> Distilled:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), distilled)
 
 
-def full_data_scorer(model: Model, recipe: Recipe, mesh: Mesh) -> Callable[[Array, RealSet, HeldOut], Array]:
-    """Build the jitted function that trains a network per key on a whole real set and scores it on another.
+def full_data_scorer(task: Task, recipe: Recipe) -> Callable[[Array, RealSet, RealSet], Scalars]:
+    """Build the jitted function that trains a network per key on a whole real set and measures it on another.
 
     Args:
-        model: The network to train.
-        recipe: Its training.
-        mesh: The devices that the networks are spread over.
+        task: What the networks do.
+        recipe: Their training.
 
     Returns:
-        `(keys [R], train set, split) -> accuracies [R]`.
+        `(keys [R], train set, split) -> {name: [R]}`. The networks are spread over the devices.
     """
 
-    def score(key: Array, real: RealSet, split: HeldOut) -> Array:
+    def score(key: Array, real: RealSet, split: RealSet) -> Scalars:
         def fetch(indices: Array) -> Examples:
             return sampling.take(real, indices)
 
-        return _train_and_score(key, model, fetch, real.labels.shape[0], recipe, None, split)
+        return _train_and_measure(key, task, fetch, real.size, recipe, None, split)
 
-    return jax.jit(lambda keys, real, split: map_networks(score, mesh, keys, real, split))
+    return jax.jit(lambda keys, real, split: map_over(score, keys, real, split))
 
 
-def _train_and_score(
+def _train_and_measure(
     key: Array,
-    model: Model,
+    task: Task,
     fetch: Callable[[Array], Examples],
     size: int,
     recipe: Recipe,
     lr: Array | None,
-    split: HeldOut,
-) -> Array:
+    split: RealSet,
+) -> Scalars:
     init_key, train_key = jax.random.split(key)
-    params, _ = train(train_key, model.init(init_key), cross_entropy(model), fetch, size, recipe, lr=lr)
-    return accuracy(model, params, split)
+    params, _ = train(train_key, task.model.init(init_key), task.losses, fetch, size, recipe, lr=lr)
+    return task.measure(params, split)
 
 
-def random_real(key: Array, model: Model, dataset: Dataset, ipc: int, count: int, lr: float, mesh: Mesh) -> Distilled:
-    """Draw `count` sets of ipc random real images per class with hard labels, stacked along a leading axis."""
-    config = MethodConfig(ipc=ipc, init="real", labels="hard")
+def random_real(key: Array, task: Task, real: RealSet, per_class: int, count: int, lr: float) -> Distilled:
+    """Draw `count` sets of random real examples with their own labels, stacked along a leading axis.
 
-    def draw_all(keys: Array, sources: Sources) -> Distilled:
-        return jax.lax.map(lambda key: initial_distilled(key, model, sources, config, lr=lr), keys)
+    Args:
+        key: Draws them.
+        task: Says what their labels are.
+        real: The real set.
+        per_class: Examples of each class, in each set.
+        count: Number of sets.
+        lr: The learning rate to record with them.
 
-    return jax.jit(draw_all)(jax.random.split(key, count), replicate(Sources(dataset.real_set()), mesh))
+    Returns:
+        A `Distilled` with a leading axis on every field.
+    """
+
+    def draw(key: Array, real: RealSet) -> Distilled:
+        examples = sampling.take(real, sampling.balanced(key, real, per_class).reshape(-1))
+        return Distilled(examples.inputs, task.labels(examples.targets), jnp.asarray(lr))
+
+    return jax.jit(lambda keys, real: map_over(draw, keys, real))(jax.random.split(key, count), real)
 
 
 def validator(
-    model: Model, dataset: Dataset, config: EvaluateConfig, *, seed: int = 0, mesh: Mesh | None = None
+    task: Task, dataset: Data, config: EvaluateConfig, *, seed: int = 0
 ) -> Callable[[Distilled], float] | None:
     """Build the function that scores a distilled set on the validation split, or None if that split is empty.
 
     Every call trains the same networks (same first parameters, same batches), so that sets are compared on equal terms.
     """
-    if not len(dataset.validation.labels):
+    validation = dataset.validation_set()
+    if validation is None:
         return None
-    mesh = mesh or make_mesh()
-    score = distilled_scorer(model, config.recipe, mesh)
-    split = replicate(HeldOut(*dataset.validation, dataset.normalisation), mesh)
+    measure = distilled_scorer(task, config.recipe)
+    with over_devices():
+        split = replicate(validation)
     keys = jax.random.split(stage_key(seed, "validate"), config.validate_networks)
-    return lambda distilled: float(np.mean(score(keys, stacked(distilled, len(keys)), split)))
+
+    @over_devices()
+    def score(distilled: Distilled) -> float:
+        return float(np.mean(measure(keys, stacked(distilled, len(keys)), split)[task.score]))
+
+    return score
 
 
+@over_devices()
 def evaluate(
-    model: Model,
-    dataset: Dataset,
+    task: Task,
+    dataset: Data,
     distilled: Distilled,
     config: EvaluateConfig = EvaluateConfig(),
     *,
     ipc: int | None = None,
     seed: int = 0,
-    mesh: Mesh | None = None,
-    known: Mapping[str, Sequence[float]] | None = None,
-    on_result: Callable[[str, list[float]], None] = lambda name, runs: None,
+    known: Mapping[str, Measures] | None = None,
+    on_result: Callable[[str, Measures], None] = lambda name, measures: None,
 ) -> dict[str, dict[str, Any]]:
-    """Score a distilled set on the test split, beside random real images of the same size and the full-data network.
+    """Score a distilled set on the test split, beside as many random real examples and the full-data network.
 
     Args:
-        model: The network to train; any, not only the one that the set was distilled with.
+        task: What the networks do; the network may be any, not only the one that the set was distilled with.
         dataset: Where the set came from.
         distilled: The set, equally many items of each class.
         config: Networks and recipes.
-        ipc: Random real images per class; by default as many as the set has items. A set whose items are stored as
+        ipc: Random real examples per class; by default as many as the set has items. A set whose items are stored as
             fewer images (IDC) is compared with that number.
         seed: Root of the randomness; each of the three trains its networks from the same first parameters.
-        mesh: Devices, all by default.
-        known: Accuracies that were computed before, which are not computed again.
-        on_result: Called with each name and its accuracies as soon as they are computed.
+        known: What was measured before and is not measured again.
+        on_result: Called with each name and what was measured, as soon as it is.
 
     Returns:
-        `{"distilled": {"mean", "std", "runs"}, "random_real": …, "full_data": …}`, accuracies as fractions, the
-        standard deviation over the runs; one run a network, and for random real images one draw a network.
+        `{"distilled": {"mean", "std", "runs"}, "random_real": …, "full_data": …}` of the task's score, accuracies as
+        fractions, the standard deviation over the runs; one run a network, and for random real examples one draw a
+        network. Further measures of the task stand in each by their names.
     """
-    mesh = mesh or make_mesh()
+    check_task(task)
     keys = jax.random.split(stage_key(seed, "evaluate"), config.networks)
-    split = replicate(HeldOut(*dataset.test, dataset.normalisation), mesh)
-    small = distilled_scorer(model, config.recipe, mesh)
-    per_class = ipc or distilled.images.shape[0] // dataset.num_classes
+    split, real = replicate(dataset.test_set()), replicate(dataset.real_set())
+    small = distilled_scorer(task, config.recipe)
+    per_class = ipc or distilled.size // task.items(1)
 
-    def of_random_real() -> Array:
+    def of_random_real() -> Scalars:
         key = stage_key(seed, "random real")
-        return small(keys, random_real(key, model, dataset, per_class, config.networks, config.recipe.lr, mesh), split)
+        return small(keys, random_real(key, task, real, per_class, config.networks, config.recipe.lr), split)
 
-    def of_full_data() -> Array:
-        return full_data_scorer(model, config.full_recipe, mesh)(keys, replicate(dataset.real_set(), mesh), split)
-
-    scores: dict[str, Callable[[], Array]] = {
+    scores: dict[str, Callable[[], Scalars]] = {
         "distilled": lambda: small(keys, stacked(distilled, config.networks), split),
     }
     if config.random_real:
         scores["random_real"] = of_random_real
     if config.full_data:
-        scores["full_data"] = of_full_data
+        scores["full_data"] = lambda: full_data_scorer(task, config.full_recipe)(keys, real, split)
     results = {}
     for name, score in scores.items():
         if known is not None and name in known:
-            runs = list(known[name])
+            measures = dict(known[name])
         else:
-            runs = np.asarray(score(), np.float64).tolist()
-            on_result(name, runs)
-        results[name] = summary(np.array(runs))
+            measures = {key: np.asarray(runs, np.float64).tolist() for key, runs in to_host(score()).items()}
+            on_result(name, measures)
+        summaries = {key: summary(np.array(runs)) for key, runs in measures.items()}
+        results[name] = {**summaries.pop(task.score), **summaries}
     return results
 
 
 def summary(runs: np.ndarray) -> dict[str, float | list[float]]:
-    """Summarise accuracies: `{"mean", "std", "runs"}` as fractions, the standard deviation over the runs themselves."""
+    """Summarize accuracies: `{"mean", "std", "runs"}` as fractions, the standard deviation over the runs themselves."""
     return {"mean": float(np.mean(runs)), "std": float(np.std(runs)), "runs": [float(run) for run in runs]}

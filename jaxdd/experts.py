@@ -17,20 +17,18 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
 
 from jaxdd import checkpoint
 from jaxdd.choices import check_choices
-from jaxdd.data import Dataset, sampling
-from jaxdd.data.sampling import RealSet
+from jaxdd.data import Data, Dataset, RealSet, sampling
 from jaxdd.files import differences, plain, write_json
 from jaxdd.keys import stage_key
-from jaxdd.losses import cross_entropy
-from jaxdd.mesh import make_mesh, map_networks, replicate, to_host
+from jaxdd.parallel import map_over, over_devices, replicate, to_host
 from jaxdd.residency import Residency
+from jaxdd.tasks import check_task
 from jaxdd.training import Recipe, batching, schedule_of, train
 from jaxdd.trajectories import Trajectories
-from jaxdd.types import AnyArray, Array, Model
+from jaxdd.types import AnyArray, Array, Task
 
 FORMAT = 1  # of the store, and of the way that an expert follows from its description
 log = logging.getLogger("jaxdd")
@@ -130,17 +128,16 @@ class Expert(NamedTuple):
     losses: AnyArray
 
 
-def trainer(model: Model, config: ExpertsConfig, size: int, mesh: Mesh) -> Callable[[Array, RealSet], Expert]:
+def trainer(task: Task, config: ExpertsConfig, size: int) -> Callable[[Array, RealSet], Expert]:
     """Build the jitted function that trains experts, one for every key `[n]`, leading axis n on all that it returns."""
-    losses = cross_entropy(model)
     line = timeline(config, size)
 
     def train_one(key: Array, real: RealSet) -> Expert:
         init_key, train_key = jax.random.split(key)
         params, recorded = train(
             train_key,
-            model.init(init_key),
-            losses,
+            task.model.init(init_key),
+            task.losses,
             lambda indices: sampling.take(real, indices),
             size,
             config.recipe,
@@ -150,7 +147,7 @@ def trainer(model: Model, config: ExpertsConfig, size: int, mesh: Mesh) -> Calla
         assert recorded is not None
         return Expert(recorded.params, ravel_pytree(params)[0], recorded.losses)
 
-    return jax.jit(lambda keys, real: map_networks(train_one, mesh, keys, real))
+    return jax.jit(lambda keys, real: map_over(train_one, keys, real))
 
 
 class ExpertStore:
@@ -292,13 +289,13 @@ def describe(dataset: Dataset, model: Any, config: ExpertsConfig, seed: int) -> 
     }
 
 
+@over_devices()
 def train_experts(
-    model: Model,
-    dataset: Dataset,
+    task: Task,
+    dataset: Data,
     config: ExpertsConfig,
     *,
     seed: int = 0,
-    mesh: Mesh | None = None,
     store: ExpertStore | None = None,
     snapshots: int | None = None,
     on_expert: Callable[[int, Expert], None] = lambda index, expert: None,
@@ -309,11 +306,10 @@ def train_experts(
     whichever are already there.
 
     Args:
-        model: Their network.
+        task: What they do.
         dataset: Its train split is what they learn.
         config: How many, how trained, how recorded.
         seed: Root of their randomness.
-        mesh: Devices to spread them over, all by default.
         store: Where to keep them; in memory only if None.
         snapshots: Return only this many snapshots, the earliest; all by default. A store keeps the others.
         on_expert: Called with the index of every expert trained and with what was recorded, once all experts of its
@@ -325,20 +321,20 @@ def train_experts(
     Raises:
         FloatingPointError: An expert diverged; those before it are stored.
     """
-    mesh = mesh or make_mesh()
+    check_task(task)
     real = dataset.real_set()
-    size = len(real.labels)
+    size, devices = real.size, jax.sharding.get_mesh().size
     line = timeline(config, size)
     todo = list(range(config.count)) if store is None else store.missing(config.count)
     trained: dict[int, Expert] = {}
     if todo:
         key = stage_key(seed, "experts")
-        run, on_device = trainer(model, config, size, mesh), replicate(real, mesh)
-        group = config.per_dispatch or mesh.size
+        run, on_device = trainer(task, config, size), replicate(real)
+        group = config.per_dispatch or devices
         for start in range(0, len(todo), group):
             # Devices without an expert of their own train one that is thrown away: no other program is compiled.
             members = todo[start : start + group]
-            indices = np.resize(members, -(-len(members) // mesh.size) * mesh.size)
+            indices = np.resize(members, -(-len(members) // devices) * devices)
             experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
             new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
             # All that is good is kept before anything is refused or the caller may stop.

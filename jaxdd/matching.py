@@ -1,4 +1,4 @@
-"""Distances that the matching methods minimise.
+"""Distances that the matching methods minimize.
 
 Axis letters: P parameters, B real batch, M distilled items, F features, D frequencies.
 """

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from jaxdd.data import Dataset
-from jaxdd.data.normalisation import ZCA
+from jaxdd.data.normalization import ZCA
 from jaxdd.distilled import Card, Distilled
 from jaxdd.files import atomic_write, plain
-from jaxdd.influence import mislabelled_auc, ranking
+from jaxdd.influence import mislabeled_auc, ranking
 from jaxdd.metrics import read
 from jaxdd.types import Array
 
@@ -31,8 +31,8 @@ SHOWN_EXTREMES = 10
 """Training examples of a class that a page shows of either end of their scores."""
 
 DPI = 100
-GREY, BLUE, ORANGE = "#8b8f97", "#4a8fe7", "#e0782f"
-"""Colours of text and of data that are legible on white and on black."""
+GRAY, BLUE, ORANGE = "#8b8f97", "#4a8fe7", "#e0782f"
+"""Colors of text and of data that are legible on white and on black."""
 
 
 def image_grid(
@@ -50,7 +50,7 @@ def image_grid(
 
     Args:
         images: `[M, H, W, K]`, 0 black to 1 white; clipped to this range. Three channels are red, green and blue; of
-            any other number the mean is drawn in grey.
+            any other number the mean is drawn in gray.
         classes: `[M]` class indices; for soft labels, of the largest probability.
         class_names: C names; a class without images has an empty row.
         path: the PNG file to write or replace.
@@ -135,7 +135,7 @@ def write_scores(
 
     The table has the columns index (position in `dataset.train`), source_index (`dataset.positions`, in the data as
     they were before the validation split was taken), label, class, score and rank, the highest score first; std, if a
-    spread is given; and mislabelled, where it is known which labels are wrong on purpose (`dataset.mislabelled`). The
+    spread is given; and mislabeled, where it is known which labels are wrong on purpose (`dataset.mislabeled`). The
     page marks those, and says how well the scores tell them from the others.
 
     Args:
@@ -187,8 +187,8 @@ def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None
     columns |= {name: table[name] for name in ("score", "rank")}
     if spread is not None:
         columns["std"] = spread[table["index"]]
-    if dataset.mislabelled is not None:
-        columns["mislabelled"] = dataset.mislabelled[table["index"]]
+    if dataset.mislabeled is not None:
+        columns["mislabeled"] = dataset.mislabeled[table["index"]]
     buffer = io.BytesIO()
     write = {".csv": pyarrow.csv.write_csv, ".parquet": pyarrow.parquet.write_table}[kind]
     write(pyarrow.table(columns), buffer)
@@ -198,7 +198,7 @@ def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None
 def _scores_page(
     scores: np.ndarray, dataset: Dataset, title: str, about: str, settings: Any, ends: tuple[str, str]
 ) -> str:
-    labels, wrong = dataset.train.labels, dataset.mislabelled
+    labels, wrong = dataset.train.labels, dataset.mislabeled
     most = max(1, min(SHOWN_EXTREMES, 1000 // dataset.num_classes))
     order = np.argsort(-scores, kind="stable")
     rows = []
@@ -211,7 +211,7 @@ def _scores_page(
     groups, found = {"all": scores}, ""
     if wrong is not None:
         groups = {"label as given": scores[~wrong], "label replaced on purpose": scores[wrong]}
-        area = mislabelled_auc(scores, wrong)
+        area = mislabeled_auc(scores, wrong)
         caught = np.mean(wrong[order[::-1][: wrong.sum()]])
         found = (
             f"<p>{wrong.sum()} of the {len(wrong)} labels were replaced on purpose (outlined). A replaced label has a "
@@ -236,7 +236,7 @@ def _scores_page(
 
 def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:
     """Show training examples side by side, their positions below."""
-    wrong = dataset.mislabelled if dataset.mislabelled is not None else np.zeros(len(scores), bool)
+    wrong = dataset.mislabeled if dataset.mislabeled is not None else np.zeros(len(scores), bool)
     shown = []
     for row in rows:
         buffer = io.BytesIO()
@@ -256,7 +256,7 @@ def _scores_histogram(groups: Mapping[str, np.ndarray]) -> str:
         axes.hist(values, edges, color=color, label=name, alpha=0.75)
     axes.set_yscale("log")
     if len(groups) > 1:
-        axes.legend(fontsize=7, frameon=False, labelcolor=GREY)
+        axes.legend(fontsize=7, frameon=False, labelcolor=GRAY)
     return f'<div class="plots">{_figure(_png(figure), alt="Histogram of the scores")}</div>'
 
 
@@ -356,7 +356,7 @@ def _picture(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _grid_figure(distilled: Distilled, card: Card, *, most: int = 1_100_000) -> str:
     """Return the grid for the page, of as many images per class as fit into so many bytes."""
-    images = np.asarray(card.normalisation.inverse(distilled.images))
+    images = np.asarray(card.normalization.inverse(distilled.images))
     classes = np.asarray(distilled.labels).argmax(axis=1)
     largest = int(np.bincount(classes, minlength=1).max())
     # Fewer images whole before all of them reduced; only where one per class is too much are they made smaller.
@@ -365,13 +365,13 @@ def _grid_figure(distilled: Distilled, card: Card, *, most: int = 1_100_000) -> 
     for shown, pixels in [*attempts, (1, 250_000), (1, 60_000)]:
         if shown > largest or pixels > 4_000_000:
             continue
-        png = _grid(images, classes, card.class_names, per_class=shown, pixels=pixels, text=GREY, background="none")
+        png = _grid(images, classes, card.class_names, per_class=shown, pixels=pixels, text=GRAY, background="none")
         if len(png) <= most:
             break
     parts = ["One row per class" if card.label_kind == "hard" else "One row per most probable class"]
     if shown < largest:
         parts.append(f"the first {shown} of up to {largest} images of each")
-    parts.append("normalisation undone and clipped to what a screen shows")
+    parts.append("normalization undone and clipped to what a screen shows")
     return _figure(png, ", ".join(parts) + ".", "grid")
 
 
@@ -417,8 +417,8 @@ def _curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
     if low.min() > 0 and high.max() > 100 * low.min() and "accuracy" not in name:
         axes.set_yscale("log")
     if mark is not None:
-        axes.axvline(mark, color=GREY, linewidth=1, linestyle="--")
-    axes.set_xlabel("step", color=GREY, fontsize=8)
+        axes.axvline(mark, color=GRAY, linewidth=1, linestyle="--")
+    axes.set_xlabel("step", color=GRAY, fontsize=8)
     return _figure(_png(figure), lost, alt=f"{name} against step")
 
 
@@ -433,7 +433,7 @@ def _histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
     sides = [steps[0] - half, *(steps[1:] + steps[:-1]) / 2, steps[-1] + half]
     figure, axes = _axes(name)
     axes.pcolormesh(sides, edges, np.ma.masked_less_equal(shares.T, 1e-6), cmap="viridis", norm="log")
-    axes.set_xlabel("step", color=GREY, fontsize=8)
+    axes.set_xlabel("step", color=GRAY, fontsize=8)
     return _figure(_png(figure), "Brighter: more of the values.", alt=f"Histogram of {name} against step")
 
 
@@ -478,7 +478,7 @@ def _histogram(title: str, values: np.ndarray, limits: tuple[float, float] | Non
         return f"<p>{_text(title)}: {lost or 'no values'}</p>"
     figure, axes = _axes(title)
     axes.hist(finite, bins=40, range=limits, color=BLUE)
-    axes.set_ylabel("count", color=GREY, fontsize=8)
+    axes.set_ylabel("count", color=GRAY, fontsize=8)
     return _figure(_png(figure), lost, alt=f"Histogram: {title}")
 
 
@@ -487,12 +487,12 @@ def _axes(title: str) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(3.6, 2.15), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, color=GREY, fontsize=9, parse_math=False)
+    axes.set_title(title, color=GRAY, fontsize=9, parse_math=False)
     axes.patch.set_alpha(0)
-    axes.tick_params(colors=GREY, labelsize=7, which="both")
+    axes.tick_params(colors=GRAY, labelsize=7, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(color=GREY, alpha=0.2, linewidth=0.6)
+    axes.spines[["left", "bottom"]].set_color(GRAY)
+    axes.grid(color=GRAY, alpha=0.2, linewidth=0.6)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -577,14 +577,14 @@ def _usage(card: Card, evaluate_command: str) -> str:
     if card.label_kind == "logits":
         lines.append("targets = np.exp(labels - labels.max(axis=1, keepdims=True))")
         lines.append("targets /= targets.sum(axis=1, keepdims=True)")
-    if isinstance(card.normalisation, ZCA):
+    if isinstance(card.normalization, ZCA):
         lines.append("flat = images.reshape(len(images), -1)")
-        lines.append('pictures = flat @ file["normalisation_unwhiten"] + file["normalisation_mean"]')
+        lines.append('pictures = flat @ file["normalization_unwhiten"] + file["normalization_mean"]')
         lines.append("pictures = pictures.clip(0, 1).reshape(images.shape)")
     else:
-        lines.append('pictures = images * file["normalisation_std"] + file["normalisation_mean"]')
+        lines.append('pictures = images * file["normalization_std"] + file["normalization_mean"]')
         lines.append("pictures = pictures.clip(0, 1)")
-    code = "<p>With numpy alone; <code>images</code> are normalised as a network wants them, <code>pictures</code> "
+    code = "<p>With numpy alone; <code>images</code> are normalized as a network wants them, <code>pictures</code> "
     code += f"are for the eye:</p><pre>{_text(chr(10).join(lines))}</pre>"
     code += f"<p>Evaluate it again:</p><pre>{_text(evaluate_command)}</pre>"
     return code

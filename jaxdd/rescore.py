@@ -14,6 +14,7 @@ from jaxdd.data import DataConfig
 from jaxdd.distilled import Distilled
 from jaxdd.evaluate import EvaluateConfig, evaluate
 from jaxdd.models import ModelConfig
+from jaxdd.tasks import classification
 from jaxdd.training import Recipe
 
 
@@ -93,7 +94,7 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
             f"{command.distilled} holds images {distilled.images.shape[1:]} of {distilled.labels.shape[1]} classes, "
             f"but {dataset.name} has {dataset.image_shape} of {dataset.num_classes}; name its dataset with --data.name"
         )
-    dataset = dataclasses.replace(dataset, normalisation=card.normalisation)
+    dataset = dataclasses.replace(dataset, normalization=card.normalization)
     model = models.build(command.model, dataset.image_shape, dataset.num_classes)
     if np.float32(card.recipe.get("lr", np.nan)) == distilled.lr:  # not a learned one: the recipe given decides
         distilled = distilled._replace(lr=jnp.float32(command.recipe.lr))
@@ -104,4 +105,5 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
         full_recipe=command.full_recipe,
     )
     ipc = card.provenance.get("config", {}).get("method", {}).get("ipc")
-    return evaluate(model, dataset, distilled, config, ipc=ipc, seed=command.seed)
+    task = classification(model, dataset.num_classes)
+    return evaluate(task, dataset, distilled, config, ipc=ipc, seed=command.seed)

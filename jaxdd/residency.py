@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdd.mesh import replicate
-from jaxdd.trajectories import Trajectories, named_snapshots
+from jaxdd.methods.base import Sources
+from jaxdd.parallel import replicate, spread
+from jaxdd.trajectories import named_snapshots
 from jaxdd.types import AnyArray, Array, PyTree
 
 Residency = Literal["auto", "device", "host"]
@@ -27,21 +28,25 @@ def resolve(residency: Residency, snapshots: AnyArray, mesh: Mesh) -> Residency:
     Args:
         residency: What was asked for.
         snapshots: `[E, T, P]`.
-        mesh: The devices, each of which holds a copy.
+        mesh: The devices. Where their number divides E, each holds its part of the experts, else a copy of all.
 
     Returns:
         `device` or `host`. A device that does not tell its memory, a CPU, holds them.
     """
     if residency != "auto":
         return residency
-    stats = mesh.local_devices[0].memory_stats() or {}
-    limit = stats.get("bytes_limit")
-    return "host" if limit is not None and snapshots.nbytes > SHARE * limit else "device"
+    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    held = snapshots.nbytes if snapshots.shape[0] % mesh.size else snapshots.nbytes // mesh.size
+    return "host" if limit is not None and held > SHARE * limit else "device"
 
 
-def without_snapshots(trajectories: Trajectories) -> Trajectories:
-    """Leave out the snapshots, but not how many there are: `[E, T, 0]`."""
-    return trajectories._replace(snapshots=np.zeros((*trajectories.snapshots.shape[:2], 0), np.float32))
+def place(sources: Sources) -> Sources:
+    """Put sources on the devices: snapshots of experts divided over them if E divides, copies of the rest."""
+    trajectories = sources.trajectories
+    if trajectories is None or trajectories.snapshots is None:
+        return replicate(sources)
+    rest = replicate(sources._replace(trajectories=trajectories._replace(snapshots=None)))
+    return rest._replace(trajectories=rest.trajectories._replace(snapshots=spread(trajectories.snapshots)))
 
 
 class Fetcher:
@@ -51,12 +56,10 @@ class Fetcher:
         draw: `(key, step, sources) -> Batch`, in which `Snapshots` are named.
         snapshots: `[E, T, P]` on the host; None if the devices hold them and nothing is to be fetched.
         length: How many steps to fetch for at a time.
-        mesh: The devices.
     """
 
-    def __init__(self, draw: Callable[..., PyTree], snapshots: np.ndarray | None, length: int, mesh: Mesh):
+    def __init__(self, draw: Callable[..., PyTree], snapshots: np.ndarray | None, length: int):
         self._snapshots = snapshots
-        self._mesh = mesh
 
         def names(key: Array, sources: PyTree, first: Array) -> Names:
             def of_step(step: Array) -> Names:
@@ -75,4 +78,4 @@ class Fetcher:
         if self._snapshots is None or names is None:
             return None
         rows = [self._snapshots[np.asarray(expert), np.asarray(position)] for expert, position in names]
-        return replicate(rows, self._mesh)
+        return replicate(rows)

@@ -16,33 +16,33 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxdd import data, methods, models
+from jaxdd import data, models
 from jaxdd.checkpoint import Checkpoints
 from jaxdd.config import Config
 from jaxdd.data import Dataset
 from jaxdd.distill import Interrupted, Outcome, distill
-from jaxdd.distilled import Card
-from jaxdd.evaluate import evaluate
+from jaxdd.distilled import Card, Distilled
+from jaxdd.evaluate import Measures, evaluate
 from jaxdd.experts import Expert, ExpertStore, check_length, describe, timeline, train_experts
 from jaxdd.files import differences, plain, write_json
-from jaxdd.influence import mislabelled_auc
-from jaxdd.mesh import make_mesh
 from jaxdd.metrics import Metrics, read
+from jaxdd.parallel import over_devices
+from jaxdd.ranking import mislabeled_auc
 from jaxdd.report import image_grid, write_report, write_scores
+from jaxdd.tasks import classification
 from jaxdd.trajectories import Trajectories
-from jaxdd.types import Model, Scores
+from jaxdd.types import Scores, Task
 
 log = logging.getLogger("jaxdd")
 
 
-def run(config: Config, *, mesh: Mesh | None = None) -> dict[str, Any]:
-    """Run the whole pipeline, continuing whatever the workdir already holds.
+@over_devices()
+def run(config: Config) -> dict[str, Any]:
+    """Run the whole pipeline, continuing whatever the workdir already holds, on all devices or those that are set.
 
     Args:
         config: The run.
-        mesh: Devices, all by default.
 
     Returns:
         The content of `results.json`.
@@ -52,26 +52,26 @@ def run(config: Config, *, mesh: Mesh | None = None) -> dict[str, Any]:
         FloatingPointError: Training or distillation diverged; what was computed before is kept.
         Interrupted: SIGINT or SIGTERM; the same call continues.
     """
-    mesh = mesh or make_mesh()
     workdir = Path(config.workdir)
     dataset = data.load(**dataclasses.asdict(config.data))
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    check(config, dataset, model)
+    task = classification(model, dataset.num_classes)
+    check(config, dataset, task)
     claim(workdir, config)
     with Metrics(workdir, enabled=jax.process_index() == 0) as metrics, StopSignal() as stop:
         done = Progress(workdir / "progress.json")
         trajectories = None
         if config.method.needs_experts:
-            trajectories = _experts(config, workdir, dataset, model, mesh, metrics, stop, done)
-        outcome = _distill(config, workdir, dataset, model, trajectories, mesh, metrics, stop)
-        scores = _evaluate(config, dataset, model, outcome, mesh, metrics, stop, done)
+            trajectories = _experts(config, dataset, task, metrics, stop, done)
+        outcome = _distill(config, workdir, dataset, task, trajectories, metrics, stop)
+        scores = _evaluate(config, dataset, task, outcome, metrics, stop, done)
     results = {
         "dataset": dataset.name,
-        "method": methods.name_of(config.method),
+        "method": config.method.title,
         "ipc": config.method.ipc,
         "stored_pixels": outcome.distilled.images.size * config.method.ipc // config.method.items_per_class,
         **{name: scores.get(name) for name in ("distilled", "random_real", "full_data")},
-        "selected_on": "last step" if np.isnan(outcome.accuracy) else "validation",
+        "selected_on": "last step" if np.isnan(outcome.score) else "validation",
         "selected_step": outcome.step,
         "steps": config.method.steps,
         "seconds": {**done.seconds, "distill": outcome.seconds},
@@ -82,16 +82,19 @@ def run(config: Config, *, mesh: Mesh | None = None) -> dict[str, Any]:
     return results
 
 
-def check(config: Config, dataset: Dataset, model: Model) -> None:
+def check(config: Config, dataset: Dataset, task: Task) -> None:
     """Refuse what cannot work, before any training.
 
     Raises:
         ValueError: Settings that the method refuses, more images per class than there are, a validation split that
-            lacks a class and that the method learns from, or experts too short for the method.
+            lacks a class and that the method learns from, an initial set that cannot be read, or experts too short for
+            the method.
     """
-    methods.build(model, config.method)
+    config.method.build(task)
     if config.method.needs_validation:
-        dataset.validation_set()
+        data.sampling.check_validation(dataset.validation_set())
+    if config.initial is not None:
+        initial_set(config.initial, dataset)
     data.sampling.check_per_class(dataset.real_set(), config.method.items_per_class)
     if config.method.needs_experts:
         check_length(config.experts, len(dataset.train.labels), config.method.snapshots_needed)
@@ -101,7 +104,7 @@ def record(config: Config) -> dict[str, Any]:
     """Give the configuration as JSON, its method by name; without what does not change the results."""
     fields = plain(config)
     del fields["workdir"], fields["experts"]["residency"]
-    return {**fields, "method": {"name": methods.name_of(config.method), **fields["method"]}}
+    return {**fields, "method": {"name": config.method.name, **fields["method"]}}
 
 
 def expert_store(config: Config, dataset: Dataset) -> ExpertStore:
@@ -112,6 +115,23 @@ def expert_store(config: Config, dataset: Dataset) -> ExpertStore:
     """
     directory = Path(config.experts.directory or Path(config.workdir) / "experts")
     return ExpertStore(directory, describe(dataset, config.model, config.experts, config.seed))
+
+
+def initial_set(path: str, dataset: Dataset) -> Distilled:
+    """Read a distilled set to start from, its images normalized as the dataset's are.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        distilled, card = Distilled.load(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"--initial {path}: no such file; give a distilled.npz") from error
+    theirs, ours = (jax.tree.leaves(n) for n in (card.normalization, dataset.normalization))
+    if card.normalization.kind != dataset.normalization.kind or not all(map(np.array_equal, theirs, ours)):
+        pixels = card.normalization.inverse(distilled.images)
+        distilled = distilled._replace(inputs=dataset.normalization(255 * pixels))
+    return distilled
 
 
 def claim(workdir: Path, config: Config) -> None:
@@ -173,10 +193,10 @@ class Progress:
     def __init__(self, path: Path):
         self._path = path
         stored = json.loads(path.read_text()) if path.exists() else {}
-        self.accuracies: dict[str, list[float]] = stored.get("accuracies", {})
+        self.accuracies: dict[str, Measures] = stored.get("accuracies", {})
         self.seconds: dict[str, float] = stored.get("seconds", {"experts": 0.0, "evaluate": 0.0})
 
-    def add(self, stage: str, seconds: float, **accuracies: list[float]) -> None:
+    def add(self, stage: str, seconds: float, **accuracies: Measures) -> None:
         """Record time spent in a stage, and accuracies if it computed any."""
         self.seconds[stage] += seconds
         self.accuracies.update(accuracies)
@@ -186,10 +206,8 @@ class Progress:
 
 def _experts(
     config: Config,
-    workdir: Path,
     dataset: Dataset,
-    model: Model,
-    mesh: Mesh,
+    task: Task,
     metrics: Metrics,
     stop: StopSignal,
     done: Progress,
@@ -210,11 +228,10 @@ def _experts(
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {config.experts.count}")
 
         trajectories = train_experts(
-            model,
+            task,
             dataset,
             config.experts,
             seed=config.seed,
-            mesh=mesh,
             store=store,
             snapshots=max(config.method.snapshots_needed, 1),
             on_expert=on_expert,
@@ -237,9 +254,8 @@ def _distill(
     config: Config,
     workdir: Path,
     dataset: Dataset,
-    model: Model,
+    task: Task,
     trajectories: Trajectories | None,
-    mesh: Mesh,
     metrics: Metrics,
     stop: StopSignal,
 ) -> Outcome:
@@ -255,21 +271,21 @@ def _distill(
             bar = stack.enter_context(metrics.progress("distill", config.method.steps, max(step, 0)))
 
         def on_metrics(step: int, stage: str, **values: Any) -> None:
-            metrics.write(step, stage, **_by_label(values, dataset.mislabelled))
+            metrics.write(step, stage, **_by_label(values, dataset.mislabeled))
             if stage != "inspect":
                 shown.update(values)
                 bar.set_postfix(shown)
             bar.update(step - bar.n)
 
         return distill(
-            model,
+            task,
             dataset,
             config.method,
             trajectories,
+            initial=None if config.initial is None else initial_set(config.initial, dataset),
             seed=config.seed,
             evaluate=config.evaluate,
             residency=config.experts.residency,
-            mesh=mesh,
             checkpoints=checkpoints,
             on_resume=on_resume,
             on_metrics=on_metrics,
@@ -278,26 +294,25 @@ def _distill(
         )
 
 
-def _by_label(values: dict[str, Any], mislabelled: np.ndarray | None) -> dict[str, Any]:
+def _by_label(values: dict[str, Any], mislabeled: np.ndarray | None) -> dict[str, Any]:
     """Give scalars and arrays, in place of `Scores` those of right and of wrong labels, if it is known which are."""
     shown: dict[str, Any] = {}
     for name, value in values.items():
         if not isinstance(value, Scores):
             shown[name] = value
-        elif mislabelled is None:
+        elif mislabeled is None:
             shown[name] = value.values
         else:
-            shown[f"{name}, AUC of wrong labels"] = mislabelled_auc(value.values, mislabelled)
-            shown |= {f"{name}, right labels": value.values[~mislabelled], f"{name}, wrong": value.values[mislabelled]}
+            shown[f"{name}, AUC of wrong labels"] = mislabeled_auc(value.values, mislabeled)
+            shown |= {f"{name}, right labels": value.values[~mislabeled], f"{name}, wrong": value.values[mislabeled]}
     return shown
 
 
 def _evaluate(
     config: Config,
     dataset: Dataset,
-    model: Model,
+    task: Task,
     outcome: Outcome,
-    mesh: Mesh,
     metrics: Metrics,
     stop: StopSignal,
     done: Progress,
@@ -310,23 +325,22 @@ def _evaluate(
             if stop() and len(done.accuracies) < total:
                 raise Interrupted(f"evaluation stopped {when}")
 
-        def on_result(name: str, runs: list[float]) -> None:
+        def on_result(name: str, measures: Measures) -> None:
             nonlocal clock
             now = time.monotonic()
-            done.add("evaluate", now - clock, **{name: runs})
+            done.add("evaluate", now - clock, **{name: measures})
             clock = now
             bar.update()
             leave(f"after {name}")
 
         leave("before its start")
         return evaluate(
-            model,
+            task,
             dataset,
             outcome.distilled,
             config.evaluate,
             ipc=config.method.ipc,
             seed=config.seed,
-            mesh=mesh,
             known=done.accuracies,
             on_result=on_result,
         )
@@ -338,12 +352,12 @@ def _write_outputs(config: Config, workdir: Path, dataset: Dataset, outcome: Out
         dataset=dataset.name,
         class_names=dataset.class_names,
         label_kind="hard" if config.method.labels == "hard" else "logits",
-        normalisation=dataset.normalisation,
+        normalization=dataset.normalization,
         recipe=plain(config.evaluate.recipe),
         provenance={"config": record(config), "step": outcome.step, "versions": versions()},
     )
     distilled.save(workdir / "distilled.npz", card)
-    display = np.asarray(dataset.normalisation.inverse(distilled.images))
+    display = np.asarray(dataset.normalization.inverse(distilled.images))
     image_grid(display, np.argmax(distilled.labels, -1), dataset.class_names, workdir / "grid.png")
     for name, scores in outcome.inspected.items():
         if isinstance(scores, Scores):

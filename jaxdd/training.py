@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd.augment import dsa
 from jaxdd.choices import check_choices
-from jaxdd.losses import mean_loss
+from jaxdd.tasks import mean_loss
 from jaxdd.types import Array, Examples, Losses, Params
 
 DSA = "color_crop_cutout_flip_scale_rotate"
@@ -42,7 +42,7 @@ class Recipe:
     augment: str = DSA
     """Differentiable siamese augmentation, its operations joined by underscores; none for no augmentation."""
     sharpness: float = 0.0
-    """ρ of sharpness-aware minimisation: each step's gradient is taken at θ + ρ ∇L / ‖∇L‖, which costs a second
+    """ρ of sharpness-aware minimization: each step's gradient is taken at θ + ρ ∇L / ‖∇L‖, which costs a second
     gradient and leads to flatter minima; 0 for none. Matching experts trained so is the idea of FTD (ρ = 0.01), whose
     code takes a variant of it, GSAM, and scores a moving average of the images."""
 
@@ -59,7 +59,7 @@ class Recipe:
         dsa(self.augment, siamese=False)  # refuses an unknown operation now, before any work
 
 
-class Snapshots(NamedTuple):
+class Recorded(NamedTuple):
     """What `train` records on the way.
 
     Attributes:
@@ -103,7 +103,7 @@ def schedule_of(recipe: Recipe, steps: int) -> optax.Schedule:
     return schedules[recipe.schedule]()
 
 
-def optimiser_of(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
+def optimizer_of(recipe: Recipe, steps: int) -> optax.GradientTransformationExtraArgs:
     """Build SGD with the recipe's momentum, weight decay and learning rate schedule over `steps` steps.
 
     With `sharpness` ρ it is sharpness-aware: its `update` calls `grad_fn(params, 0)` at `θ + ρ ∇L / ‖∇L‖`.
@@ -132,7 +132,7 @@ def train(
     snapshots: int = 0,
     every: int = 1,
     lr: Array | None = None,
-) -> tuple[Params, Snapshots | None]:
+) -> tuple[Params, Recorded | None]:
     """Train by mini-batch SGD with momentum, `v ← μ v + ∇L_B(θ) + decay · θ`, `θ ← θ − η v`; pure, to be jitted whole.
 
     Args:
@@ -141,7 +141,7 @@ def train(
         losses: Per-example losses.
         fetch: `(indices [B]) -> Examples`, the set to train on.
         size: Number of examples in it.
-        recipe: Epochs, batch, optimiser and augmentation.
+        recipe: Epochs, batch, optimizer and augmentation.
         snapshots: T, how many snapshots to record.
         every: Steps between snapshots.
         lr: [] scales the whole schedule to start at this learning rate in place of the recipe's.
@@ -151,9 +151,9 @@ def train(
     """
     steps_per_epoch, batch = batching(size, recipe.batch)
     total = recipe.epochs * steps_per_epoch
-    optimiser = optimiser_of(recipe, total)
+    optimizer = optimizer_of(recipe, total)
     if lr is not None:
-        optimiser = optax.chain(optimiser, optax.scale(lr / recipe.lr))
+        optimizer = optax.chain(optimizer, optax.scale(lr / recipe.lr))
     augment = dsa(recipe.augment, siamese=False)
     order_key, augment_key = jax.random.split(key)
 
@@ -166,21 +166,21 @@ def train(
             lambda: order,
         )
         examples = fetch(order[position])
-        examples = examples._replace(images=augment(jax.random.fold_in(augment_key, t), examples.images))
+        examples = examples._replace(inputs=augment(jax.random.fold_in(augment_key, t), examples.inputs))
         batch_loss = mean_loss(losses, examples)
         loss, grad = jax.value_and_grad(batch_loss)(params)
-        updates, state = optimiser.update(grad, state, params, grad_fn=lambda p, _: jax.grad(batch_loss)(p))
+        updates, state = optimizer.update(grad, state, params, grad_fn=lambda p, _: jax.grad(batch_loss)(p))
         return optax.apply_updates(params, updates), state, order, loss_sum + loss
 
-    def record(carry: Any, index: Array) -> tuple[Any, Snapshots]:
+    def record(carry: Any, index: Array) -> tuple[Any, Recorded]:
         params, state, order, loss_sum = carry
-        snapshot = Snapshots(ravel_pytree(params)[0], loss_sum / every)
+        snapshot = Recorded(ravel_pytree(params)[0], loss_sum / every)
         first = index * every
         carry = (params, state, order, jnp.zeros_like(loss_sum))
         return jax.lax.fori_loop(first, jnp.minimum(first + every, total), step, carry), snapshot
 
     order = jnp.zeros((steps_per_epoch, batch), jnp.int32)
-    carry = (params, optimiser.init(params), order, jnp.zeros((), ravel_pytree(params)[0].dtype))
+    carry = (params, optimizer.init(params), order, jnp.zeros((), ravel_pytree(params)[0].dtype))
     recorded = None
     if snapshots:
         carry, recorded = jax.lax.scan(record, carry, jnp.arange(snapshots))

@@ -4,23 +4,21 @@ Axis letters: E experts, T snapshots, P parameters.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from jaxdd.choices import check_choices
-from jaxdd.types import AnyArray, Array, Model, Params, PyTree, Snapshots
+from jaxdd.types import AnyArray, Array, PyTree, Snapshots
 
 
 class Trajectories(NamedTuple):
     """Recorded SGD trajectories of E networks on the real data, all under one learning rate schedule.
 
     Attributes:
-        snapshots: `[E, T, P]` flattened parameters θ^t.
+        snapshots: `[E, T, P]` flattened parameters θ^t; None where they are kept elsewhere.
         final: `[E, P]` the parameters after the last epoch.
         lr: `[T]` learning rate η of the step taken at each snapshot.
         time: `[T]` training time so far, the sum of the learning rates of the steps before each snapshot.
@@ -28,7 +26,7 @@ class Trajectories(NamedTuple):
         steps: `[T]` int32, the number of SGD steps before each snapshot.
     """
 
-    snapshots: AnyArray
+    snapshots: AnyArray | None
     final: AnyArray
     lr: AnyArray
     time: AnyArray
@@ -36,34 +34,33 @@ class Trajectories(NamedTuple):
     steps: AnyArray
 
     @property
+    def recorded(self) -> AnyArray:
+        """The snapshots `[E, T, P]`.
+
+        Raises:
+            ValueError: They are kept elsewhere.
+        """
+        if self.snapshots is None:
+            raise ValueError(
+                "this needs the experts' snapshots on the devices; set experts.residency to device if they fit"
+            )
+        return self.snapshots
+
+    @property
     def num_experts(self) -> int:
         """E, the number of experts."""
-        return self.snapshots.shape[0]
+        return self.final.shape[0]
 
     @property
     def num_snapshots(self) -> int:
         """T, the number of snapshots of each."""
-        return self.snapshots.shape[1]
+        return self.lr.shape[0]
 
     def first(self, count: int) -> "Trajectories":
         """Keep the first snapshots only."""
         return self._replace(
-            snapshots=self.snapshots[:, :count], lr=self.lr[:count], time=self.time[:count], steps=self.steps[:count]
+            snapshots=self.recorded[:, :count], lr=self.lr[:count], time=self.time[:count], steps=self.steps[:count]
         )
-
-
-def flattening(model: Model) -> tuple[int, Callable[[Array], Params]]:
-    """Give P and the function that shapes a flat vector `[P]` into the parameters of `model`."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    flat, unravel = ravel_pytree(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes))
-    return flat.size, unravel
-
-
-def tensors(model: Model) -> dict[str, int]:
-    """Name the tensors of a model's parameters, `body/conv_0/kernel`, with their sizes, in the order of `[P]`."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in leaves}
 
 
 def named_snapshots(batch: PyTree) -> list[Snapshots]:

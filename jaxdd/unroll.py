@@ -6,28 +6,38 @@ Axis letters: N student steps, M distilled items, B mini-batch, P parameters.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.choices import check_choices
+from jaxdd.parallel import device_memory
 from jaxdd.types import Array, Params
 
 Carry = TypeVar("Carry")
+
+
+FULL_SHARE, STEP_SHARE = 0.25, 0.1
+"""The parts of a device's memory that `auto` lets the activations of all steps, or the parameters at each of them, take
+up: the rest is for everything else. [our choice]"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Unroll:
     """How to differentiate through N student steps."""
 
-    mode: Literal["full", "segmented", "truncated", "tesla"] = "segmented"
-    """full stores every step's activations; segmented recomputes them (same gradient, memory of about two segments);
-    truncated differentiates the last steps only, tesla every step as if its parameters were constant (biased)."""
+    mode: Literal["auto", "full", "steps", "segmented", "truncated", "tesla"] = "auto"
+    """full stores every step's activations; steps the parameters before each step, and computes every step once more;
+    segmented those between segments of steps, and computes every step twice more (the same gradient in less and less
+    memory); auto the first of these that fits. truncated differentiates the last steps only, tesla every step as if its
+    parameters were constant (biased)."""
     segment: int | None = None
     """Student steps per segment of recomputation; the square root of their number by default."""
     last: int = 10
     """Steps that `truncated` differentiates through."""
+    memory: float | None = None
+    """Bytes of memory that `auto` plans with; by default that of a device, or the host's where devices do not tell."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -35,6 +45,64 @@ class Unroll:
             raise ValueError(f"unroll.segment is {self.segment}; give at least 1 step per segment, or leave it out")
         if self.last < 1:
             raise ValueError(f"unroll.last is {self.last}; truncated differentiation needs at least 1 step")
+        if self.memory is not None and not self.memory > 0:
+            raise ValueError(f"unroll.memory is {self.memory}; give a positive number of bytes, or leave it out")
+
+
+class Footprint(NamedTuple):
+    """What a scan of N steps stores to be differentiated, in bytes.
+
+    Attributes:
+        full: Of a plain scan: the activations of every step. An upper bound: the compiler may keep less.
+        steps: With every step computed again: the carry before each.
+    """
+
+    full: int
+    steps: int
+
+
+def footprint(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any) -> Footprint:
+    """Bound what differentiating a scan stores, without running it.
+
+    Args:
+        step: `(carry, x) -> (carry, y)`.
+        init: The first carry.
+        xs: Pytree of arrays with leading axis N.
+
+    Returns:
+        N times the residuals of one step, and N times its carry. [derived]
+    """
+    first = jax.tree.map(lambda x: x[0], xs)
+    closed_step, constants = jax.closure_convert(step, init, first)
+
+    def residuals(carry: Carry, constants: list[Array], x: Any) -> Any:
+        return jax.vjp(lambda carry, constants: closed_step(carry, x, *constants), carry, constants)[1]
+
+    length = jax.tree.leaves(xs)[0].shape[0]
+    of_step = jax.eval_shape(residuals, init, constants, first)
+    return Footprint(length * _bytes(of_step), length * _bytes(init))
+
+
+def choose(stored: Footprint, memory: float) -> Literal["full", "steps", "segmented"]:
+    """Choose how to differentiate a scan within a memory: the first of full, steps and segmented that fits well.
+
+    On a ConvNet of width 128, 50 steps on 10 images of 32×32 took 6.7 s in full with 3.7 GiB of activations, 6.9 s with
+    each step computed once more and 64 MiB of parameters, and 8.4 s in segments (2 CPU cores).
+
+    Args:
+        stored: What each would store.
+        memory: Bytes.
+
+    Returns:
+        The mode. Full must fit into a quarter of the memory, steps into a tenth.
+    """
+    if stored.full <= FULL_SHARE * memory:
+        return "full"
+    return "steps" if stored.steps <= STEP_SHARE * memory else "segmented"
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def segmented_scan(
@@ -137,17 +205,23 @@ def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any
         step: `(carry, x) -> (carry, y)`.
         init: The first carry.
         xs: Pytree of arrays with leading axis N.
-        how: `full`, `segmented` (the same gradient in less memory), `truncated` (the first N − last steps are
-            constants to the gradient) or `tesla` (see `constant_memory_scan`).
+        how: `full`, `steps` and `segmented` (the same gradient in less and less memory), `auto` (see `choose`),
+            `truncated` (the first N − last steps are constants to the gradient) or `tesla` (see
+            `constant_memory_scan`).
 
     Returns:
         The last carry and the stacked ys, the same whatever `how` is.
     """
-    if how.mode == "full":
+    mode: str = how.mode
+    if mode == "auto":
+        mode = choose(footprint(step, init, xs), how.memory or device_memory())
+    if mode == "full":
         return jax.lax.scan(step, init, xs)
-    if how.mode == "segmented":
+    if mode == "steps":
+        return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), init, xs)
+    if mode == "segmented":
         return segmented_scan(step, init, xs, segment=how.segment)
-    if how.mode == "tesla":
+    if mode == "tesla":
         return constant_memory_scan(step, init, xs)
     length = jax.tree.leaves(xs)[0].shape[0]
     constant = max(length - how.last, 0)

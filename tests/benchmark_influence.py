@@ -1,4 +1,4 @@
-"""Speed of influence scores, and how well they find mislabelled examples: `python tests/benchmark_influence.py speed`.
+"""Speed of influence scores, and how well they find mislabeled examples: `python tests/benchmark_influence.py speed`.
 
 `speed`: the scores of all training examples for one target at one set of parameters, by one forward-mode pass against
 the gradient of every example (vmap of grad) followed by a dot product, both in chunks, taken alternately in one run;
@@ -17,16 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd import data, influence, models
+from jaxdd import classification, data, influence, models
 from jaxdd.autodiff import grad_dot
 from jaxdd.data import sampling
 from jaxdd.data.splits import corrupt
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.influence import InfluenceConfig, Solver
-from jaxdd.losses import cross_entropy
 from jaxdd.models import ModelConfig
+from jaxdd.tasks import cross_entropy
 from jaxdd.training import Recipe
-from jaxdd.trajectories import flattening
 
 
 def main() -> None:
@@ -125,10 +124,11 @@ def noisy_dataset(arguments: argparse.Namespace) -> tuple[data.Dataset, np.ndarr
 
 def noise(arguments: argparse.Namespace) -> None:
     dataset, target_given = noisy_dataset(arguments)
-    labels, flipped = dataset.train.labels, dataset.mislabelled
+    labels, flipped = dataset.train.labels, dataset.mislabeled
     model = models.build(
         ModelConfig(width=arguments.width, depth=arguments.depth), dataset.image_shape, dataset.num_classes
     )
+    task = classification(model, dataset.num_classes)
     recipe = Recipe(
         epochs=arguments.epochs,
         batch=128,
@@ -139,21 +139,21 @@ def noise(arguments: argparse.Namespace) -> None:
         augment="none",
     )
     config = ExpertsConfig(count=arguments.experts, recipe=recipe, snapshot_every=arguments.snapshot_every)
-    experts = train_experts(model, dataset, config, seed=arguments.seed)
+    experts = train_experts(task, dataset, config, seed=arguments.seed)
     train = dataset.real_set()
     # The target images twice, with trusted and with given labels.
     trusted = dataset.test.labels
     images = np.concatenate([dataset.test.images] * 2)
-    target = sampling.real_set(images, np.concatenate([trusted, target_given]), 10, dataset.normalisation)
+    target = sampling.real_set(images, np.concatenate([trusted, target_given]), 10, dataset.normalization)
     size, count = len(trusted), 12 if arguments.per_class else 2
     target_weights = np.zeros((count, 2 * size))
     target_weights[0, :size] = target_weights[1, size:] = 1 / size
     if arguments.per_class:
         target_weights[2:, :size] = influence.per_class(trusted, 10)
 
-    losses, unravel = jax.jit(cross_entropy(model)), flattening(model)[1]
+    losses, unravel = jax.jit(task.losses), task.unravel
     examples = sampling.take(train, np.arange(len(labels)))
-    path_losses = [losses(unravel(s), examples) for s in experts.snapshots[0]]
+    path_losses = [losses(unravel(s), examples) for s in experts.recorded[0]]
     final_loss = np.mean([losses(unravel(p), examples) for p in experts.final], axis=0)
     of_flipped, of_others = final_loss[flipped].mean(), final_loss[~flipped].mean()
     print(f"{arguments.data}: {len(labels)} examples, {flipped.sum()} flipped; {experts.num_snapshots} snapshots")
@@ -161,7 +161,7 @@ def noise(arguments: argparse.Namespace) -> None:
     print("| score | trusted target | given labels | own class of the trusted | s |\n|---|---|---|---|---|")
 
     def row(name: str, *scores: np.ndarray, seconds: float = 0.0) -> None:
-        cells = [f"{influence.mislabelled_auc(s, flipped):.3f}" for s in scores] + ["–"] * (3 - len(scores))
+        cells = [f"{influence.mislabeled_auc(s, flipped):.3f}" for s in scores] + ["–"] * (3 - len(scores))
         print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
 
     chosen = [
@@ -174,14 +174,14 @@ def noise(arguments: argparse.Namespace) -> None:
     for config in chosen:
         start = time.perf_counter()
         try:
-            found = influence.scores(model, train, target, experts, config, target_weights=target_weights)
+            found = influence.scores(task, train, target, experts, config, target_weights=target_weights)
         except FloatingPointError as error:
             print(f"| {config.estimator} | {error} |")
             continue
         own = [found[2 + labels, np.arange(len(labels))]] if arguments.per_class else []
         row(config.estimator, found[0], found[1], *own, seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    found = influence.self_influence(model, train, experts, InfluenceConfig(chunk=100))
+    found = influence.self_influence(task, train, experts, InfluenceConfig(chunk=100))
     row("self-influence", -found, seconds=time.perf_counter() - start)
     row("loss, last parameters", -final_loss)
     row("loss, mean over the first expert's path", -np.mean(path_losses, axis=0))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd import data, models
+from jaxdd import classification, data, models
 from jaxdd.config import Config, parse
 from jaxdd.distill import distill
 from jaxdd.evaluate import evaluate
@@ -33,7 +33,7 @@ IDC = "dc --method.network real --method.distance convolution_mse --method.facto
 METHODS = {
     "DC": "dc",
     "DSA": "dc --method.augment color_crop_cutout_scale_rotate",
-    "IDC": f"{IDC} --method.network-optimiser.momentum 0.9",
+    "IDC": f"{IDC} --method.network-optimizer.momentum 0.9",
     "DM": "dm",
     "NCFM": "ncfm",
 }
@@ -42,22 +42,22 @@ NOISES = {
     "20 % symmetric": "--data.label-noise 0.2",
     "40 % asymmetric": "--data.label-noise 0.4 --data.noise-kind asymmetric",
 }
-TRUSTED = "--method.score implicit --method.evaluated-on validation"
+TRUSTED = "--method.weighting.score implicit --method.weighting.evaluated-on validation"
 VARIANTS = {
-    "explicit, τ 0.5": "--method.temperature 0.5",
-    "explicit, τ 1": "--method.temperature 1",
-    "explicit, τ 2": "--method.temperature 2",
-    "explicit, τ 4": "--method.temperature 4",
-    "explicit, warm-up 20, τ 2": "--method.temperature 2 --method.warm-up 20",
-    "explicit, harmful, τ 2": "--method.sign harmful --method.temperature 2",
-    "implicit, τ 2": "--method.score implicit",
-    "both, τ 2": "--method.score both",
-    "implicit on trusted, τ 0.5": f"{TRUSTED} --method.temperature 0.5",
+    "explicit, τ 0.5": "--method.weighting.temperature 0.5",
+    "explicit, τ 1": "--method.weighting.temperature 1",
+    "explicit, τ 2": "--method.weighting.temperature 2",
+    "explicit, τ 4": "--method.weighting.temperature 4",
+    "explicit, warm-up 20, τ 2": "--method.weighting.temperature 2 --method.weighting.warm-up 20",
+    "explicit, harmful, τ 2": "--method.weighting.sign harmful --method.weighting.temperature 2",
+    "implicit, τ 2": "--method.weighting.score implicit",
+    "both, τ 2": "--method.weighting.score both",
+    "implicit on trusted, τ 0.5": f"{TRUSTED} --method.weighting.temperature 0.5",
     "implicit on trusted, τ 2": TRUSTED,
-    "implicit on trusted, cg, τ 2": f"{TRUSTED} --method.solver cg",
-    "random-select": "--method.selection random_select",
-    "influence-select": "--method.selection influence_select",
-    "influence-prune, a fifth": "--method.selection influence_prune --method.fraction 0.2",
+    "implicit on trusted, cg, τ 2": f"{TRUSTED} --method.weighting.solver cg",
+    "random-select": "--method.weighting.selection random_select",
+    "influence-select": "--method.weighting.selection influence_select",
+    "influence-prune, a fifth": "--method.weighting.selection influence_prune --method.weighting.fraction 0.2",
 }
 
 
@@ -137,17 +137,18 @@ def configured(name: str, flags: str, workdir: Path) -> Config:
 
 
 def run_on_trusted(config: Config) -> dict[str, Any]:
-    """Distil the validation split, whose labels are right, in place of the train split."""
+    """Distill the validation split, whose labels are right, in place of the train split."""
     path = Path(config.workdir) / "results.json"
     if not path.exists():
         dataset = data.load(**dataclasses.asdict(config.data))
         trusted = data.from_arrays(*dataset.validation, *dataset.test, validation=0.0)
         model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-        batch = min(config.method.real_batch, int(trusted.real_set().class_sizes.min()))
+        task = classification(model, dataset.num_classes)
+        batch = min(config.method.real_batch, int(trusted.real_set().groups.sizes.min()))
         method = dataclasses.replace(config.method, real_batch=batch)
-        outcome = distill(model, trusted, method, seed=config.seed, evaluate=config.evaluate)
+        outcome = distill(task, trusted, method, seed=config.seed, evaluate=config.evaluate)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, evaluate(model, trusted, outcome.last, config.evaluate, seed=config.seed))
+        write_json(path, evaluate(task, trusted, outcome.last, config.evaluate, seed=config.seed))
     return json.loads(path.read_text())
 
 

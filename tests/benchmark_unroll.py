@@ -16,31 +16,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd import data, models
+from jaxdd import classification, data, models
 from jaxdd.distill import complete
 from jaxdd.distilled import Distilled, hard_labels
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.methods import Sources, initial_distilled, mtt
 from jaxdd.models import ModelConfig
-from jaxdd.trajectories import Window, flattening
+from jaxdd.trajectories import Window
 from jaxdd.types import Snapshots
 from jaxdd.unroll import Unroll
 
-MODES = ("full", "segmented", "truncated", "tesla")
+MODES = ("full", "segmented", "steps", "truncated", "tesla")
 
 
 def cost(steps: int, width: int, repeats: int) -> None:
     """Print a row for every mode."""
-    model = models.build(ModelConfig(width=width), (32, 32, 3), 10)
+    task = classification(models.build(ModelConfig(width=width), (32, 32, 3), 10), 10)
     images = jax.random.normal(jax.random.key(0), (10, 32, 32, 3))
     distilled = Distilled(images, hard_labels(jnp.arange(10), 10), jnp.float32(0.01))
-    start, target = 0.01 * jax.random.normal(jax.random.key(1), (2, 1, flattening(model)[0]))
+    start, target = 0.01 * jax.random.normal(jax.random.key(1), (2, 1, task.size))
     at = jnp.zeros(1, jnp.int32)
     keys = jax.random.split(jax.random.key(3), (1, steps))
     pairs = mtt.Pair(Snapshots(at, at, start), Snapshots(at, at, target), jnp.tile(jnp.arange(10), (1, steps, 1)), keys)
     compiled = {}
     for mode in MODES:
-        method = mtt.build(model, mtt.Config(student_steps=steps, unroll=Unroll(mode)))
+        method = mtt.Config(student_steps=steps, unroll=Unroll(mode)).build(task)
         state = method.init(jax.random.key(0), distilled, None)
         compiled[mode] = jax.jit(method.step).lower(jax.random.key(0), state, pairs).compile()
     memory = {mode: step.memory_analysis().temp_size_in_bytes / 2**20 for mode, step in compiled.items()}
@@ -61,13 +61,14 @@ def bias(steps: int, student_lr: float, pairs: int = 16) -> None:
     """Print the mean cosine of each biased gradient with the exact one, over pairs."""
     dataset = data.load("digits")
     model = models.build(ModelConfig(width=32, depth=2), dataset.image_shape, dataset.num_classes)
-    sources = Sources(dataset.real_set(), train_experts(model, dataset, ExpertsConfig(count=1)))
+    task = classification(model, dataset.num_classes)
+    sources = Sources(dataset.real_set(), train_experts(task, dataset, ExpertsConfig(count=1)))
     config = mtt.Config(student_steps=steps, student_lr=student_lr, pairs=pairs, window=Window(start=16))
-    first = initial_distilled(jax.random.key(0), model, sources, config, lr=student_lr)
-    batch = complete(mtt.build(model, config).sample(jax.random.key(1), jnp.int32(0), sources), sources, None)
+    first = initial_distilled(jax.random.key(0), task, sources, config, lr=student_lr)
+    batch = complete(config.build(task).sample(jax.random.key(1), jnp.int32(0), sources), sources, None)
     gradients = {}
     for mode in MODES[1:]:
-        train = mtt.student_trainer(model, dataclasses.replace(config, unroll=Unroll(mode)))
+        train = mtt.student_trainer(task, dataclasses.replace(config, unroll=Unroll(mode)))
 
         def of_pair(pair, train=train):
             return jax.grad(lambda s: mtt.unweighted((), train(s, pair)[0], pair))(first).images.ravel()

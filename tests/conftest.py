@@ -1,7 +1,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the tests' time is compilation of programs that run once: let LLVM not optimise them.
+# Most of the tests' time is compilation of programs that run once: let LLVM not optimize them.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
@@ -15,10 +15,21 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
-from jaxdd import data, models  # noqa: E402
-from jaxdd.losses import cross_entropy  # noqa: E402
+# Programs compiled before, by another worker or in another session, are read back.
+jax.config.update("jax_compilation_cache_dir", os.environ.get("JAXDD_TEST_CACHE", ".pytest_cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+from jaxdd import classification, data, models  # noqa: E402
 from jaxdd.models import ModelConfig  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a case on one worker (--dist loadgroup): they share what it compiles."""
+    for item in items:
+        case = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        if item.path.stem == "test_methods" and case:
+            item.add_marker(pytest.mark.xdist_group(case))
 
 
 @pytest.fixture
@@ -30,7 +41,7 @@ def x64():
 
 @pytest.fixture
 def toy():
-    """Build a small network, its losses and a batch of eight examples of three classes, in a given precision."""
+    """Build the task of a small network, and a batch of eight examples of three classes, in a given precision."""
 
     def build(dtype, *, name="convnet", norm="instance", activation="gelu"):
         # A smooth activation: finite differences of a ReLU network are off wherever a unit switches.
@@ -38,12 +49,12 @@ def toy():
         model = models.build(config, (4, 4, 1), 3)
         key = jax.random.key(7)
         examples = Examples(
-            images=jax.random.normal(key, (8, 4, 4, 1), dtype),
+            inputs=jax.random.normal(key, (8, 4, 4, 1), dtype),
             targets=jax.nn.one_hot(jnp.arange(8) % 3, 3, dtype=dtype),
             weights=jnp.full((8,), 1 / 8, dtype),
             indices=jnp.arange(8),
         )
-        return model, cross_entropy(model), examples
+        return classification(model, 3), examples
 
     return build
 
@@ -62,25 +73,3 @@ def stripes():
         return noisy.clip(0, 255).astype(np.uint8), labels
 
     return data.from_arrays(*draw(240), *draw(90), name="stripes", validation=0.2)
-
-
-def finite_difference(function, x, direction, step=1e-4):
-    """Differentiate a scalar function of a tree along a direction, by a fourth-order central difference."""
-
-    def at(t):
-        return function(jax.tree.map(lambda a, d: a + t * d, x, direction))
-
-    return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
-
-
-def random_like(tree, seed=11):
-    """Draw a standard normal tree of the same structure."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf)) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
-
-
-def dot(a, b):
-    """Inner product of two trees."""
-    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from jaxdd import data, influence, models
+from jaxdd import classification, data, influence, models
 from jaxdd.audit import audit, read_command
 from jaxdd.config import parse
 from jaxdd.data import sampling
@@ -45,6 +45,11 @@ def finished(flags, folder):
     return folder
 
 
+def task_of(command, dataset):
+    model = models.build(command.model, dataset.image_shape, dataset.num_classes)
+    return classification(model, dataset.num_classes)
+
+
 def rows_of(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -57,25 +62,25 @@ def one_of(experts, e):
 def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
     command = read_command(flags)
     dataset = data.load(**dataclasses.asdict(command.data))
-    model = models.build(command.model, dataset.image_shape, dataset.num_classes)
-    experts = train_experts(model, dataset, command.experts, seed=command.seed)
-    target = sampling.real_set(*dataset.validation, dataset.num_classes, dataset.normalisation)
+    task = task_of(command, dataset)
+    experts = train_experts(task, dataset, command.experts, seed=command.seed)
+    target = sampling.real_set(*dataset.validation, dataset.num_classes, dataset.normalization)
     config = influence.InfluenceConfig("sgd_influence", momentum=0.5, weight_decay=0.01)
-    expected = influence.scores(model, dataset.real_set(), target, experts, config)
+    expected = influence.scores(task, dataset.real_set(), target, experts, config)
     rows = rows_of(finished / "scores.csv")
     assert [int(row["rank"]) for row in rows] == list(range(1, len(expected) + 1))
     order = np.array([int(row["index"]) for row in rows])
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected[order], rtol=1e-4, atol=1e-5)
     assert (np.diff([float(row["score"]) for row in rows]) <= 0).all()
     assert [int(row["label"]) for row in rows] == dataset.train.labels[order].tolist()
-    assert [row["mislabelled"] == "true" for row in rows] == dataset.mislabelled[order].tolist()
+    assert [row["mislabeled"] == "true" for row in rows] == dataset.mislabeled[order].tolist()
     table = pyarrow.parquet.read_table(finished / "scores.parquet")
-    names = ["index", "source_index", "label", "class", "score", "rank", "std", "mislabelled"]
+    names = ["index", "source_index", "label", "class", "score", "rank", "std", "mislabeled"]
     assert table.column_names == list(rows[0]) == names
     whole = data.load("digits", data_dir=command.data.data_dir, validation=0.0).train.images
     source = np.array([int(row["source_index"]) for row in rows])
     np.testing.assert_array_equal(whole[source], dataset.train.images[order])
-    each = [influence.scores(model, dataset.real_set(), target, one_of(experts, e), config) for e in range(2)]
+    each = [influence.scores(task, dataset.real_set(), target, one_of(experts, e), config) for e in range(2)]
     np.testing.assert_allclose([float(row["std"]) for row in rows], np.std(each, 0)[order], rtol=1e-3, atol=1e-4)
     assert table["index"].to_pylist() == order.tolist()
 
@@ -83,7 +88,7 @@ def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
 def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
     found = audit(read_command([*flags, "--out", str(finished / "again.csv")]))
     rows = rows_of(finished / "again.csv")
-    wrong = np.array([row["mislabelled"] == "true" for row in rows])
+    wrong = np.array([row["mislabeled"] == "true" for row in rows])
     # The area under the ROC curve by its definition: pairs of a wrong and a right label, in the right order.
     ranks = np.arange(len(rows))
     by_hand = np.mean(ranks[wrong][:, None] > ranks[~wrong][None])
@@ -94,7 +99,7 @@ def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
     lowest = [rows[-1 - i]["index"] for i in range(3)]
     assert all(f"<figcaption>{index}</figcaption>" in page for index in lowest)
     shown = {row["index"] for row in rows if f'alt="example {row["index"]},' in page}
-    marked = sum(row["mislabelled"] == "true" for row in rows if row["index"] in shown)
+    marked = sum(row["mislabeled"] == "true" for row in rows if row["index"] in shown)
     assert page.count('class="wrong"') == marked > 50
     assert audit(read_command([*flags, "--out", str(finished / "again.csv")]))["page"].read_text() == page
 
@@ -114,10 +119,10 @@ def test_experts_that_keep_their_start_are_judged_where_they_were_last_seen(flag
     found = audit(read_command([*short, "--workdir", str(folder / "short"), "--influence.stride", "2"]))
     command = read_command(short)
     dataset = data.load(**dataclasses.asdict(command.data))
-    model = models.build(command.model, dataset.image_shape, dataset.num_classes)
-    experts = train_experts(model, dataset, command.experts, seed=command.seed)
+    task = task_of(command, dataset)
+    experts = train_experts(task, dataset, command.experts, seed=command.seed)
     config = influence.InfluenceConfig("sgd_influence", end="last", stride=2, momentum=0.5, weight_decay=0.01)
-    expected = influence.scores(model, dataset.real_set(), dataset.validation_set(), experts, config)
+    expected = influence.scores(task, dataset.real_set(), dataset.validation_set(), experts, config)
     np.testing.assert_allclose(found["scores"], expected, rtol=1e-4, atol=1e-6)
     page = found["page"].read_text()
     assert (
@@ -132,7 +137,7 @@ def test_without_known_wrong_labels_nothing_is_said_of_them(stripes, tmp_path):
     scores = np.linspace(-1, 1, len(stripes.train.labels))
     page = write_scores(tmp_path / "s.csv", scores, stripes, title="<t>", about="a & b", settings={}).read_text()
     assert "ROC" not in page and 'class="wrong"' not in page and "&lt;t&gt;" in page and "a &amp; b" in page
-    assert "mislabelled" not in (tmp_path / "s.csv").read_text()
+    assert "mislabeled" not in (tmp_path / "s.csv").read_text()
     with pytest.raises(ValueError, match="the score of example 0 is nan"):
         write_scores(tmp_path / "t.csv", scores * np.nan, stripes, title="", about="", settings={})
 
@@ -165,7 +170,7 @@ def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
     workdir = tmp_path / "run"
     flags = (
         "--config configs/digits_dm_iwd.py --data.label-noise 0.3 --model.name mlp "
-        "--model.width 16 --model.depth 1 --method.steps 60 --method.warm-up 20 --method.real-batch 32 "
+        "--model.width 16 --model.depth 1 --method.steps 60 --method.weighting.warm-up 20 --method.real-batch 32 "
         "--evaluate.networks 1 --evaluate.recipe.epochs 5 --evaluate.validate-networks 1 --evaluate.no-full-data "
         "--evaluate.no-random-real"
     ).split()
@@ -175,9 +180,9 @@ def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
     assert areas[0] == 0.5 and areas[-1] > 0.6  # before the first step all scores are zero
     assert {"scores, right labels", "scores, wrong"} <= inspected[-1].keys()
     rows = rows_of(workdir / "scores.csv")
-    wrong = np.array([row["mislabelled"] == "true" for row in rows])
+    wrong = np.array([row["mislabeled"] == "true" for row in rows])
     scores = np.array([float(row["score"]) for row in rows])
-    assert influence.mislabelled_auc(scores, wrong) == pytest.approx(areas[-1], abs=1e-6)
+    assert influence.mislabeled_auc(scores, wrong) == pytest.approx(areas[-1], abs=1e-6)
     assert f"probability {areas[-1]:.3f}" in (workdir / "scores.html").read_text()
 
 

@@ -39,7 +39,7 @@ def check_draws(parameters, siamese):
 
 
 def coordinates(shape):
-    """Return x and y of the pixel centres where the image is [-1, 1]^2, broadcast to images."""
+    """Return x and y of the pixel centers where the image is [-1, 1]^2, broadcast to images."""
     _, height, width, _ = shape
     x = (2 * np.arange(width) + 1) / width - 1
     y = (2 * np.arange(height) + 1) / height - 1
@@ -96,9 +96,9 @@ def test_color_is_brightness_then_saturation_then_contrast(x64, shape, siamese):
     images = np.asarray(random_images(shape))
     operation = applied(augment.color, siamese)
     b = operation(np.zeros(shape))
-    grey = np.zeros(shape)
-    grey[:, 0, 0], grey[:, 1, 0] = 1, -1
-    c = (operation(grey) - b)[:, :1, :1, :1]
+    gray = np.zeros(shape)
+    gray[:, 0, 0], gray[:, 1, 0] = 1, -1
+    c = (operation(gray) - b)[:, :1, :1, :1]
     s = np.ones_like(c)
     if shape[3] == 3:
         s = (operation(np.broadcast_to([1.0, -1.0, 0.0], shape)) - b)[:, :1, :1, :1] / c
@@ -124,7 +124,7 @@ def shifted(image, rows, columns):
 
 
 def erased(image, row, column):
-    """Zero the published rectangle with its centre at (row, column), clamped index by index as published."""
+    """Zero the published rectangle with its center at (row, column), clamped index by index as published."""
     height, width, _ = image.shape
     tall, wide = int(height * 0.5 + 0.5), int(width * 0.5 + 0.5)
     out = image.copy()
@@ -168,7 +168,7 @@ def test_discrete_operations_draw_every_choice_equally_often(name, shape):
 
 
 def scale_factors(operation, shape):
-    """Read the two factors of each image off ramps, at a pixel whose neighbours are inside for any factor."""
+    """Read the two factors of each image off ramps, at a pixel whose neighbors are inside for any factor."""
     x, y = coordinates(shape)
     h, w = shape[1] // 2 + 1, shape[2] // 2 + 1
     return operation(x)[:, h, w, 0] / x[0, h, w, 0], operation(y)[:, h, w, 0] / y[0, h, w, 0]
@@ -213,12 +213,12 @@ def test_rotate_samples_at_rotated_coordinates(x64, shape, siamese):
 def test_continuous_parameters_are_uniform_over_the_published_ranges(x64):
     shape = (600, 8, 8, 3)
     zero = np.zeros(shape)
-    colours = np.broadcast_to([1.0, -1.0, 0.0], shape)
+    colors = np.broadcast_to([1.0, -1.0, 0.0], shape)
     across, down = scale_factors(applied(augment.scale, False), shape)
     drawn = {
         "brightness": (applied(augment.brightness, False)(zero)[:, 0, 0, 0], -0.5, 0.5),
-        "saturation": (applied(augment.saturation, False)(colours)[:, 0, 0, 0], 0, 2),
-        "contrast": (applied(augment.contrast, False)(colours)[:, 0, 0, 0], 0.5, 1.5),
+        "saturation": (applied(augment.saturation, False)(colors)[:, 0, 0, 0], 0, 2),
+        "contrast": (applied(augment.contrast, False)(colors)[:, 0, 0, 0], 0.5, 1.5),
         "scale of x": (across, 1 / 1.2, 1.2),
         "scale of y": (down, 1 / 1.2, 1.2),
         "rotate": (rotation_angles(applied(augment.rotate, False), shape), -np.pi / 12, np.pi / 12),
@@ -229,7 +229,7 @@ def test_continuous_parameters_are_uniform_over_the_published_ranges(x64):
 
 
 def test_rotation_by_a_positive_angle_is_that_of_the_published_grid(x64):
-    """One bright pixel right of the centre moves as affine_grid with [[cos, -sin], [sin, cos]] moves it."""
+    """One bright pixel right of the center moves as affine_grid with [[cos, -sin], [sin, cos]] moves it."""
     shape = (40, 9, 9, 1)
     operation = applied(augment.rotate, False)
     angles = rotation_angles(operation, shape)
@@ -331,6 +331,8 @@ def test_an_operation_is_drawn_uniformly_and_repeats_count(monkeypatch):
 def test_no_strategy_is_the_identity(strategy):
     images = random_images((2, 4, 4, 1))
     np.testing.assert_array_equal(dsa(strategy, siamese=True)(jax.random.key(0), images), images)
+    rows = {"x": jnp.arange(6.0).reshape(3, 2)}  # what no operation applies to passes as it is
+    assert dsa(strategy, siamese=True)(jax.random.key(0), rows) is rows
 
 
 @pytest.mark.parametrize("strategy", ["flip_shear", "color crop", "none_flip", "_flip"])
@@ -340,5 +342,5 @@ def test_unknown_operations_are_refused(strategy):
 
 
 def test_images_without_four_axes_are_refused():
-    with pytest.raises(ValueError, match="four axes"):
+    with pytest.raises(ValueError, match="four axes.* set augment to none for other inputs"):
         dsa("flip", siamese=True)(jax.random.key(0), jnp.zeros((8, 8, 1)))

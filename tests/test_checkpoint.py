@@ -12,21 +12,21 @@ import pytest
 from jaxdd import checkpoint
 from jaxdd.checkpoint import Checkpoints
 from jaxdd.distilled import Distilled
-from jaxdd.methods import Optimiser
-from jaxdd.methods.base import outer_optimiser
+from jaxdd.methods import Optimizer
+from jaxdd.methods.base import outer_optimizer
 
 
 def a_state(seed):
-    """A distilled set, the state of its optimisers after two updates, and numbers on the host."""
+    """A distilled set, the state of its optimizers after two updates, and numbers on the host."""
     keys = jax.random.split(jax.random.key(seed), 2)
     images, labels = jax.random.normal(keys[0], (3, 4, 4, 1)), jax.random.normal(keys[1], (3, 3))
     distilled = Distilled(images, labels, jnp.float32(seed))
-    optimiser = outer_optimiser(Optimiser("adam"), Optimiser("sgd", momentum=0.9))
-    state = optimiser.init(distilled)
+    optimizer = outer_optimizer(Optimizer("adam"), Optimizer("sgd", momentum=0.9))
+    state = optimizer.init(distilled)
     for _ in range(2):
-        updates, state = optimiser.update(distilled, state)
+        updates, state = optimizer.update(distilled, state)
         distilled = optax.apply_updates(distilled, updates)
-    return {"state": (distilled, state), "best_step": np.int64(seed), "best_accuracy": np.float64(np.nan)}
+    return {"state": (distilled, state), "best_step": np.int64(seed), "best_score": np.float64(np.nan)}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 import pytest
 
 from jaxdd.experts import ExpertsConfig
-from jaxdd.methods import Optimiser, infmatch
+from jaxdd.influence import InfluenceConfig
+from jaxdd.methods import Optimizer, Weighting, dc, infmatch
 from jaxdd.training import Recipe
 from jaxdd.trajectories import Window
 from jaxdd.unroll import Unroll
@@ -10,7 +11,7 @@ from jaxdd.unroll import Unroll
 @pytest.mark.parametrize(
     "build, field",
     [
-        (Optimiser, "name"),
+        (Optimizer, "name"),
         (Unroll, "mode"),
         (Window, "kind"),
         (Recipe, "schedule"),
@@ -19,6 +20,11 @@ from jaxdd.unroll import Unroll
         (infmatch.Config, "labels"),
         (infmatch.Config, "estimator"),
         (infmatch.Config, "hvp"),
+        (infmatch.Config, "gradient"),
+        (dc.Config, "distance"),
+        (Weighting, "score"),
+        (Weighting, "selection"),
+        (InfluenceConfig, "estimator"),
     ],
 )
 def test_a_name_that_is_no_choice_is_refused(build, field):

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd import Config, data, load_config, methods, models
+from jaxdd import Config, Weighting, classification, data, load_config, methods, models
 from jaxdd.audit import Audit, read_command
 from jaxdd.augment import dsa
 from jaxdd.config import parse
 from jaxdd.distill import complete
 from jaxdd.experts import check_length
-from jaxdd.mesh import make_mesh
-from jaxdd.methods import METHODS
+from jaxdd.methods import ClasswiseConfig, MethodConfig
 from jaxdd.models import ModelConfig
+from jaxdd.parallel import make_mesh
 from jaxdd.rescore import Rescore
 from jaxdd.rescore import parse as parse_rescore
 from jaxdd.run import run
-from jaxdd.trajectories import Trajectories, Window, flattening
+from jaxdd.trajectories import Trajectories, Window
 
 FILES = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 FAST = {f"digits_{name}" for name in ("infmatch", "mtt", "iadd", "dc", "dm", "ncfm")}
@@ -93,15 +93,36 @@ def help_of(parser, arguments, capsys, monkeypatch):
     return capsys.readouterr().out
 
 
+def is_method(member):
+    return inspect.ismodule(member) and issubclass(getattr(member, "Config", type), MethodConfig)
+
+
+METHODS = dict(inspect.getmembers(methods, is_method))
+
+
+def test_every_method_of_the_package_is_known_by_its_name():
+    assert {config.Config.name for config in METHODS.values()} == set(METHODS)
+    assert set(METHODS) == {"coresets", "datm", "dc", "ddpp", "dm", "iadd", "infmatch", "mtt", "ncfm"}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_help_documents_every_field(name, capsys, monkeypatch, tmp_path):
     file = tmp_path / "config.py"
-    file.write_text(
-        f"import jaxdd\ndef get_config(): return jaxdd.Config(method=jaxdd.methods.METHODS[{name!r}].Config())"
-    )
+    file.write_text(f"import jaxdd\ndef get_config(): return jaxdd.Config(method=jaxdd.methods.{name}.Config())")
     text = help_of(parse, ["--config", str(file)], capsys, monkeypatch)
-    assert_documented(text, Config(method=METHODS[name].Config()))
+    method = METHODS[name].Config()
+    if isinstance(method, ClasswiseConfig):  # the help shows what may be turned on
+        method = dataclasses.replace(method, weighting=Weighting())
+    assert_documented(text, Config(method=method))
     assert f"usage: python -m jaxdd.main --config {file} [-h]" in " ".join(text.split())
+
+
+def test_an_option_of_the_weighting_turns_it_on(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text("import jaxdd\ndef get_config(): return jaxdd.Config(method=jaxdd.methods.dm.Config())")
+    assert parse(["--config", str(file)]) == Config(method=methods.dm.Config())
+    found = parse(["--config", str(file), "--method.weighting.temperature", "3"])
+    assert found == Config(method=methods.dm.Config(weighting=Weighting(temperature=3.0)))
 
 
 def test_help_of_evaluate_documents_every_field(capsys, monkeypatch):
@@ -201,7 +222,8 @@ def test_every_file_fits_together_at_its_full_size(file):
     # Traced, not compiled: networks, batches and windows as large as the file says, shapes only.
     dataset = random_images(config.data.name, per_class=config.method.ipc + 2)
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    shape, weights = jax.ShapeDtypeStruct, flattening(model)[0]
+    task = classification(model, dataset.num_classes)
+    shape, weights = jax.ShapeDtypeStruct, task.size
     times = shape((config.method.snapshots_needed,), np.float32)
     experts = Trajectories(
         snapshots=shape((2, config.method.snapshots_needed, weights), np.float32),
@@ -211,11 +233,13 @@ def test_every_file_fits_together_at_its_full_size(file):
         total_time=shape((), np.float32),
         steps=shape(times.shape, np.int32),
     )
-    method, sources = methods.build(model, config.method), methods.Sources(dataset.real_set(), experts)
+    method, sources = config.method.build(task), methods.Sources(dataset.real_set(), experts)
 
     def two_steps(key, sources):
-        distilled = methods.initial_distilled(key, model, sources, config.method, lr=0.01)
-        state, sources = method.init(key, distilled, sources), sources._replace(cache=method.prepare(key, sources))
+        distilled = methods.initial_distilled(key, task, sources, config.method, lr=0.01)
+        state = method.init(key, distilled, sources)
+        if method.prepare is not None:
+            sources = sources._replace(cache=method.prepare(key, sources))
         for it in range(2):
             batch = complete(method.sample(key, jnp.int32(it), sources), sources, None)
             state, info = method.step(key, state, batch)
@@ -224,7 +248,7 @@ def test_every_file_fits_together_at_its_full_size(file):
     first, last, info = jax.eval_shape(two_steps, jax.random.key(0), sources)
     assert last == first
     assert last.images.shape == (config.method.ipc * dataset.num_classes, *dataset.image_shape)
-    assert all(value.shape == () for value in info)
+    assert all(value.shape == () for value in info.values())
     for recipe in (config.experts.recipe, config.evaluate.recipe, config.evaluate.full_recipe):
         augmented = jax.eval_shape(dsa(recipe.augment, siamese=False), jax.random.key(0), last.images)
         assert augmented == last.images
@@ -246,7 +270,8 @@ def test_two_steps_of_every_file(file, tmp_path, monkeypatch):
         evaluate=dataclasses.replace(config.evaluate, full_data=False, recipe=scoring),
         workdir=str(tmp_path),
     )
-    results = run(config, mesh=make_mesh(jax.devices()[:1]))
+    with jax.set_mesh(make_mesh(jax.devices()[:1])):
+        results = run(config)
     assert results["dataset"] == config.data.name and results["steps"] == config.method.steps == 2
     assert results["selected_on"] == "last step" and results["selected_step"] == 2  # nothing to choose on
     assert len(results["distilled"]["runs"]) == 1

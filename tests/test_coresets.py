@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd import models
-from jaxdd.data.normalisation import fit
+from jaxdd import classification, models
+from jaxdd.data import sampling
+from jaxdd.data.normalization import fit
 from jaxdd.data.sampling import real_set
 from jaxdd.distilled import hard_labels
 from jaxdd.methods import MethodConfig, Sources, coresets, initial_distilled
@@ -50,7 +51,7 @@ def problem():
     final = rng.normal(size=(3, size)).astype(np.float32)
     line = np.zeros(2, np.float32)
     experts = Trajectories(np.zeros((3, 2, size), np.float32), final, line, line, line[0], line.astype(np.int32))
-    return model, real_set(images, labels, 3, fit("standard", images)), experts
+    return classification(model, 3), real_set(images, labels, 3, fit("standard", images)), experts
 
 
 @pytest.mark.parametrize("name", GREEDY)
@@ -84,39 +85,39 @@ def test_equal_examples_are_not_chosen_twice(name):
 @pytest.mark.parametrize("features_of", ["expert", "pixels"])
 @pytest.mark.parametrize("name", GREEDY)
 def test_selection_is_in_the_features_of_each_class(problem, name, features_of):
-    model, real, experts = problem
-    unravel = ravel_pytree(model.init(jax.random.key(0)))[1]
-    images = real.normalisation(jnp.asarray(real.images))
+    task, real, experts = problem
+    unravel = ravel_pytree(task.model.init(jax.random.key(0)))[1]
+    images = real.normalization(jnp.asarray(real.inputs))
     if features_of == "expert":
-        features = model.features(unravel(jnp.asarray(experts.final[0])), images)
+        features = task.model.features(unravel(jnp.asarray(experts.final[0])), images)
     else:
         features, experts = images.reshape(len(images), -1), None
     features = np.asarray(features, np.float64)
-    chosen = jax.jit(lambda key: coresets.select(name, key, model, Sources(real, experts), 5))(jax.random.key(0))
+    chosen = jax.jit(lambda key: coresets.select(name, key, task, Sources(real, experts), 5))(jax.random.key(0))
     for label, rows in enumerate(np.asarray(chosen)):
-        members = np.flatnonzero(real.labels == label)
+        members = np.flatnonzero(real.targets == label)
         assert rows.tolist() == members[GREEDY[name](features[members], 5)].tolist()
 
 
 @pytest.mark.parametrize("chunk", [4, 27, 500])
 def test_features_do_not_depend_on_the_chunk(problem, monkeypatch, chunk):
-    model, real, _ = problem
-    monkeypatch.setattr(coresets, "CHUNK", chunk)
-    features = coresets.real_features(model, Sources(real))
-    expected = np.asarray(real.normalisation(jnp.asarray(real.images))).reshape(27, -1)
+    task, real, _ = problem
+    monkeypatch.setattr(sampling, "over_all", functools.partial(sampling.over_all, largest=chunk))
+    features = coresets.real_features(task, real, None)
+    expected = np.asarray(real.normalization(jnp.asarray(real.inputs))).reshape(27, -1)
     np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
 def start(problem):
     """First distilled set of three images per class."""
-    model, real, experts = problem
+    task, real, experts = problem
 
     @functools.cache
     def build(init, labels, seed=0):
         config = MethodConfig(ipc=3, init=init, labels=labels)
         sources = Sources(real, experts)
-        first = jax.jit(lambda key: initial_distilled(key, model, sources, config, lr=0.03))
+        first = jax.jit(lambda key: initial_distilled(key, task, sources, config, lr=0.03))
         return first(jax.random.key(seed))
 
     return build
@@ -126,11 +127,11 @@ def start(problem):
 def test_first_images_are_real_ones_of_their_class_each_once(problem, start, init):
     _, real, _ = problem
     distilled = start(init, "hard")
-    images = np.asarray(real.normalisation(jnp.asarray(real.images)))
+    images = np.asarray(real.normalization(jnp.asarray(real.inputs)))
     chosen = np.asarray(distilled.images)
     found = [np.flatnonzero((np.abs(images - image) < 1e-6).all((1, 2, 3))).item() for image in chosen]
     assert len(set(found)) == 9
-    assert real.labels[found].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert real.targets[found].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     np.testing.assert_array_equal(distilled.labels, hard_labels(np.repeat(np.arange(3), 3), 3))
     np.testing.assert_allclose(distilled.lr, 0.03, rtol=1e-6)
 
@@ -141,30 +142,30 @@ def test_random_images_follow_the_key(start):
 
 
 def test_images_that_the_expert_classifies_right_come_first(problem):
-    model, real, experts = problem
-    unravel = ravel_pytree(model.init(jax.random.key(0)))[1]
-    images = real.normalisation(jnp.asarray(real.images))
-    right = np.argmax(model.apply(unravel(jnp.asarray(experts.final[0])), images), -1) == real.labels
+    task, real, experts = problem
+    unravel = ravel_pytree(task.model.init(jax.random.key(0)))[1]
+    images = real.normalization(jnp.asarray(real.inputs))
+    right = np.argmax(task.model.apply(unravel(jnp.asarray(experts.final[0])), images), -1) == real.targets
     choose = jax.jit(
-        lambda key, ipc: coresets.select("correct", key, model, Sources(real, experts), ipc), static_argnums=1
+        lambda key, ipc: coresets.select("correct", key, task, Sources(real, experts), ipc), static_argnums=1
     )
     seen = set()
     for seed in range(20):
         for label, rows in enumerate(np.asarray(choose(jax.random.key(seed), 5))):
-            assert np.all(real.labels[rows] == label) and len(set(rows.tolist())) == 5
-            assert right[rows].sum() == min(5, right[real.labels == label].sum())
+            assert np.all(real.targets[rows] == label) and len(set(rows.tolist())) == 5
+            assert right[rows].sum() == min(5, right[real.targets == label].sum())
             seen.update(rows[right[rows]].tolist())
     assert seen == set(np.flatnonzero(right))  # all that are right, and some classes have too few and some enough
-    counts = np.bincount(real.labels[right], minlength=3)
+    counts = np.bincount(real.targets[right], minlength=3)
     assert counts.min() < 5 <= counts.max()
 
 
 @pytest.mark.parametrize("labels", ["soft", "learned"])
 def test_soft_labels_are_the_mean_logits_of_the_last_experts(problem, start, labels):
-    model, _, experts = problem
+    task, _, experts = problem
     distilled = start("real", labels)
-    unravel = ravel_pytree(model.init(jax.random.key(0)))[1]
-    logits = [np.asarray(model.apply(unravel(jnp.asarray(flat)), distilled.images)) for flat in experts.final]
+    unravel = ravel_pytree(task.model.init(jax.random.key(0)))[1]
+    logits = [np.asarray(task.model.apply(unravel(jnp.asarray(flat)), distilled.images)) for flat in experts.final]
     np.testing.assert_allclose(distilled.labels, np.mean(logits, axis=0), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(distilled.images, start("real", "hard").images)
 
@@ -178,9 +179,9 @@ def test_noise_is_standard_normal(start):
 
 
 def test_soft_labels_need_experts(problem):
-    model, real, _ = problem
+    task, real, _ = problem
     with pytest.raises(ValueError, match="method.labels='soft' .* train experts first"):
-        initial_distilled(jax.random.key(0), model, Sources(real), MethodConfig(labels="soft"), lr=0.1)
+        initial_distilled(jax.random.key(0), task, Sources(real), MethodConfig(labels="soft"), lr=0.1)
 
 
 def test_coreset_is_made_of_real_images_and_says_what_it_needs():

@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxdd import data
-from jaxdd.data import digits, normalisation, sampling, splits
+from jaxdd.data import digits, normalization, sampling, splits
+from jaxdd.parallel import make_mesh
 
 
 def random_images(seed, *shape):
@@ -27,26 +28,26 @@ def arrays(per_class=10, num_classes=3, shape=(4, 4, 3)):
     return images, labels, images[::2], labels[::2]
 
 
-# --- normalisation -------------------------------------------------------------------------------------------------
+# --- normalization -------------------------------------------------------------------------------------------------
 
 
-def test_standardise_matches_numpy_and_inverts():
+def test_standardize_matches_numpy_and_inverts():
     images = random_images(0, 50, 6, 5, 3) // np.array([1, 2, 4], np.uint8)
-    fitted = normalisation.Standardise.fit(images)
+    fitted = normalization.Standardize.fit(images)
     scaled = images.astype(np.float64) / 255
     np.testing.assert_allclose(fitted.mean, scaled.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(fitted.std, scaled.std((0, 1, 2)), rtol=1e-6)
-    normalised = fitted(images)
-    assert normalised.dtype == jnp.float32
+    normalized = fitted(images)
+    assert normalized.dtype == jnp.float32
     expected = (scaled - scaled.mean((0, 1, 2))) / scaled.std((0, 1, 2))
-    np.testing.assert_allclose(normalised, expected, atol=1e-5)
-    np.testing.assert_allclose(fitted.inverse(normalised), scaled, atol=1e-6)
+    np.testing.assert_allclose(normalized, expected, atol=1e-5)
+    np.testing.assert_allclose(fitted.inverse(normalized), scaled, atol=1e-6)
 
 
-def test_constant_channel_normalises_to_zero():
+def test_constant_channel_normalizes_to_zero():
     images = random_images(0, 20, 4, 4, 3)
     images[..., 1] = 77
-    fitted = normalisation.Standardise.fit(images)
+    fitted = normalization.Standardize.fit(images)
     assert fitted.std[1] == 1
     np.testing.assert_allclose(fitted(images)[..., 1], 0, atol=1e-6)
 
@@ -58,12 +59,12 @@ def correlated_images(count, seed=0):
     return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8).reshape(count, 4, 3, 2)
 
 
-def test_zca_whitens_to_the_regularised_spectrum_and_inverts(monkeypatch):
-    monkeypatch.setattr(normalisation, "CHUNK", 64)
+def test_zca_whitens_to_the_regularized_spectrum_and_inverts(monkeypatch):
+    monkeypatch.setattr(normalization, "CHUNK", 64)
     images = correlated_images(300)
     flat = images.reshape(300, -1) / 255
     spectrum = np.linalg.eigvalsh(np.cov(flat, rowvar=False, bias=True))
-    fitted = normalisation.ZCA.fit(images)
+    fitted = normalization.ZCA.fit(images)
     whitened = np.asarray(fitted(images), np.float64).reshape(300, -1)
     np.testing.assert_allclose(whitened.mean(0), 0, atol=1e-5)
     covariance = np.cov(whitened, rowvar=False, bias=True)
@@ -75,13 +76,13 @@ def test_zca_whitens_to_the_regularised_spectrum_and_inverts(monkeypatch):
 
 def test_zca_refuses_images_whose_covariance_is_too_large():
     with pytest.raises(ValueError, match="image_size"):
-        normalisation.ZCA.fit(np.zeros((2, 128, 128, 3), np.uint8))
+        normalization.ZCA.fit(np.zeros((2, 128, 128, 3), np.uint8))
 
 
 @pytest.mark.parametrize("kind", ["standard", "zca"])
-def test_normalisation_travels_through_jit_and_keeps_leading_axes(kind):
+def test_normalization_travels_through_jit_and_keeps_leading_axes(kind):
     images = correlated_images(30)
-    fitted = normalisation.fit(kind, images)
+    fitted = normalization.fit(kind, images)
     expected = np.asarray(fitted(images))
     stacked = images.reshape(5, 6, *images.shape[1:])
     forward, back = jax.jit(lambda n, x: (n(x), n.inverse(n(x))))(fitted, stacked)
@@ -91,32 +92,32 @@ def test_normalisation_travels_through_jit_and_keeps_leading_axes(kind):
 
 
 @pytest.mark.parametrize("kind", ["standard", "zca"])
-def test_normalisation_survives_a_file(kind, tmp_path):
-    fitted = normalisation.fit(kind, correlated_images(30))
+def test_normalization_survives_a_file(kind, tmp_path):
+    fitted = normalization.fit(kind, correlated_images(30))
     np.savez(tmp_path / "file.npz", **fitted.to_arrays())
     with np.load(tmp_path / "file.npz") as stored:
-        restored = normalisation.from_arrays(dict(stored))
+        restored = normalization.from_arrays(dict(stored))
     assert type(restored) is type(fitted)
     for before, after in zip(fitted, restored, strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def test_normalisation_from_arrays_names_what_is_wrong():
-    stored = normalisation.fit("zca", correlated_images(30)).to_arrays()
+def test_normalization_from_arrays_names_what_is_wrong():
+    stored = normalization.fit("zca", correlated_images(30)).to_arrays()
     with pytest.raises(ValueError, match="'kind'"):
-        normalisation.from_arrays({"mean": stored["mean"]})
+        normalization.from_arrays({"mean": stored["mean"]})
     with pytest.raises(ValueError, match="whiten"):
-        normalisation.from_arrays({"kind": stored["kind"], "mean": stored["mean"]})
-    with pytest.raises(ValueError, match="unknown normalisation 'pca'"):
-        normalisation.from_arrays({**stored, "kind": np.asarray("pca")})
+        normalization.from_arrays({"kind": stored["kind"], "mean": stored["mean"]})
+    with pytest.raises(ValueError, match="unknown normalization 'pca'"):
+        normalization.from_arrays({**stored, "kind": np.asarray("pca")})
 
 
 @pytest.mark.parametrize(
     "images", [np.zeros((2, 3, 3, 1)), np.zeros((0, 3, 3, 1), np.uint8), np.zeros((3, 3), np.uint8)]
 )
-def test_normalisation_is_fitted_on_uint8_images_only(images):
+def test_normalization_is_fitted_on_uint8_images_only(images):
     with pytest.raises(ValueError, match="uint8 images"):
-        normalisation.fit("standard", images)
+        normalization.fit("standard", images)
 
 
 # --- sampling ------------------------------------------------------------------------------------------------------
@@ -126,22 +127,23 @@ def test_normalisation_is_fitted_on_uint8_images_only(images):
 def real():
     labels = np.random.default_rng(1).permutation(np.repeat(np.arange(3), [5, 9, 7]))
     images = random_images(2, len(labels), 4, 4, 3)
-    return sampling.real_set(images, labels, 3, normalisation.fit("standard", images))
+    return sampling.real_set(images, labels, 3, normalization.fit("standard", images))
 
 
 def test_real_set_indexes_every_class(real):
-    np.testing.assert_array_equal(real.class_sizes, [5, 9, 7])
-    for label, (row, size) in enumerate(zip(real.class_table, real.class_sizes, strict=True)):
-        np.testing.assert_array_equal(np.sort(row[:size]), np.flatnonzero(real.labels == label))
-        assert (real.labels[row] == label).all()  # the padding too
-    assert real.class_table.shape == (3, 9) and real.class_table.dtype == np.int32
+    np.testing.assert_array_equal(real.classes.sizes, [5, 9, 7])
+    for label, (row, size) in enumerate(zip(*real.classes, strict=True)):
+        np.testing.assert_array_equal(np.sort(row[:size]), np.flatnonzero(real.targets == label))
+        assert (real.targets[row] == label).all()  # the padding too
+    assert real.classes.table.shape == (3, 9) and real.classes.table.dtype == np.int32
+    assert real.size == 21 and real.groups is real.classes
 
 
-def test_take_gathers_normalises_and_labels(real):
+def test_take_gathers_normalizes_and_labels(real):
     indices = np.array([[0, 3], [7, 7], [20, 1]])
     examples = jax.jit(sampling.take)(real, indices)
-    np.testing.assert_allclose(examples.images, np.asarray(real.normalisation(real.images))[indices], atol=1e-6)
-    np.testing.assert_array_equal(examples.targets, np.eye(3)[real.labels[indices]])
+    np.testing.assert_allclose(examples.inputs, np.asarray(real.normalization(real.inputs))[indices], atol=1e-6)
+    np.testing.assert_array_equal(examples.targets, np.eye(3)[real.targets[indices]])
     np.testing.assert_allclose(examples.weights, np.full((3, 2), 0.5))
     np.testing.assert_array_equal(examples.indices, indices)
 
@@ -151,11 +153,11 @@ def test_balanced_draws_each_class_without_replacement_and_fairly(real):
     keys = jax.random.split(jax.random.key(0), draws)
     indices = np.asarray(jax.jit(jax.vmap(lambda key: sampling.balanced(key, real, 4)))(keys))
     assert indices.shape == (draws, 3, 4)
-    assert (real.labels[indices] == np.arange(3)[None, :, None]).all()
+    assert (real.targets[indices] == np.arange(3)[None, :, None]).all()
     ordered = np.sort(indices, axis=-1)
     assert (ordered[..., 1:] != ordered[..., :-1]).all()
     for label, size in enumerate([5, 9, 7]):
-        counts = np.bincount(indices[:, label].ravel(), minlength=21)[real.labels == label]
+        counts = np.bincount(indices[:, label].ravel(), minlength=21)[real.targets == label]
         # Without replacement a count varies less than a binomial one, so its standard score is small.
         p = 4 / size
         scores = (counts - draws * p) / np.sqrt(draws * p * (1 - p))
@@ -165,7 +167,7 @@ def test_balanced_draws_each_class_without_replacement_and_fairly(real):
 
 def test_balanced_may_take_a_whole_class(real):
     rows = np.asarray(sampling.balanced(jax.random.key(3), real, 5))
-    np.testing.assert_array_equal(np.sort(rows[0]), np.flatnonzero(real.labels == 0))
+    np.testing.assert_array_equal(np.sort(rows[0]), np.flatnonzero(real.targets == 0))
 
 
 def test_classwise_goes_through_each_class_before_it_repeats(real):
@@ -173,12 +175,12 @@ def test_classwise_goes_through_each_class_before_it_repeats(real):
         rows = np.asarray(jax.jit(sampling.classwise, static_argnums=2)(jax.random.key(batch), real, batch))
         assert rows.shape == (3, batch) and rows.dtype == np.int32
         for label, size in enumerate([5, 9, 7]):
-            assert (real.labels[rows[label]] == label).all()
-            counts = np.bincount(rows[label], minlength=21)[real.labels == label]
+            assert (real.targets[rows[label]] == label).all()
+            counts = np.bincount(rows[label], minlength=21)[real.targets == label]
             assert len(counts) == size and set(counts) <= {batch // size, -(-batch // size)}
     draws = jax.vmap(lambda key: sampling.classwise(key, real, 8))(jax.random.split(jax.random.key(0), 4000))
     for label, size in enumerate([5, 9, 7]):
-        counts = np.bincount(np.asarray(draws[:, label]).ravel(), minlength=21)[real.labels == label]
+        counts = np.bincount(np.asarray(draws[:, label]).ravel(), minlength=21)[real.targets == label]
         np.testing.assert_allclose(counts, 4000 * 8 / size, rtol=0.05)
 
 
@@ -204,13 +206,82 @@ def test_per_class_is_checked(real):
 
 def test_real_set_refuses_what_it_cannot_index():
     images = random_images(0, 4, 2, 2, 1)
-    fitted = normalisation.fit("standard", images)
-    with pytest.raises(ValueError, match="class 1 has no example"):
-        sampling.real_set(images, np.array([0, 0, 2, 2]), 3, fitted)
+    fitted = normalization.fit("standard", images)
     with pytest.raises(ValueError, match="labels span 0..3"):
         sampling.real_set(images, np.array([0, 1, 2, 3]), 3, fitted)
     with pytest.raises(ValueError, match="4 images but 3 labels"):
         sampling.real_set(images, np.array([0, 1, 2]), 3, fitted)
+
+
+def test_a_class_without_examples_is_refused_where_it_is_drawn_from():
+    images = random_images(0, 4, 2, 2, 1)
+    fitted = normalization.fit("standard", images)
+    real = sampling.real_set(images, np.array([0, 0, 2, 2]), 3, fitted)
+    np.testing.assert_array_equal(real.classes.sizes, [2, 0, 2])
+    with pytest.raises(ValueError, match="class 1 has 0"):
+        sampling.check_per_class(real, 1)
+    with pytest.raises(ValueError, match="no example of class 1: raise data.validation"):
+        sampling.check_validation(real)
+    with pytest.raises(ValueError, match="validation split, which is empty; raise data.validation"):
+        sampling.check_validation(None)
+    # Scores of a set do not depend on the classes that it has.
+    np.testing.assert_array_equal(sampling.take(real, np.arange(4)).targets, np.eye(3)[[0, 0, 2, 2]])
+
+
+def test_a_validation_split_with_every_class_is_accepted(real):
+    assert sampling.check_validation(real) is real
+
+
+@pytest.fixture
+def unlabeled():
+    """A set without classes or normalization, of trees of arrays."""
+    rng = np.random.default_rng(4)
+    inputs = {"x": rng.normal(size=(13, 2)).astype(np.float32), "t": np.arange(13, dtype=np.float32)}
+    return sampling.RealSet(inputs, rng.normal(size=(13, 3)).astype(np.float32))
+
+
+def test_examples_without_classes_are_one_group(unlabeled):
+    assert unlabeled.size == 13
+    table, sizes = unlabeled.groups
+    np.testing.assert_array_equal(table, [np.arange(13)])
+    np.testing.assert_array_equal(sizes, [13])
+    examples = jax.jit(sampling.take)(unlabeled, np.array([4, 0]))
+    np.testing.assert_array_equal(examples.inputs["x"], unlabeled.inputs["x"][[4, 0]])
+    np.testing.assert_array_equal(examples.inputs["t"], [4, 0])
+    np.testing.assert_array_equal(examples.targets, unlabeled.targets[[4, 0]])
+    np.testing.assert_allclose(examples.weights, [0.5, 0.5])
+    for draw in (sampling.balanced, sampling.classwise):
+        rows = np.asarray(draw(jax.random.key(0), unlabeled, 13))
+        np.testing.assert_array_equal(np.sort(rows), [np.arange(13)])
+    sampling.check_per_class(unlabeled, 13)
+    with pytest.raises(ValueError, match="the set has 13; choose 1 to 13"):
+        sampling.check_per_class(unlabeled, 14)
+    assert sampling.check_validation(unlabeled) is unlabeled
+
+
+@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize("size, largest", [(1, 8), (5, 500), (13, 4), (90, 30), (33, 32)])
+def test_chunks_hold_every_example_once_and_are_shared_evenly(size, largest, devices):
+    with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+        positions, valid = jax.jit(lambda: sampling.chunks_of(size, largest))()
+    count, length = positions.shape
+    np.testing.assert_array_equal(np.asarray(positions)[np.asarray(valid)], np.arange(size))
+    assert 0 <= positions.min() and positions.max() < size and length <= largest
+    assert count % devices == 0 or count == size
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_over_all_gives_a_row_for_every_example(real, unlabeled, devices):
+    with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+        brightness = jax.jit(lambda data: sampling.over_all(lambda e: e.inputs.mean((1, 2)), data, 4))(real)
+        found = jax.jit(lambda data: sampling.over_all(lambda e: (e.indices, e.inputs["t"]), data, 4))(unlabeled)
+        taken = sampling.take(unlabeled, np.arange(2, 9))
+        again = jax.jit(lambda data: sampling.over_all(lambda e: e.indices, data, 4))(taken)
+    np.testing.assert_allclose(brightness, real.normalization(real.inputs).mean((1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found[0], np.arange(13))
+    np.testing.assert_array_equal(found[1], np.arange(13))
+    assert sampling.size_of(taken) == 7 and sampling.size_of(real) == 21
+    np.testing.assert_array_equal(again, np.arange(2, 9))
 
 
 # --- splits and arrays ---------------------------------------------------------------------------------------------
@@ -242,13 +313,27 @@ def test_from_arrays_keeps_what_it_is_given():
     assert dataset.train.labels.dtype == np.int32
     # Statistics come from what is left after the validation split was carved off.
     scaled = dataset.train.images / 255
-    np.testing.assert_allclose(dataset.normalisation.mean, scaled.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(dataset.normalization.mean, scaled.mean((0, 1, 2)), rtol=1e-6)
     real = dataset.real_set()
-    np.testing.assert_array_equal(real.images, dataset.train.images)
-    np.testing.assert_array_equal(real.class_sizes, [8, 8, 8])
+    np.testing.assert_array_equal(real.inputs, dataset.train.images)
+    np.testing.assert_array_equal(real.classes.sizes, [8, 8, 8])
 
 
-def test_from_arrays_accepts_grey_images_without_a_channel_axis():
+def test_every_split_is_indexed_with_the_normalization_of_train():
+    dataset = data.from_arrays(*arrays(), validation=0.2)
+    sets = {"train": dataset.real_set(), "validation": dataset.validation_set(), "test": dataset.test_set()}
+    for name, real in sets.items():
+        split = getattr(dataset, name)
+        np.testing.assert_array_equal(real.inputs, split.images)
+        np.testing.assert_array_equal(real.targets, split.labels)
+        np.testing.assert_array_equal(real.classes.sizes, np.bincount(split.labels, minlength=3))
+        assert real.normalization is dataset.normalization
+    assert data.from_arrays(*arrays(), validation=0).validation_set() is None
+    lacking = dataclasses.replace(dataset, validation=splits.subset(dataset.validation, np.arange(4)))
+    np.testing.assert_array_equal(lacking.validation_set().classes.sizes, [2, 2, 0])
+
+
+def test_from_arrays_accepts_gray_images_without_a_channel_axis():
     images, labels, test_images, test_labels = arrays(shape=(4, 4))
     dataset = data.from_arrays(images, labels, test_images, test_labels, validation=0)
     assert dataset.image_shape == (4, 4, 1)
@@ -272,7 +357,7 @@ def test_fingerprint_is_that_of_the_train_split():
         fingerprint(images, swapped, validation=0),
         fingerprint(validation=0),
         fingerprint(validation=0, name="other"),
-        fingerprint(validation=0, normalisation="zca"),
+        fingerprint(validation=0, normalization="zca"),
         fingerprint(split_seed=1),
         fingerprint(),
     ]
@@ -289,8 +374,8 @@ def test_label_noise_replaces_an_exact_part_of_every_class(kind):
 
     clean, noisy = dataset(), dataset(label_noise=0.3, noise_kind=kind)
     wrong = clean.train.labels != noisy.train.labels
-    assert clean.mislabelled is None
-    np.testing.assert_array_equal(noisy.mislabelled, wrong)
+    assert clean.mislabeled is None
+    np.testing.assert_array_equal(noisy.mislabeled, wrong)
     assert np.bincount(clean.train.labels[wrong]).tolist() == [24, 24, 24]
     shift = (noisy.train.labels - clean.train.labels)[wrong] % 3
     assert set(shift) == ({1} if kind == "asymmetric" else {1, 2})
@@ -342,7 +427,7 @@ def replaced(position, value):
         (arrays(), {"validation": 1.0}, r"\[0, 1\), got 1.0"),
         (arrays(), {"validation": -0.1}, r"\[0, 1\), got -0.1"),
         (arrays(), {"validation": float("nan")}, r"\[0, 1\), got nan"),
-        (arrays(), {"normalisation": "pca"}, "unknown normalisation 'pca'"),
+        (arrays(), {"normalization": "pca"}, "unknown normalization 'pca'"),
     ],
 )  # fmt: skip
 def test_from_arrays_says_what_is_wrong(given, options, message):
@@ -437,10 +522,10 @@ def test_tensorflow_is_never_imported_and_tfds_only_when_needed(digits_dir, tmp_
 
 
 def test_config_holds_the_arguments_of_load(digits_dir):
-    config = data.DataConfig(data_dir=digits_dir, validation=0.25, normalisation="zca", image_size=6)
+    config = data.DataConfig(data_dir=digits_dir, validation=0.25, normalization="zca", image_size=6)
     dataset = data.load(**dataclasses.asdict(config))
     assert dataset.image_shape == (6, 6, 1)
-    assert isinstance(dataset.normalisation, data.ZCA)
+    assert isinstance(dataset.normalization, data.ZCA)
     np.testing.assert_allclose(len(dataset.validation.labels), 0.25 * 1442, atol=10)
 
 
@@ -508,12 +593,12 @@ def test_tfds_set_is_read_as_written(tmp_path, extra):
     assert as_set(*dataset.test) == as_set(*test)
 
 
-def test_tfds_validation_stands_in_for_a_missing_or_unlabelled_test(tmp_path):
+def test_tfds_validation_stands_in_for_a_missing_or_unlabeled_test(tmp_path):
     train, held_out = cats_and_dogs(20, 0), cats_and_dogs(6, 1)
     missing = write_tiny_set(tmp_path / "missing", train=train, validation=held_out)
     assert as_set(*data.load("tiny_set", data_dir=missing).test) == as_set(*held_out)
-    unlabelled = (held_out[0], np.full(6, -1))
-    withheld = write_tiny_set(tmp_path / "withheld", train=train, validation=held_out, test=unlabelled)
+    unlabeled = (held_out[0], np.full(6, -1))
+    withheld = write_tiny_set(tmp_path / "withheld", train=train, validation=held_out, test=unlabeled)
     assert as_set(*data.load("tiny_set", data_dir=withheld).test) == as_set(*held_out)
 
 
@@ -619,7 +704,7 @@ def test_folder_without_test_is_split_by_class(tmp_path, below):
     assert as_set(*other.test) == parts[2] and as_set(*other.train) != parts[0]
 
 
-def test_folder_of_grey_images_has_one_channel(tmp_path):
+def test_folder_of_gray_images_has_one_channel(tmp_path):
     written = write_folder(tmp_path, {"ant": 5, "bee": 5}, mode="L")
     dataset = data.load(f"folder:{tmp_path}", validation=0)
     assert dataset.image_shape == (6, 6, 1)
@@ -628,11 +713,11 @@ def test_folder_of_grey_images_has_one_channel(tmp_path):
 
 
 def test_folder_of_mixed_modes_becomes_rgb(tmp_path):
-    grey = write_folder(tmp_path / "train", {"ant": 2}, mode="L")
+    gray = write_folder(tmp_path / "train", {"ant": 2}, mode="L")
     transparent = write_folder(tmp_path / "train", {"bee": 2}, mode="RGBA")
     write_folder(tmp_path / "test", {"ant": 1}, mode="L")
     dataset = data.load(f"folder:{tmp_path}", validation=0)
-    np.testing.assert_array_equal(dataset.train.images[:2], np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(dataset.train.images[:2], np.stack([gray] * 3, axis=-1))
     np.testing.assert_array_equal(dataset.train.images[2:], transparent[..., :3])
     assert dataset.test.images.shape == (1, 6, 6, 3)
 
@@ -643,7 +728,7 @@ def test_folder_of_different_sizes_is_scaled_and_cropped(tmp_path):
             (tmp_path / name).mkdir(exist_ok=True)
             pixels = np.full(size, shade, np.uint8)
             if size == (8, 16):
-                pixels[:, :4] = pixels[:, -4:] = 0  # what a centre crop cuts off
+                pixels[:, :4] = pixels[:, -4:] = 0  # what a center crop cuts off
             Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
     with pytest.raises(ValueError, match="images differ in size .*0.png is 8×16.*1.png is 16×8.*image_size"):
         data.load(f"folder:{tmp_path}")
@@ -730,7 +815,7 @@ def test_real_sets_have_their_published_mean(name, shape, mean, counts):
     dataset = data.load(name, data_dir=os.environ["JAXDD_DATA_DIR"], validation=0)
     assert dataset.image_shape == shape
     assert (len(dataset.train.labels), len(dataset.test.labels)) == counts
-    np.testing.assert_allclose(dataset.normalisation.mean, mean, atol=1e-4)
+    np.testing.assert_allclose(dataset.normalization.mean, mean, atol=1e-4)
     source = tfds.builder(name, data_dir=os.environ["JAXDD_DATA_DIR"]).as_data_source("train")
     for index in (0, 12_345, counts[0] - 1):
         np.testing.assert_array_equal(dataset.train.images[index], source[index]["image"])

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd import methods, models
+from jaxdd import classification, models
 from jaxdd.augment import dsa
 from jaxdd.distilled import Distilled, hard_labels
-from jaxdd.losses import cross_entropy
-from jaxdd.methods import Optimiser, Sources, dc
+from jaxdd.methods import Optimizer, Sources, dc
 from jaxdd.models import ModelConfig
+from jaxdd.tasks import cross_entropy
 from jaxdd.types import Examples
-from tests.conftest import finite_difference, random_like
+from tests.helpers import finite_difference, random_like
 
 
 def class_batch(images, classes, keys=3, dtype=jnp.float64):
@@ -20,7 +20,7 @@ def class_batch(images, classes, keys=3, dtype=jnp.float64):
     image_key, weight_key = jax.random.split(jax.random.key(keys))
     weights = jax.random.uniform(weight_key, (classes, images), dtype, 0.5, 1.5)
     return Examples(
-        images=jax.random.normal(image_key, (classes, images, 4, 4, 1), dtype),
+        inputs=jax.random.normal(image_key, (classes, images, 4, 4, 1), dtype),
         targets=jnp.broadcast_to(jnp.eye(classes, dtype=dtype)[:, None], (classes, images, classes)),
         weights=weights / weights.sum(1, keepdims=True),
         indices=jnp.arange(classes * images).reshape(classes, images),
@@ -36,12 +36,12 @@ def distilled_set(per_class, classes=3, dtype=jnp.float64, seed=4):
 
 
 def setting(toy, name="mlp", **settings):
-    model = toy(jnp.float64, name=name)[0]
+    task = toy(jnp.float64, name=name)[0]
     config = dc.Config(**{"ipc": 2, "real_batch": 5, "labels": "learned", **settings})
-    method = methods.build(model, config)
+    method = config.build(task)
     state = jax.jit(method.init)(jax.random.key(0), distilled_set(config.items_per_class), None)
     batch = dc.Batch(class_batch(5, 3), jax.random.split(jax.random.key(9), 3), jnp.asarray(False), None)
-    return SimpleNamespace(model=model, config=config, method=method, state=state, batch=batch)
+    return SimpleNamespace(model=task.model, config=config, method=method, state=state, batch=batch)
 
 
 def oracle(model, config, state, batch):
@@ -63,7 +63,7 @@ def oracle(model, config, state, batch):
     for c in range(3):
         mine = slice(c * size, (c + 1) * size)
         both = (
-            np.concatenate([images[mine], batch.real.images[c]]),
+            np.concatenate([images[mine], batch.real.inputs[c]]),
             np.concatenate([targets[mine], batch.real.targets[c]]),
         )
         gradients = [np.asarray(g) for g in jax.tree.leaves(per_example(*both, batch.keys[c]))]
@@ -94,7 +94,7 @@ def test_objective_is_that_of_explicit_per_layer_gradients(x64, toy, name):
     def slopes(images, labels, weights):
         def objective(images, labels, weights):
             batch = s.batch._replace(real=s.batch.real._replace(weights=weights))
-            return s.method.objective(s.state.distilled._replace(images=images, labels=labels), s.state, batch)
+            return s.method.objective(s.state.distilled._replace(inputs=images, labels=labels), s.state, batch)
 
         return jax.value_and_grad(objective, (0, 1, 2))(images, labels, weights)
 
@@ -133,14 +133,14 @@ def test_equal_weights_give_the_published_mean(x64, toy):
 
 @pytest.mark.parametrize(("factor", "labels"), [(1, "hard"), (2, "learned")])
 def test_a_step_descends_the_objective(x64, toy, factor, labels):
-    rates = {"image_optimiser": Optimiser("sgd", 0.3, 0.5), "label_optimiser": Optimiser("sgd", 0.2, 0.0)}
+    rates = {"image_optimizer": Optimizer("sgd", 0.3, 0.5), "label_optimizer": Optimizer("sgd", 0.2, 0.0)}
     s = setting(toy, factor=factor, labels=labels, ipc=1, **rates)
     after, info = jax.jit(s.method.step)(jax.random.key(1), s.state, s.batch)
     before = s.state.distilled
     value, slope = jax.jit(jax.value_and_grad(s.method.objective))(before, s.state, s.batch)
-    np.testing.assert_allclose(info.loss, value, rtol=1e-12)
-    np.testing.assert_allclose(info.image_gradient, np.linalg.norm(slope.images), rtol=1e-12)
-    np.testing.assert_allclose(after.distilled.images, before.images - 0.3 * slope.images, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(info["loss"], value, rtol=1e-12)
+    np.testing.assert_allclose(info["image_gradient"], np.linalg.norm(slope.inputs), rtol=1e-12)
+    np.testing.assert_allclose(after.distilled.images, before.images - 0.3 * slope.inputs, rtol=1e-10, atol=1e-14)
     moved = 0.2 * slope.labels if labels == "learned" else 0
     np.testing.assert_allclose(after.distilled.labels, before.labels - moved, rtol=1e-10, atol=1e-14)
     assert np.abs(slope.labels).max() > 0
@@ -153,7 +153,7 @@ def test_loops_are_those_written_by_hand(stripes, network):
     config = dc.Config(
         ipc=2, real_batch=6, outer_loop=3, inner_loop=2, network=network, network_batch=6, augment="none"
     )
-    method, sources = methods.build(model, config), Sources(stripes.real_set())
+    method, sources = config.build(classification(model, 3)), Sources(stripes.real_set())
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
     first = Distilled(images, hard_labels(jnp.repeat(jnp.arange(3), 2), 3), jnp.asarray(0.01))
     init, step, sample, fresh = (jax.jit(f) for f in (method.init, method.step, method.sample, model.init))
@@ -183,7 +183,7 @@ def test_loops_are_those_written_by_hand(stripes, network):
         for i in range(2):
             if network == "real":
                 drawn = jax.tree.map(lambda x, i=i: x[i], batch.training)
-                training = drawn.images, drawn.targets
+                training = drawn.inputs, drawn.targets
             else:  # the whole set fits into one batch
                 training = state.distilled.images, state.distilled.targets
             network_now, velocity = sgd(network_now, velocity, *training)
@@ -207,7 +207,7 @@ def test_loops_in_between_and_as_set():
 def test_a_network_may_stay_untrained(stripes, network):
     model = models.build(ModelConfig(name="mlp", width=2, depth=1), (8, 8, 1), 3)
     config = dc.Config(ipc=1, real_batch=2, outer_loop=5, inner_loop=0, network=network, network_batch=2)
-    method = methods.build(model, config)
+    method = config.build(classification(model, 3))
     first = Distilled(jnp.ones((3, 8, 8, 1)), hard_labels(jnp.arange(3), 3), jnp.asarray(0.01))
 
     @jax.jit
@@ -245,7 +245,7 @@ def test_encode_by_hand():
             small = images[4 * m + k].reshape(3, 2, 2, 2, 2).mean((1, 3))
             np.testing.assert_allclose(stored.images[m, row : row + 3, column : column + 2], small, atol=1e-6)
     np.testing.assert_array_equal(stored.labels, 128 * np.eye(2))
-    # Patches of one colour survive both ways.
+    # Patches of one color survive both ways.
     flat = jnp.broadcast_to(jnp.arange(8.0)[:, None, None, None], (8, 6, 4, 2))
     there = dc.encode(Distilled(flat, jnp.asarray(labels), jnp.asarray(0.1)), 2)
     np.testing.assert_allclose(dc.decode(there, 2).images, flat, rtol=1e-6)
@@ -261,7 +261,7 @@ def test_a_stored_image_makes_f_squared_items(factor, shape):
 
 
 def test_images_that_do_not_divide_are_refused(toy):
-    method = methods.build(toy(jnp.float32)[0], dc.Config(ipc=1, factor=3))
+    method = dc.Config(ipc=1, factor=3).build(toy(jnp.float32)[0])
     distilled = Distilled(jnp.zeros((27, 4, 4, 1)), jnp.zeros((27, 3)), jnp.asarray(0.1))
     with pytest.raises(ValueError, match=r"method.factor is 3 and images are 4×4.*choose another factor"):
         method.init(jax.random.key(0), distilled, None)
@@ -286,7 +286,8 @@ def test_impossible_settings_are_refused():
 def test_the_memory_of_a_gradient_in_the_weights_is_that_of_one_class():
     def memory(classes):
         model = models.build(ModelConfig(width=8, depth=1), (8, 8, 1), classes)
-        method, network = dc.build(model, dc.Config(ipc=1)), model.init(jax.random.key(0))
+        method = dc.Config(ipc=1).build(classification(model, classes))
+        network = model.init(jax.random.key(0))
         images = jnp.zeros((classes, 64, 8, 8, 1))
         targets = jax.nn.one_hot(jnp.zeros((classes, 64), int), classes)
         real = Examples(images, targets, jnp.full((classes, 64), 1 / 64), jnp.zeros((classes, 64), int))

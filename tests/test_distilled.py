@@ -14,23 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd.data.normalisation import ZCA, Standardise
+from jaxdd.data import DataConfig
+from jaxdd.data.normalization import ZCA, Standardize
 from jaxdd.distilled import HARD_LABEL_SCALE, Card, Distilled, hard_labels
+from jaxdd.evaluate import EvaluateConfig
 from jaxdd.files import atomic_write, plain, to_json, write_json
+from jaxdd.models import ModelConfig
+from jaxdd.rescore import defaults
+from jaxdd.training import Recipe
 
 NAMES = ("cat", "dog", "größe")
+VERSION_1 = {kind: Path(__file__).parent / "data" / f"distilled_v1_{kind}.npz" for kind in ("logits", "hard")}
 
 
 def real_images(seed=0):
     return np.random.default_rng(seed).integers(0, 256, (20, 4, 5, 3), dtype=np.uint8)
 
 
-def a_card(label_kind="logits", normalisation=None, **changes):
+def a_card(label_kind="logits", normalization=None, **changes):
     card = Card(
         dataset="pets",
         class_names=NAMES,
         label_kind=label_kind,
-        normalisation=normalisation or Standardise.fit(real_images()),
+        normalization=normalization or Standardize.fit(real_images()),
         recipe={"epochs": 1000, "lr": 0.01, "augment": "color_crop"},
         provenance={"method": "mtt", "seed": 3, "step": 40, "config": {"ipc": 2, "image_lr": None}},
     )
@@ -80,9 +86,29 @@ def test_is_a_pytree():
     np.testing.assert_array_equal(doubled.images, 2 * distilled.images)
 
 
-@pytest.mark.parametrize("kind", [Standardise, ZCA])
+def test_items_are_counted_and_cut_by_class():
+    distilled = a_set()
+    assert distilled.size == 6
+    by_class = distilled.by_class(3)
+    assert by_class.images.shape == (3, 2, 4, 5, 3)
+    np.testing.assert_array_equal(by_class.images.reshape(6, 4, 5, 3), distilled.images)
+    np.testing.assert_array_equal(by_class.labels[1], distilled.labels[2:4])
+    np.testing.assert_array_equal(by_class.lr, np.full(3, distilled.lr))
+
+
+def test_inputs_and_labels_may_be_trees():
+    tree = {"x": jnp.arange(12.0).reshape(6, 2), "t": jnp.arange(6.0)}
+    distilled = Distilled(tree, {"y": jnp.zeros((6, 4))}, jnp.asarray(0.1))
+    assert distilled.size == 6
+    by_class = distilled.by_class(2)
+    assert {name: x.shape for name, x in by_class.inputs.items()} == {"x": (2, 3, 2), "t": (2, 3)}
+    np.testing.assert_array_equal(by_class.inputs["t"], [[0, 1, 2], [3, 4, 5]])
+    assert by_class.labels["y"].shape == (2, 3, 4) and by_class.lr.shape == (2,)
+
+
+@pytest.mark.parametrize("kind", [Standardize, ZCA])
 def test_logits_round_trip_exactly(tmp_path, kind):
-    distilled, card = a_set(), a_card(normalisation=kind.fit(real_images()))
+    distilled, card = a_set(), a_card(normalization=kind.fit(real_images()))
     distilled.save(tmp_path / "distilled.npz", card)
     loaded, loaded_card = Distilled.load(tmp_path / "distilled.npz")
     for ours, theirs in zip(distilled, loaded, strict=True):
@@ -90,8 +116,8 @@ def test_logits_round_trip_exactly(tmp_path, kind):
         assert theirs.dtype == jnp.float32
     for field in ("dataset", "class_names", "label_kind", "recipe", "provenance"):
         assert getattr(loaded_card, field) == getattr(card, field)
-    assert type(loaded_card.normalisation) is kind
-    for ours, theirs in zip(card.normalisation, loaded_card.normalisation, strict=True):
+    assert type(loaded_card.normalization) is kind
+    for ours, theirs in zip(card.normalization, loaded_card.normalization, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -128,27 +154,93 @@ def test_saving_twice_makes_the_same_bytes(tmp_path):
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
+def names_in(tree):
+    """List the keys of nested dicts."""
+    return [] if not isinstance(tree, dict) else [*tree, *(name for value in tree.values() for name in names_in(value))]
+
+
+@pytest.mark.parametrize("kind", VERSION_1)
+def test_a_set_saved_by_version_1_loads(kind):
+    with np.load(VERSION_1[kind], allow_pickle=False) as file:
+        stored = dict(file)
+    assert stored["format_version"] == 1 and "normalisation_mean" in stored
+    distilled, card = Distilled.load(VERSION_1[kind])
+    np.testing.assert_array_equal(distilled.images, stored["images"])
+    np.testing.assert_array_equal(distilled.lr, stored["lr"])
+    if kind == "hard":
+        expected = HARD_LABEL_SCALE * np.eye(10, dtype=np.float32)[stored["labels"]]
+    else:
+        expected = stored["labels"]
+    np.testing.assert_array_equal(distilled.labels, expected)
+    assert all(array.dtype == jnp.float32 for array in distilled)
+    assert (card.dataset, card.class_names, card.label_kind) == ("digits", tuple("0123456789"), kind)
+    assert type(card.normalization) is Standardize
+    np.testing.assert_array_equal(card.normalization.mean, stored["normalisation_mean"])
+    np.testing.assert_array_equal(card.normalization.std, stored["normalisation_std"])
+    assert card.recipe == json.loads(str(stored["recipe"]))
+
+
+@pytest.mark.parametrize(("kind", "method", "step"), [("logits", "datm", 200), ("hard", "infmatch", 150)])
+def test_the_provenance_of_version_1_is_spelled_as_now(kind, method, step):
+    written = json.loads(str(np.load(VERSION_1[kind])["provenance"]))
+    provenance = Distilled.load(VERSION_1[kind])[1].provenance
+    assert provenance["config"]["data"]["normalization"] == "standard"
+    assert provenance["config"]["method"]["name"] == method and provenance["step"] == step
+    old = written["config"]["method"]
+    assert provenance["config"]["method"]["image_optimizer"] == old["image_optimiser"]
+    assert provenance["config"]["method"]["label_optimizer"] == old["label_optimiser"]
+    # Names are spelled anew, nothing else is changed.
+    respelled = to_json(written).replace("normalisation", "normalization").replace("optimiser", "optimizer")
+    assert provenance == json.loads(respelled)
+    assert any("optimiser" in name for name in names_in(written))
+    assert not any("isation" in name or "optimiser" in name for name in names_in(provenance))
+
+
+@pytest.mark.parametrize("kind", VERSION_1)
+def test_a_set_saved_by_version_1_can_be_scored_as_it_was(kind):
+    command = defaults(str(VERSION_1[kind]))
+    assert command.distilled == str(VERSION_1[kind])
+    assert command.data == DataConfig(name="digits", validation=0.1, normalization="standard")
+    assert command.model == ModelConfig(name="convnet", width=32, depth=2)
+    assert command.recipe == Recipe(epochs=300, lr=0.01, augment="color_crop_cutout_scale_rotate")
+    assert command.full_recipe == EvaluateConfig().full_recipe
+    assert (command.networks, command.seed) == (5, 0)
+
+
+@pytest.mark.parametrize("kind", VERSION_1)
+def test_a_set_of_version_1_is_saved_in_the_present_format(tmp_path, kind):
+    distilled, card = Distilled.load(VERSION_1[kind])
+    distilled.save(tmp_path / "d.npz", card)
+    with np.load(tmp_path / "d.npz", allow_pickle=False) as file:
+        assert file["format_version"] == 2
+        assert not any(name.startswith("normalisation") for name in file)
+    again, again_card = Distilled.load(tmp_path / "d.npz")
+    for ours, theirs in zip(again, distilled, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert (again_card.recipe, again_card.provenance) == (card.recipe, card.provenance)
+
+
 READ_WITH_NUMPY = """
 import sys
 import numpy as np
 file = np.load(sys.argv[1], allow_pickle=False)
 images, labels = file["images"], file["labels"]
 names = file["class_names"][labels]
-if file["normalisation_kind"] == "standard":
-    pictures = np.clip(images * file["normalisation_std"] + file["normalisation_mean"], 0, 1)
+if file["normalization_kind"] == "standard":
+    pictures = np.clip(images * file["normalization_std"] + file["normalization_mean"], 0, 1)
 else:
     flat = images.reshape(len(images), -1)
-    pictures = (flat @ file["normalisation_unwhiten"] + file["normalisation_mean"]).clip(0, 1).reshape(images.shape)
+    pictures = (flat @ file["normalization_unwhiten"] + file["normalization_mean"]).clip(0, 1).reshape(images.shape)
 np.savez(sys.argv[2], names=names, pictures=pictures)
 assert not any(name.startswith("jax") for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize("kind", [Standardise, ZCA])
+@pytest.mark.parametrize("kind", [Standardize, ZCA])
 def test_the_file_is_readable_with_numpy_alone(tmp_path, kind):
     pictures = real_images(1)[:6]
     card = a_card("hard", kind.fit(real_images()))
-    distilled = Distilled(card.normalisation(pictures), hard_labels(np.array([0, 1, 2, 0, 1, 2]), 3), jnp.asarray(0.1))
+    distilled = Distilled(card.normalization(pictures), hard_labels(np.array([0, 1, 2, 0, 1, 2]), 3), jnp.asarray(0.1))
     distilled.save(tmp_path / "d.npz", card)
     subprocess.run(
         [sys.executable, "-c", READ_WITH_NUMPY, tmp_path / "d.npz", tmp_path / "read.npz"], check=True, cwd=tmp_path
@@ -170,7 +262,7 @@ def test_saving_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"2 class names need labels \[6, 2\], got \[6, 3\]"):
         a_set().save(path, a_card(class_names=("a", "b")))
     with pytest.raises(ValueError, match=r"images must be \[M, H, W, K\]"):
-        a_set()._replace(images=jnp.zeros((6, 60))).save(path, a_card())
+        a_set()._replace(inputs=jnp.zeros((6, 60))).save(path, a_card())
     with pytest.raises(ValueError, match="lr must be one number"):
         a_set()._replace(lr=jnp.zeros((2,))).save(path, a_card())
     assert not list(tmp_path.iterdir())
@@ -182,8 +274,8 @@ def test_saving_refuses_what_does_not_fit(tmp_path):
         ({"images": None, "recipe": None}, r"lacks the arrays \['images', 'recipe'\]"),
         ({"format_version": None}, "no array 'format_version'"),
         ({"format_version": np.int32(7)}, "format version is 7"),
-        ({"normalisation_std": None}, "'standard' normalisation lacks"),
-        ({"normalisation_kind": np.str_("pca")}, "unknown normalisation 'pca'"),
+        ({"normalization_std": None}, "'standard' normalization lacks"),
+        ({"normalization_kind": np.str_("pca")}, "unknown normalization 'pca'"),
         ({"label_kind": np.str_("fuzzy")}, "unknown label_kind 'fuzzy'"),
         ({"label_kind": np.str_("hard")}, r"hard labels must be \[M\] class indices"),
         ({"label_kind": np.str_("hard"), "labels": np.array([0, 1, 2, 3, 0, 0])}, "labels run from 0 to 3"),

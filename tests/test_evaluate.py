@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -6,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd import evaluate, models
-from jaxdd.data import from_arrays
-from jaxdd.data.normalisation import fit
+from jaxdd import classification, evaluate, models
+from jaxdd.data import from_arrays, sampling
+from jaxdd.data.normalization import fit
 from jaxdd.distilled import Distilled, hard_labels
 from jaxdd.evaluate import (
     EvaluateConfig,
-    HeldOut,
-    accuracy,
     distilled_scorer,
     random_real,
     stacked,
@@ -21,10 +20,9 @@ from jaxdd.evaluate import (
     validator,
 )
 from jaxdd.keys import stage_key
-from jaxdd.losses import cross_entropy
-from jaxdd.mesh import make_mesh
-from jaxdd.methods import softened
 from jaxdd.models import ModelConfig
+from jaxdd.parallel import make_mesh, over_devices
+from jaxdd.tasks import accuracy, cross_entropy, softened
 from jaxdd.training import Recipe, train
 
 MODULE = sys.modules["jaxdd.evaluate"]  # the package calls a function so
@@ -33,9 +31,18 @@ FULL = Recipe(epochs=15, batch=64, lr=0.05, momentum=0.9, weight_decay=5e-4, sch
 CONFIG = EvaluateConfig(networks=9, recipe=RECIPE, full_recipe=FULL, validate_networks=2)
 
 
+def one_device():
+    return jax.set_mesh(make_mesh(jax.devices()[:1]))
+
+
 @pytest.fixture(scope="module")
 def model():
     return models.build(ModelConfig(name="mlp", width=4, depth=1), (8, 8, 1), 3)
+
+
+@pytest.fixture(scope="module")
+def task(model):
+    return classification(model, 3)
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +50,28 @@ def distilled(stripes):
     """Two real images of each class, which teach more than nothing."""
     images, labels = stripes.train
     rows = np.concatenate([np.flatnonzero(labels == label)[:2] for label in range(3)])
-    images = np.asarray(stripes.normalisation(jnp.asarray(images[rows])))
+    images = np.asarray(stripes.normalization(jnp.asarray(images[rows])))
     return Distilled(images, np.asarray(hard_labels(labels[rows], 3)), np.float32(0.03))
 
 
 @pytest.fixture(scope="module")
-def scored(model, stripes, distilled):
+def scored(task, stripes, distilled):
     """Scores of nine networks on eight devices, as they were reported and as they were returned."""
     reported = []
-    result = evaluate(model, stripes, distilled, CONFIG, on_result=lambda name, runs: reported.append((name, runs)))
+    result = evaluate(task, stripes, distilled, CONFIG, on_result=lambda *found: reported.append(found))
     return reported, result
 
 
-def held_out(dataset):
-    return HeldOut(*dataset.test, dataset.normalisation)
-
-
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("size, chunk", [(90, 500), (90, 32), (90, 30), (1, 8), (33, 32)])
-def test_accuracy_counts_every_image_once(model, stripes, monkeypatch, size, chunk):
-    monkeypatch.setattr(MODULE, "CHUNK", chunk)
+def test_accuracy_counts_every_image_once(model, stripes, monkeypatch, size, chunk, devices):
+    monkeypatch.setattr(sampling, "over_all", functools.partial(sampling.over_all, largest=chunk))
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (size, 8, 8, 1), np.uint8), rng.integers(0, 3, size).astype(np.int32)
     params = model.init(jax.random.key(1))
-    normalisation = fit("standard", stripes.train.images)
-    split = HeldOut(images, labels, normalisation)
-    found = jax.jit(lambda params, split: accuracy(model, params, split))(params, split)
+    split = sampling.real_set(images, labels, 3, fit("standard", stripes.train.images))
+    with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+        found = jax.jit(lambda params, split: accuracy(model, params, split))(params, split)
     pixels = (images / 255 - np.mean(stripes.train.images / 255)) / np.std(stripes.train.images / 255)
     hidden, last = (jax.tree.map(np.asarray, params[name]) for name in ("body", "linear"))
     hidden = np.maximum(pixels.reshape(size, -1) @ hidden["linear_0"]["kernel"] + hidden["linear_0"]["bias"], 0)
@@ -75,12 +79,14 @@ def test_accuracy_counts_every_image_once(model, stripes, monkeypatch, size, chu
     np.testing.assert_allclose(found, np.mean(logits.argmax(1) == labels), rtol=1e-6)
 
 
-def test_network_is_trained_on_the_set_with_its_learning_rate(model, stripes, distilled):
-    mesh = make_mesh(jax.devices()[:1])
+def test_network_is_trained_on_the_set_with_its_learning_rate(model, task, stripes, distilled):
     keys = jax.random.split(jax.random.key(0), 2)
     slow = distilled._replace(lr=np.float32(1e-6))
     sets = jax.tree.map(lambda *x: jnp.stack(x), distilled, slow)
-    found = distilled_scorer(model, RECIPE, mesh)(keys, sets, held_out(stripes))
+    with one_device():
+        measures = distilled_scorer(task, RECIPE)(keys, sets, stripes.test_set())
+    assert list(measures) == ["accuracy"]
+    found = measures["accuracy"]
 
     @jax.jit
     def expected(key, distilled, split):
@@ -90,8 +96,8 @@ def test_network_is_trained_on_the_set_with_its_learning_rate(model, stripes, di
         trained, _ = train(train_key, start, cross_entropy(model), lambda i: softened(distilled, i), 6, recipe)
         return accuracy(model, trained, split), accuracy(model, start, split)
 
-    trained, _ = expected(keys[0], distilled, held_out(stripes))
-    _, untrained = expected(keys[1], distilled, held_out(stripes))
+    trained, _ = expected(keys[0], distilled, stripes.test_set())
+    _, untrained = expected(keys[1], distilled, stripes.test_set())
     # An image on the border of two classes may fall either way.
     np.testing.assert_allclose(found, [trained, untrained], atol=1.5 / 90)
     assert float(found[0]) > 0.6
@@ -100,7 +106,9 @@ def test_network_is_trained_on_the_set_with_its_learning_rate(model, stripes, di
 def test_scores_have_the_documented_form(scored):
     reported, result = scored
     assert list(result) == ["distilled", "random_real", "full_data"] == [name for name, _ in reported]
-    for name, runs in reported:
+    for name, measures in reported:
+        assert list(measures) == ["accuracy"]
+        runs = measures["accuracy"]
         assert set(result[name]) == {"mean", "std", "runs"}
         assert result[name]["runs"] == runs
         assert len(runs) == 9
@@ -119,36 +127,38 @@ def test_summary_of_known_numbers():
     assert summary(np.array(runs)) == {"mean": 0.75, "std": pytest.approx((1 / 24) ** 0.5), "runs": runs}
 
 
-def test_known_accuracies_are_not_computed_again(model, stripes, distilled, scored, monkeypatch):
+def test_known_accuracies_are_not_computed_again(task, stripes, distilled, scored, monkeypatch):
     def refuse(*args):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(MODULE, "full_data_scorer", refuse)
     monkeypatch.setattr(MODULE, "distilled_scorer", lambda *args: refuse)
-    known = {name: runs for name, runs in scored[0]}
-    assert evaluate(model, stripes, distilled, CONFIG, known=known, on_result=refuse) == scored[1]
+    known = dict(scored[0])
+    assert evaluate(task, stripes, distilled, CONFIG, known=known, on_result=refuse) == scored[1]
     for name in known:
         with pytest.raises(AssertionError, match="computed again"):
-            evaluate(model, stripes, distilled, CONFIG, known={n: runs for n, runs in known.items() if n != name})
+            evaluate(task, stripes, distilled, CONFIG, known={n: runs for n, runs in known.items() if n != name})
     only_small = dataclasses.replace(CONFIG, full_data=False)
-    assert list(evaluate(model, stripes, distilled, only_small, known=known)) == ["distilled", "random_real"]
+    assert list(evaluate(task, stripes, distilled, only_small, known=known)) == ["distilled", "random_real"]
     alone = dataclasses.replace(only_small, random_real=False)
-    assert list(evaluate(model, stripes, distilled, alone, known=known)) == ["distilled"]
+    assert list(evaluate(task, stripes, distilled, alone, known=known)) == ["distilled"]
 
 
-def test_nine_networks_on_eight_devices_score_as_on_one(model, stripes, distilled, scored):
+def test_nine_networks_on_eight_devices_score_as_on_one(task, stripes, distilled, scored):
     # Each network is computed whole on one device; at most an image on the border of two classes may fall either way.
-    known = {"full_data": scored[1]["full_data"]["runs"]}
-    one = evaluate(model, stripes, distilled, CONFIG, mesh=make_mesh(jax.devices()[:1]), known=known)
+    known = {"full_data": {"accuracy": scored[1]["full_data"]["runs"]}}
+    with one_device():
+        one = evaluate(task, stripes, distilled, CONFIG, known=known)
     for name in ("distilled", "random_real"):
         np.testing.assert_allclose(one[name]["runs"], scored[1][name]["runs"], atol=1.5 / 90)
 
 
-def test_random_real_draws_are_images_of_their_class(model, stripes):
-    draws = random_real(jax.random.key(0), model, stripes, 4, 3, 0.02, make_mesh())
+def test_random_real_draws_are_images_of_their_class(task, stripes):
+    with over_devices():
+        draws = random_real(jax.random.key(0), task, stripes.real_set(), 4, 3, 0.02)
     assert draws.images.shape == (3, 12, 8, 8, 1)
     np.testing.assert_allclose(draws.lr, [0.02] * 3, rtol=1e-6)
-    every = np.asarray(stripes.normalisation(jnp.asarray(stripes.train.images)))
+    every = np.asarray(stripes.normalization(jnp.asarray(stripes.train.images)))
     seen = []
     for images, labels in zip(np.asarray(draws.images), draws.labels, strict=True):
         np.testing.assert_array_equal(labels, hard_labels(np.repeat(np.arange(3), 4), 3))
@@ -159,21 +169,21 @@ def test_random_real_draws_are_images_of_their_class(model, stripes):
     assert len(set(seen)) == 3
 
 
-def test_validation_scores_every_set_with_the_same_networks(model, stripes, distilled):
-    score = validator(model, stripes, CONFIG, seed=4)
+def test_validation_scores_every_set_with_the_same_networks(task, stripes, distilled):
+    score = validator(task, stripes, CONFIG, seed=4)
     first = score(distilled)
-    noise = distilled._replace(images=np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32))
+    noise = distilled._replace(inputs=np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32))
     assert score(noise) < first
     assert score(distilled) == first
-    split = HeldOut(*stripes.validation, stripes.normalisation)
     keys = jax.random.split(stage_key(4, "validate"), 2)
-    runs = distilled_scorer(model, RECIPE, make_mesh(jax.devices()[:1]))(keys, stacked(distilled, 2), split)
+    with one_device():
+        runs = distilled_scorer(task, RECIPE)(keys, stacked(distilled, 2), stripes.validation_set())["accuracy"]
     np.testing.assert_allclose(first, np.mean(runs), atol=1.5 / 48)
 
 
-def test_nothing_is_validated_without_a_validation_split(model, stripes):
+def test_nothing_is_validated_without_a_validation_split(task, stripes):
     whole = from_arrays(*stripes.train, *stripes.test, validation=0.0)
-    assert validator(model, whole, CONFIG) is None
+    assert validator(task, whole, CONFIG) is None
 
 
 @pytest.mark.parametrize("field", ["networks", "validate_every", "validate_networks"])

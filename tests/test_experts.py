@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
-from jaxdd import checkpoint, experts, models
+from jaxdd import checkpoint, classification, experts, models
 from jaxdd.experts import Expert, ExpertsConfig, ExpertStore, check_length, describe, timeline, train_experts
 from jaxdd.files import write_json
-from jaxdd.mesh import make_mesh
 from jaxdd.models import ModelConfig
+from jaxdd.parallel import make_mesh
 from jaxdd.training import Recipe
 
 MODEL = ModelConfig(name="mlp", width=4, depth=1)
@@ -29,8 +28,8 @@ def compiled_once():
     """Share compiled trainers between tests: they do not depend on how many experts there are."""
     original, compiled = experts.trainer, {}
 
-    def trainer(model, config, size, mesh):
-        key = (model, dataclasses.replace(config, count=1, storage="float32"), size, mesh)
+    def trainer(task, config, size):
+        key = (task, dataclasses.replace(config, count=1, storage="float32"), size)
         if key not in compiled:
             compiled[key] = original(*key)
         return compiled[key]
@@ -46,13 +45,18 @@ def model(stripes):
 
 
 @pytest.fixture(scope="module")
-def train(model, stripes):
+def task(model, stripes):
+    return classification(model, stripes.num_classes)
+
+
+@pytest.fixture(scope="module")
+def train(task, stripes):
     """Train with the store in a folder, on one device."""
 
-    def run(directory=None, config=CONFIG, *, seed=0, mesh=None, **options):
-        mesh = mesh or make_mesh(jax.devices()[:1])
+    def run(directory=None, config=CONFIG, *, seed=0, devices=1, **options):
         store = None if directory is None else ExpertStore(directory, describe(stripes, MODEL, config, seed))
-        return train_experts(model, stripes, config, seed=seed, mesh=mesh, store=store, **options)
+        with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+            return train_experts(task, stripes, config, seed=seed, store=store, **options)
 
     return run
 
@@ -125,13 +129,12 @@ def test_impossible_settings_are_refused(field):
         ExpertsConfig(**{field: 0})
 
 
-def test_experts_begin_at_the_networks_first_parameters_and_differ(model, reference):
+def test_experts_begin_at_the_networks_first_parameters_and_differ(task, reference):
     assert reference.snapshots.shape == (5, 4, 64 * 4 + 4 + 4 * 3 + 3)
     assert (reference.num_experts, reference.num_snapshots) == (5, 4)
     assert len(np.unique(reference.snapshots[:, 0], axis=0)) == 5
     np.testing.assert_array_equal(reference.snapshots[:, -1], reference.final)
-    _, unravel = ravel_pytree(model.init(jax.random.key(0)))
-    for params in map(unravel, reference.snapshots[:, 0]):
+    for params in map(task.unravel, reference.snapshots[:, 0]):
         for layer, inputs in (("body", 64), ("linear", 4)):
             leaves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params[layer])])
             assert 0.5 / math.sqrt(inputs) < np.abs(leaves).max() <= 1 / math.sqrt(inputs)
@@ -386,16 +389,31 @@ def test_experts_on_eight_devices_are_those_of_one(train, reference):
     # could change the rounding. Groups of three, the last of which is not full.
     trained = []
     config = dataclasses.replace(CONFIG, count=5, per_dispatch=3)
-    spread = train(config=config, mesh=make_mesh(), on_expert=lambda i, _: trained.append(i))
+    spread = train(config=config, devices=8, on_expert=lambda i, _: trained.append(i))
     assert trained == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(spread.snapshots, reference.snapshots, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(spread.final, reference.final, rtol=1e-5, atol=1e-6)
 
 
-def test_experts_learn_the_data(model, stripes, reference):
-    _, unravel = ravel_pytree(model.init(jax.random.key(0)))
-    images = stripes.normalisation(jnp.asarray(stripes.test.images))
-    classify = jax.jit(jax.vmap(lambda flat: jnp.argmax(model.apply(unravel(flat), images), -1)))
+def test_only_the_snapshots_that_are_asked_for_are_returned(train, copy, reference):
+    for directory in (None, copy):
+        early = train(directory, snapshots=2)
+        np.testing.assert_array_equal(early.snapshots, reference.snapshots[:3, :2])
+        np.testing.assert_array_equal(early.final, reference.final[:3])
+        assert early.num_snapshots == 2 and early.steps.tolist() == [0, 2]
+        for field in ("lr", "time"):
+            np.testing.assert_array_equal(getattr(early, field), getattr(reference, field)[:2])
+        np.testing.assert_array_equal(early.total_time, reference.total_time)
+
+
+def test_a_model_is_no_task(model, stripes):
+    with pytest.raises(ValueError, match="jaxdd.classification"):
+        train_experts(model, stripes, CONFIG)
+
+
+def test_experts_learn_the_data(model, task, stripes, reference):
+    images = stripes.normalization(jnp.asarray(stripes.test.images))
+    classify = jax.jit(jax.vmap(lambda flat: jnp.argmax(model.apply(task.unravel(flat), images), -1)))
     accuracy = np.mean(np.asarray(classify(reference.final)) == stripes.test.labels[None], axis=1)
     before = np.mean(np.asarray(classify(reference.snapshots[:, 0])) == stripes.test.labels[None], axis=1)
     assert np.mean(accuracy) > np.mean(before) + 0.2

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd.methods import Optimiser, build, iadd
-from jaxdd.trajectories import Window, flattening, tensors
+from jaxdd.methods import Optimizer, iadd
+from jaxdd.trajectories import Window
 from jaxdd.types import Snapshots
-from tests.conftest import random_like
+from tests.helpers import random_like
 
 SIZES = np.array([3, 5, 2])
 
@@ -111,18 +111,18 @@ def test_effective_count_and_top_share():
 
 def collapse(toy, constraint, steps=60, **settings):
     """Let a large learning rate act on W, the images at rest; returns the infos, the warnings and the last state."""
-    model = toy(jnp.float32)[0]
+    task = toy(jnp.float32)[0]
     config = iadd.Config(
         ipc=2,
         student_steps=3,
         constraint=constraint,
         window=Window(start=1),
-        importance_optimiser=Optimiser("sgd", 0.05, 0.0),
-        image_optimiser=Optimiser("sgd", 0.0, 0.0),
-        lr_optimiser=Optimiser("sgd", 0.0, 0.0),
+        importance_optimizer=Optimizer("sgd", 0.05, 0.0),
+        image_optimizer=Optimizer("sgd", 0.0, 0.0),
+        lr_optimizer=Optimizer("sgd", 0.0, 0.0),
         **settings,
     )
-    method, size = build(model, config), flattening(model)[0]
+    method, size = config.build(task), task.size
     keys = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(keys[0], (6, 4, 4, 1))
     state = method.init(keys[0], iadd.mtt.Distilled(images, 4 * jnp.eye(3)[jnp.arange(6) % 3], jnp.float32(0.1)), None)
@@ -138,31 +138,31 @@ def collapse(toy, constraint, steps=60, **settings):
     for _ in range(steps):
         state, info = step(keys[0], state, pairs)
         infos.append(jax.tree.map(float, info))
-        topics += [topic for topic in method.warn(infos[-1]._asdict()) if topic not in topics]
-    return infos, topics, jax.jit(method.inspect)(state), model
+        topics += [topic for topic in method.warn(infos[-1]) if topic not in topics]
+    return infos, topics, jax.jit(method.inspect)(state), task
 
 
 def test_collapse_is_measured_and_told(toy):
     infos, topics, _, _ = collapse(toy, "none", steps=100)
     assert topics == ["collapse"]
-    assert infos[0].effective > 0.5 and infos[0].counted > 0.5
+    assert infos[0]["effective"] > 0.5 and infos[0]["counted"] > 0.5
     # The loss has fallen, but the student has not come closer.
-    np.testing.assert_allclose(infos[-1].distance, infos[0].distance, rtol=1e-6)
-    assert infos[-1].loss < 0.1 * infos[0].loss
+    np.testing.assert_allclose(infos[-1]["distance"], infos[0]["distance"], rtol=1e-6)
+    assert infos[-1]["loss"] < 0.1 * infos[0]["loss"]
     for info in infos:
-        np.testing.assert_allclose(info.counted, info.loss / info.distance, rtol=1e-5)
+        np.testing.assert_allclose(info["counted"], info["loss"] / info["distance"], rtol=1e-5)
     infos, topics, _, _ = collapse(toy, "bounded", steps=100)
-    assert infos[-1].effective > 0.22 and topics == []
-    warn = build(toy(jnp.float32)[0], iadd.Config()).warn
+    assert infos[-1]["effective"] > 0.22 and topics == []
+    warn = iadd.Config().build(toy(jnp.float32)[0]).warn
     sound = {"student_lr": 0.1, "effective": 0.5, "counted": 0.5}
     assert warn(sound) == {}
     for field, value in (("effective", 0.009), ("counted", 0.09)):
-        assert "importance_optimiser.lr or method.bound" in warn(sound | {field: value})["collapse"]
+        assert "importance_optimizer.lr or method.bound" in warn(sound | {field: value})["collapse"]
 
 
 def test_inspection_shows_the_weights_by_tensor(toy):
-    infos, _, seen, model = collapse(toy, "mean_one")
-    sizes = tensors(model)
+    infos, _, seen, task = collapse(toy, "mean_one")
+    sizes = task.tensors
     layers = {name.removeprefix("W "): x for name, x in seen.items() if name.startswith("W ")}
     assert {name: x.size for name, x in layers.items()} == sizes
     w = np.concatenate([np.asarray(layers[name]).ravel() for name in sizes])
@@ -170,8 +170,10 @@ def test_inspection_shows_the_weights_by_tensor(toy):
     np.testing.assert_allclose(
         [seen["W_q01"], seen["W_median"], seen["W_q99"]], np.quantile(w, [0.01, 0.5, 0.99]), 1e-4
     )
-    np.testing.assert_allclose(infos[-1].effective, np.sum(w**2) ** 2 / np.sum(w**4) / w.size, rtol=0.02)  # a step ago
-    assert 0.01 <= infos[-1].top_share <= 1
+    np.testing.assert_allclose(
+        infos[-1]["effective"], np.sum(w**2) ** 2 / np.sum(w**4) / w.size, rtol=0.02
+    )  # a step ago
+    assert 0.01 <= infos[-1]["top_share"] <= 1
 
 
 @pytest.mark.parametrize("settings", [{"barrier": 0.0}, {"bound": 1.0}, {"constraint": "ration"}])

@@ -8,13 +8,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from sklearn.datasets import load_digits
 
-from jaxdd import influence, models
+from jaxdd import classification, influence, models
 from jaxdd.data import sampling
-from jaxdd.data.normalisation import fit
+from jaxdd.data.normalization import fit
 from jaxdd.influence import InfluenceConfig, Solver
-from jaxdd.losses import cross_entropy
 from jaxdd.models import ModelConfig
-from jaxdd.trajectories import Trajectories, flattening
+from jaxdd.trajectories import Trajectories
 from jaxdd.types import Examples
 
 ALONG_PATH = ["tracin", "second_order", "bracket", "sgd_influence"]
@@ -45,14 +44,13 @@ class Problem:
 
     def __init__(self, depth=1, count=30, target=12, classes=3, decay=DECAY):
         config = ModelConfig(name="mlp", width=4, depth=depth, activation="gelu")
-        self.model = models.build(config, (4, 4, 1), classes)
-        self.size, self.unravel = flattening(self.model)
+        self.task = classification(models.build(config, (4, 4, 1), classes), classes)
+        self.size, self.unravel = self.task.size, self.task.unravel
         self.train, self.target = digits(count, target, classes)
         self.decay = decay
-        losses = cross_entropy(self.model)
 
         def per_example(flat, examples):
-            return losses(self.unravel(flat), examples)
+            return self.task.losses(self.unravel(flat), examples)
 
         def loss(flat, weights):
             return weights @ per_example(flat, self.train) + decay / 2 * jnp.vdot(flat, flat)
@@ -66,12 +64,12 @@ class Problem:
         self.hessian = jax.jit(lambda flat: jax.hessian(loss)(flat, self.train.weights))
         self.hessians = jax.jit(jax.hessian(lambda flat: per_example(flat, self.train)))  # [N, P, P]
         self.gradient = jax.jit(lambda flat: jax.grad(loss)(flat, self.train.weights))
-        self.start = ravel_pytree(self.model.init(jax.random.key(0)))[0].astype(jnp.float64)
+        self.start = ravel_pytree(self.task.model.init(jax.random.key(0)))[0].astype(jnp.float64)
 
     def scores(self, trajectories, estimator, **settings):
         keywords = {key: settings.pop(key) for key in ("target_weights", "retrain") if key in settings}
         config = InfluenceConfig(estimator, weight_decay=self.decay, **settings)
-        return influence.scores(self.model, self.train, self.target, trajectories, config, **keywords)
+        return influence.scores(self.task, self.train, self.target, trajectories, config, **keywords)
 
     def descent(self, lr, steps):
         """Record every step of full-batch gradient descent."""
@@ -170,7 +168,7 @@ def test_self_influence_is_the_squared_norm_of_each_gradient(x64, problem, recor
         return INTERVALS @ np.array([np.sum(problem.jacobian(s) ** 2, axis=1) for s in snapshots])
 
     config = InfluenceConfig(chunk=7)
-    found = influence.self_influence(problem.model, problem.train, recorded, config)
+    found = influence.self_influence(problem.task, problem.train, recorded, config)
     np.testing.assert_allclose(found, over_experts(recorded, of_expert), rtol=1e-9)
 
 
@@ -270,7 +268,7 @@ def slopes(problem, path, examples, **keywords):
     moved = [weights.at[i].add(sign * step) for i in examples for sign in (1, -1)]
     config = InfluenceConfig(weight_decay=problem.decay)
     losses = influence.retrained(
-        problem.model, problem.train, problem.target, path, jnp.stack(moved), config, **keywords
+        problem.task, problem.train, problem.target, path, jnp.stack(moved), config, **keywords
     )
     return (losses[::2] - losses[1::2]) / (2 * step)
 
@@ -319,7 +317,7 @@ def test_up_weighting_an_example_of_positive_score_lowers_the_target(x64, proble
     moved = jnp.stack([weights, weights.at[helpful].mul(1.5), weights.at[harmful].mul(1.5)])
     config = InfluenceConfig(weight_decay=problem.decay)
     base, with_helpful, with_harmful = influence.retrained(
-        problem.model, problem.train, problem.target, path, moved, config
+        problem.task, problem.train, problem.target, path, moved, config
     )
     assert with_helpful < base < with_harmful
     np.testing.assert_allclose(base - with_helpful, found[helpful] * 0.5 / 30, rtol=0.2)
@@ -332,7 +330,7 @@ def correlations(problem, steps, lr):
     found = {name: problem.scores(path, name) for name in ALONG_PATH}
     found["endpoint"] = problem.scores(path, "endpoint", solver=Solver("cg", damping=damping))
     config = InfluenceConfig("tracin")
-    found["− self_influence"] = -influence.self_influence(problem.model, problem.train, path, config)
+    found["− self_influence"] = -influence.self_influence(problem.task, problem.train, path, config)
     return {name: round(pearson(scores, truth), 3) for name, scores in found.items()}
 
 
@@ -356,7 +354,7 @@ def test_scores_predict_the_loss_after_removing_groups(x64, problem):
     rng = np.random.default_rng(0)
     weights = np.asarray(problem.train.weights)[None] * (rng.uniform(size=(12, 30)) > 0.2)
     config = InfluenceConfig("sgd_influence", weight_decay=DECAY)
-    truth = influence.retrained(problem.model, problem.train, problem.target, path, weights, config)
+    truth = influence.retrained(problem.task, problem.train, problem.target, path, weights, config)
     predicted = -(weights - 1 / 30) @ problem.scores(path, "sgd_influence")
     assert pearson(predicted, truth) > 0.95
 
@@ -365,12 +363,12 @@ def test_real_set_and_its_examples_score_alike():
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (14, 4, 4, 1), dtype=np.uint8), np.arange(14) % 3
     real = sampling.real_set(images, labels, 3, fit("standard", images))
-    model = models.build(ModelConfig(name="mlp", width=4, depth=1), (4, 4, 1), 3)
-    params = ravel_pytree(model.init(jax.random.key(0)))[0]
+    task = classification(models.build(ModelConfig(name="mlp", width=4, depth=1), (4, 4, 1), 3), 3)
+    params = ravel_pytree(task.model.init(jax.random.key(0)))[0]
     path = influence.at(params)._replace(total_time=jnp.asarray(0.5))
     config = InfluenceConfig("tracin", chunk=5)
-    examples = influence.take(real, jnp.arange(14))
-    ours, theirs = (influence.scores(model, data, examples, path, config) for data in (real, examples))
+    examples = sampling.take(real, jnp.arange(14))
+    ours, theirs = (influence.scores(task, data, examples, path, config) for data in (real, examples))
     assert ours.shape == (14,)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -409,7 +407,7 @@ def test_hessians_of_some_examples_stand_for_all(x64, problem, recorded):
     alike = one._replace(weights=jnp.full((12,), 1 / 12))
     few, all_of_them = (
         influence.scores(
-            problem.model, alike, problem.target, recorded, InfluenceConfig("second_order", curvature=curvature)
+            problem.task, alike, problem.target, recorded, InfluenceConfig("second_order", curvature=curvature)
         )
         for curvature in (5, None)
     )
@@ -442,7 +440,7 @@ def test_a_system_that_is_not_solved_is_told(x64, problem, system, caplog):
 
 def test_what_cannot_be_scored_is_refused(x64, problem, recorded):
     def scores(trajectories, config, **keywords):
-        return influence.scores(problem.model, problem.train, problem.target, trajectories, config, **keywords)
+        return influence.scores(problem.task, problem.train, problem.target, trajectories, config, **keywords)
 
     config = InfluenceConfig("tracin")
     with pytest.raises(ValueError, match="no training time"):
@@ -452,15 +450,15 @@ def test_what_cannot_be_scored_is_refused(x64, problem, recorded):
     with pytest.raises(ValueError, match="influence.stride is 2, but leave_one_out"):
         scores(recorded, InfluenceConfig("leave_one_out", stride=2))
     with pytest.raises(ValueError, match=r"weights are \(30,\) for 30 training examples"):
-        influence.retrained(problem.model, problem.train, problem.target, recorded, np.ones(30), config)
+        influence.retrained(problem.task, problem.train, problem.target, recorded, np.ones(30), config)
     with pytest.raises(ValueError, match=r"target_weights are \(4,\) for 12 target examples"):
         scores(recorded, config, target_weights=np.ones(4))
     with pytest.raises(ValueError, match="only leave_one_out retrains"):
         scores(recorded, config, retrain=problem.newton)
     with pytest.raises(ValueError, match="training example 3 has weight 0"):
         train = problem.train._replace(weights=problem.train.weights.at[3].set(0))
-        influence.scores(problem.model, train, problem.target, recorded, InfluenceConfig("leave_one_out"))
-    large = models.build(ModelConfig(name="mlp", width=1000, depth=1), (4, 4, 1), 3)
+        influence.scores(problem.task, train, problem.target, recorded, InfluenceConfig("leave_one_out"))
+    large = classification(models.build(ModelConfig(name="mlp", width=1000, depth=1), (4, 4, 1), 3), 3)
     with pytest.raises(ValueError, match="'explicit' for a network of 20003 parameters"):
         config = InfluenceConfig("endpoint", solver=Solver("explicit"))
         influence.scores(large, problem.train, problem.target, influence.at(np.zeros(20003)), config)
@@ -485,7 +483,7 @@ SCORES = np.array([0.0, 2.0, 4.0, 5.0, 5.0, -1.0, 3.0])
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2])
 
 
-def test_weights_are_a_softmax_of_standardised_scores_per_class():
+def test_weights_are_a_softmax_of_standardized_scores_per_class():
     found = influence.weights(SCORES, LABELS, temperature=2.0)
     z = np.array([-1, 0, 1]) * np.sqrt(1.5)  # (0, 2, 4) has mean 2 and variance 8/3
     np.testing.assert_allclose(found[:3], np.exp(z / 2) / np.exp(z / 2).sum())

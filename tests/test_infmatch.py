@@ -8,12 +8,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd import autodiff
 from jaxdd.distilled import Distilled
-from jaxdd.losses import mean_loss
 from jaxdd.methods import infmatch
-from jaxdd.methods.base import softened
-from jaxdd.trajectories import flattening
+from jaxdd.tasks import mean_loss, softened
 from jaxdd.types import Examples, Snapshots
-from tests.conftest import dot, finite_difference, random_like
+from tests.helpers import dot, finite_difference, random_like
 
 ESTIMATORS = ["published", "first_order", "second_order", "unroll"]
 
@@ -23,7 +21,7 @@ def real_batch(key, leading, dtype):
     shape = (*leading, 10)
     labels = jax.random.randint(labels_key, shape, 0, 3)
     return Examples(
-        images=jax.random.normal(images_key, (*shape, 4, 4, 1), dtype),
+        inputs=jax.random.normal(images_key, (*shape, 4, 4, 1), dtype),
         targets=jax.nn.one_hot(labels, 3, dtype=dtype),
         weights=jnp.full(shape, 1 / 10, dtype),
         indices=jnp.zeros(shape, jnp.int32),
@@ -49,36 +47,36 @@ def windows_of(estimator, m, horizon, size, dtype=jnp.float64):
 
 @pytest.fixture
 def setting(x64, toy):
-    model, losses, examples = toy(jnp.float64)
-    size, unravel = flattening(model)
+    task, examples = toy(jnp.float64)
+    losses, unravel = task.losses, task.unravel
     labels = jax.random.normal(jax.random.key(3), (6, 3), jnp.float64)
-    distilled = Distilled(examples.images[:6], labels, jnp.asarray(0.1, jnp.float64))
+    distilled = Distilled(examples.inputs[:6], labels, jnp.asarray(0.1, jnp.float64))
 
-    def problem_of(distilled, *, hvp=autodiff.hvp, hessian_form=autodiff.hessian_form):
+    def landscape_of(distilled, *, hvp=autodiff.hvp, hessian_form=autodiff.hessian_form):
         def on(examples):
             loss = mean_loss(losses, examples)
             return lambda flat: loss(unravel(flat))
 
-        return lambda c: infmatch.Problem(
+        return lambda c: infmatch.Landscape(
             on(softened(distilled, jnp.arange(6))), on(c.for_gradient), on(c.for_hessian), hvp, hessian_form
         )
 
-    return size, distilled, problem_of
+    return task.size, distilled, landscape_of
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences(setting, estimator):
-    size, distilled, problem_of = setting
-    windows, method = windows_of(estimator, 3, 4, size), infmatch.ESTIMATORS[estimator]
+    size, distilled, landscape_of = setting
+    windows, displacement = windows_of(estimator, 3, 4, size), infmatch.DISPLACEMENTS[estimator]
 
     @jax.jit
     def objective(distilled):
-        return infmatch.objective(method, problem_of, distilled, windows)
+        return infmatch.objective(displacement, landscape_of, distilled, windows)
 
-    value, grads = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows))(distilled)
+    value, grads = jax.jit(lambda s: infmatch.two_pass(displacement, landscape_of, s, windows))(distilled)
     np.testing.assert_allclose(value, objective(distilled), rtol=1e-12)
     expected = jax.jit(jax.grad(objective))(distilled)
-    for field in ("images", "labels"):
+    for field in ("inputs", "labels"):
         ours, theirs = getattr(grads, field), getattr(expected, field)
         np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-12 * float(jnp.abs(theirs).max()))
         along = jax.tree.map(jnp.zeros_like, distilled)._replace(**{field: random_like(ours)})
@@ -89,43 +87,45 @@ def test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences(setting
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["second_order", "unroll"])
 def test_forward_mode_agrees_with_two_pass(setting, estimator):
-    size, distilled, problem_of = setting
-    windows, method = windows_of(estimator, 2, 3, size), infmatch.ESTIMATORS[estimator]
+    size, distilled, landscape_of = setting
+    windows, displacement = windows_of(estimator, 2, 3, size), infmatch.DISPLACEMENTS[estimator]
     direction = random_like(distilled)
 
     @jax.jit
     def slope(distilled):
-        return jax.jvp(lambda s: infmatch.objective(method, problem_of, s, windows), (distilled,), (direction,))[1]
+        return jax.jvp(
+            lambda s: infmatch.objective(displacement, landscape_of, s, windows), (distilled,), (direction,)
+        )[1]
 
-    grads = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows)[1])(distilled)
+    grads = jax.jit(lambda s: infmatch.two_pass(displacement, landscape_of, s, windows)[1])(distilled)
     np.testing.assert_allclose(dot(grads, direction), slope(distilled), rtol=1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["published", "second_order"])
 def test_finite_difference_products_give_nearly_the_same_gradient(setting, estimator):
-    size, distilled, problem_of = setting
-    windows, method = windows_of(estimator, 2, 1, size), infmatch.ESTIMATORS[estimator]
+    size, distilled, landscape_of = setting
+    windows, displacement = windows_of(estimator, 2, 1, size), infmatch.DISPLACEMENTS[estimator]
     approximate = {"hvp": autodiff.finite_difference_hvp, "hessian_form": autodiff.finite_difference_hessian_form}
-    exact = jax.jit(lambda s: infmatch.two_pass(method, problem_of, s, windows)[1])(distilled)
-    near = jax.jit(lambda s: infmatch.two_pass(method, lambda s: problem_of(s, **approximate), s, windows)[1])(
+    exact = jax.jit(lambda s: infmatch.two_pass(displacement, landscape_of, s, windows)[1])(distilled)
+    near = jax.jit(lambda s: infmatch.two_pass(displacement, lambda s: landscape_of(s, **approximate), s, windows)[1])(
         distilled
     )
-    gap = np.linalg.norm(near.images - exact.images) / np.linalg.norm(exact.images)
+    gap = np.linalg.norm(near.inputs - exact.inputs) / np.linalg.norm(exact.inputs)
     assert 0 < gap < 1e-4
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_residual_is_the_printed_formula_with_dense_hessians(setting, estimator):
-    size, distilled, problem_of = setting
+    size, distilled, landscape_of = setting
     window = jax.tree.map(lambda x: x[0], windows_of(estimator, 1, 3, size))
-    problem_at, expected = problem_of(distilled), np.zeros(size)
+    landscape_at, expected = landscape_of(distilled), np.zeros(size)
 
     @jax.jit
     def dense(c):
-        problem = problem_at(c)
-        g_s, g_d = jax.grad(problem.synthetic)(c.params), jax.grad(problem.real_gradient)(c.params)
-        return g_s, g_d, jax.hessian(problem.synthetic)(c.params), jax.hessian(problem.real_hessian)(c.params)
+        landscape = landscape_at(c)
+        g_s, g_d = jax.grad(landscape.synthetic)(c.params), jax.grad(landscape.real_gradient)(c.params)
+        return g_s, g_d, jax.hessian(landscape.synthetic)(c.params), jax.hessian(landscape.real_hessian)(c.params)
 
     for k in range(window.a.shape[0]):
         c = jax.tree.map(lambda x, k=k: x[k], window)
@@ -134,37 +134,37 @@ def test_residual_is_the_printed_formula_with_dense_hessians(setting, estimator)
             expected = expected + c.a * h_d @ expected + c.a * (g_s - g_d)
         else:
             expected = c.a * (g_s - g_d) + c.b * (h_d @ g_s + h_s @ g_d - 2 * h_d @ g_d)
-    residual, _ = jax.jit(lambda w: infmatch.ESTIMATORS[estimator].residual(problem_at, w))(window)
+    residual, _ = jax.jit(lambda w: infmatch.DISPLACEMENTS[estimator].residual(landscape_at, w))(window)
     np.testing.assert_allclose(residual, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_bracket_is_the_gradient_of_an_inner_product(setting):
     # H_D G_S + H_S G_D − 2 H_D G_D = ∇_θ ⟨G_D, G_S − G_D⟩ where both factors see the same real batch.
-    size, distilled, problem_of = setting
+    size, distilled, landscape_of = setting
     window = jax.tree.map(lambda x: x[0], windows_of("published", 1, 1, size))
     window = window._replace(for_hessian=window.for_gradient, a=jnp.zeros(1), b=jnp.ones(1))
-    problem, params = problem_of(distilled)(jax.tree.map(lambda x: x[0], window)), window.params[0]
+    landscape, params = landscape_of(distilled)(jax.tree.map(lambda x: x[0], window)), window.params[0]
 
     def inner(params):
-        g_d = jax.grad(problem.real_gradient)(params)
-        return jnp.vdot(g_d, jax.grad(problem.synthetic)(params) - g_d)
+        g_d = jax.grad(landscape.real_gradient)(params)
+        return jnp.vdot(g_d, jax.grad(landscape.synthetic)(params) - g_d)
 
-    residual, _ = jax.jit(lambda w: infmatch.ESTIMATORS["published"].residual(problem_of(distilled), w))(window)
+    residual, _ = jax.jit(lambda w: infmatch.DISPLACEMENTS["published"].residual(landscape_of(distilled), w))(window)
     np.testing.assert_allclose(residual, jax.jit(jax.grad(inner))(params), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow
 def test_memory_of_two_pass_does_not_grow_with_the_checkpoints(toy):
-    model, losses, examples = toy(jnp.float32)
-    size, unravel = flattening(model)
-    distilled = Distilled(jnp.tile(examples.images, (32, 1, 1, 1)), jnp.zeros((256, 3)), jnp.asarray(0.1))
+    task, examples = toy(jnp.float32)
+    losses, unravel = task.losses, task.unravel
+    distilled = Distilled(jnp.tile(examples.inputs, (32, 1, 1, 1)), jnp.zeros((256, 3)), jnp.asarray(0.1))
 
-    def problem_of(distilled):
+    def landscape_of(distilled):
         def on(examples):
             loss = mean_loss(losses, examples)
             return lambda flat: loss(unravel(flat))
 
-        return lambda c: infmatch.Problem(
+        return lambda c: infmatch.Landscape(
             on(softened(distilled, jnp.arange(256))),
             on(c.for_gradient),
             on(c.for_hessian),
@@ -173,17 +173,26 @@ def test_memory_of_two_pass_does_not_grow_with_the_checkpoints(toy):
         )
 
     def memory(function, m):
-        windows = windows_of("second_order", m, 1, size, jnp.float32)
-        compiled = jax.jit(lambda s, w: function(infmatch.ESTIMATORS["second_order"], problem_of, s, w))
+        windows = windows_of("second_order", m, 1, task.size, jnp.float32)
+        compiled = jax.jit(lambda s, w: function(infmatch.DISPLACEMENTS["second_order"], landscape_of, s, w))
         return compiled.lower(distilled, windows).compile().memory_analysis().temp_size_in_bytes
-
-    assert memory(infmatch.two_pass, 16) < 1.1 * memory(infmatch.two_pass, 2)
 
     def autodiff_gradient(*args):
         return jax.grad(lambda s: infmatch.objective(args[0], args[1], s, args[3]))(args[2])
 
-    # The same measure sees the growth that the two passes avoid.
-    assert memory(autodiff_gradient, 16) > 2 * memory(autodiff_gradient, 2)
+    for gradient in (infmatch.two_pass, autodiff_gradient):
+        assert memory(gradient, 16) < 1.1 * memory(gradient, 2)
+
+    def stored_gradient(displacement, landscape_of, distilled, windows):
+        def objective(distilled):
+            residuals = jax.lax.map(lambda w: displacement.residual(landscape_of(distilled), w), windows)
+            residual, empty = (jnp.linalg.norm(x.sum(0)) for x in residuals)
+            return residual / empty
+
+        return jax.grad(objective)(distilled)
+
+    # The same measure sees the growth of what stores the activations of every window.
+    assert memory(stored_gradient, 16) > 2 * memory(stored_gradient, 2)
 
 
 def cosine(x, y):
@@ -192,8 +201,8 @@ def cosine(x, y):
 
 def displacement_cosines(toy, steps, lr):
     """Compare every estimate of a displacement with true retraining: a tenth of the data is removed."""
-    model, losses, _ = toy(jnp.float64)
-    size, unravel = flattening(model)
+    task, _ = toy(jnp.float64)
+    losses, unravel = task.losses, task.unravel
     full = jax.tree.map(lambda x: x.reshape(40, *x.shape[2:]), real_batch(jax.random.key(1), (4,), jnp.float64))
     full = full._replace(weights=jnp.full((40,), 1 / 40))
     kept = jax.tree.map(lambda x: x[:36], full)._replace(weights=jnp.full((36,), 1 / 36))
@@ -208,7 +217,7 @@ def displacement_cosines(toy, steps, lr):
 
         return jax.lax.scan(step, start, length=steps)
 
-    start = ravel_pytree(model.init(jax.random.key(5)))[0].astype(jnp.float64)
+    start = ravel_pytree(task.model.init(jax.random.key(5)))[0].astype(jnp.float64)
     end, path = jax.jit(lambda start: descend(flat_loss(full), start))(start)
     truth = jax.jit(lambda start: descend(flat_loss(kept), start)[0])(start) - end
 
@@ -220,7 +229,7 @@ def displacement_cosines(toy, steps, lr):
         a, b = infmatch.coefficients(estimator, rates, remaining, lr * steps)
         broadcast = jax.tree.map(lambda x: jnp.broadcast_to(x, (many, length, *x.shape)), full)
         windows = infmatch.Checkpoint(
-            snapshot=Snapshots(None, None, path[: many * length].reshape(many, length, size)),
+            snapshot=Snapshots(None, None, path[: many * length].reshape(many, length, task.size)),
             a=a,
             b=b,
             for_gradient=broadcast,
@@ -229,8 +238,8 @@ def displacement_cosines(toy, steps, lr):
             key=jax.random.split(jax.random.key(0), (many, length)),
         )
 
-        def problem_of(c):
-            return infmatch.Problem(
+        def landscape_of(c):
+            return infmatch.Landscape(
                 flat_loss(kept),
                 flat_loss(c.for_gradient),
                 flat_loss(c.for_hessian),
@@ -238,8 +247,10 @@ def displacement_cosines(toy, steps, lr):
                 autodiff.hessian_form,
             )
 
-        method = infmatch.ESTIMATORS[estimator]
-        return jax.jit(lambda w: jnp.sum(jax.lax.map(lambda w: method.residual(problem_of, w)[0], w), axis=0))(windows)
+        displacement = infmatch.DISPLACEMENTS[estimator]
+        return jax.jit(lambda w: jnp.sum(jax.lax.map(lambda w: displacement.residual(landscape_of, w)[0], w), axis=0))(
+            windows
+        )
 
     return {estimator: cosine(estimate(estimator), truth) for estimator in ESTIMATORS}
 
@@ -272,9 +283,9 @@ def test_impossible_settings_are_refused():
 
 
 def test_unrolled_residual_that_blows_up_is_told(toy):
-    model, _, _ = toy(jnp.float32)
+    task, _ = toy(jnp.float32)
     config = infmatch.Config(estimator="unroll")
-    method = infmatch.build(model, config)
+    method = config.build(task)
     assert method.warn({"loss": 0.7, "image_gradient": 1.0}) == {}
     assert "method.horizon" in method.warn({"loss": 3.0, "image_gradient": 1.0})["residual"]
-    assert infmatch.build(model, dataclasses.replace(config, estimator="published")).warn({"loss": 3.0}) == {}
+    assert dataclasses.replace(config, estimator="published").build(task).warn({"loss": 3.0}) == {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdd import matching
-from tests.conftest import dot, finite_difference, random_like
+from tests.helpers import dot, finite_difference, random_like
 
 SHAPES = {
     "conv": {"kernel": jnp.zeros((3, 2, 4, 5)), "bias": jnp.zeros(5)},

@@ -51,7 +51,7 @@ def test_mlp_number_of_parameters():
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_initialisation_is_uniform_within_the_inverse_root_of_the_fan_in(name):
+def test_initialization_is_uniform_within_the_inverse_root_of_the_fan_in(name):
     config = ModelConfig(name, width=96, depth=2)
     params = jax.jit(build(config, (16, 16, 3), 50).init)(jax.random.key(0))
     layers = {**params["body"], "linear": params["linear"]}
@@ -73,7 +73,7 @@ def test_initialisation_is_uniform_within_the_inverse_root_of_the_fan_in(name):
             np.testing.assert_array_equal(layer["bias"], 0)
 
 
-def test_initialisation_differs_between_layers_and_keys():
+def test_initialization_differs_between_layers_and_keys():
     model = build(TINY, (8, 8, 4), 3)
     first, second = jax.jit(model.init)(jax.random.key(0)), jax.jit(model.init)(jax.random.key(1))
     assert (first["body"]["conv_0"]["kernel"] != first["body"]["conv_1"]["kernel"]).all()
@@ -82,8 +82,8 @@ def test_initialisation_differs_between_layers_and_keys():
     jax.tree.map(lambda a, b, c: np.testing.assert_array_equal(c, np.stack([a, b])), first, second, stacked)
 
 
-def normalised_by_hand(x, norm):
-    """Normalise one batch `[B, H, W, K]` in NumPy, group by group."""
+def normalized_by_hand(x, norm):
+    """Normalize one batch `[B, H, W, K]` in NumPy, group by group."""
     x = np.array(x)
     out = np.empty_like(x)
     batch, channels = x.shape[0], x.shape[3]
@@ -114,7 +114,7 @@ def convnet_by_hand(params, images, config):
         ).transpose(0, 2, 3, 1)
         if config.norm != "none":
             affine = params["body"][f"norm_{block}"]
-            x = normalised_by_hand(x, config.norm) * np.asarray(affine["scale"]) + np.asarray(affine["bias"])
+            x = normalized_by_hand(x, config.norm) * np.asarray(affine["scale"]) + np.asarray(affine["bias"])
         x = np.where(x > 0, x, {"relu": 0.0, "leaky_relu": 0.01}[config.activation] * x)
         if config.pooling != "none":
             rows, columns = x.shape[1] // 2, x.shape[2] // 2
@@ -221,7 +221,7 @@ def test_max_pool_does_not_hide_nan(position):
     assert jnp.isnan(max_pool(features.reshape(1, 2, 2, 1))).all()
 
 
-def test_batch_normalisation_takes_the_statistics_of_the_batch_and_instance_does_not():
+def test_batch_normalization_takes_the_statistics_of_the_batch_and_instance_does_not():
     images = np.asarray(jax.random.normal(jax.random.key(1), (4, 8, 8, 1)))
     for norm, depends in (("batch", True), ("instance", False), ("group", False)):
         model = build(dataclasses.replace(TINY, depth=1, norm=norm), (8, 8, 1), 3)

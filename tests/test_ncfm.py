@@ -6,22 +6,21 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd import methods
 from jaxdd.augment import dsa
-from jaxdd.methods import Optimiser, Sources, ncfm
-from jaxdd.trajectories import Trajectories, flattening
+from jaxdd.methods import Optimizer, Sources, ncfm
+from jaxdd.trajectories import Trajectories
 from jaxdd.types import Snapshots
-from tests.conftest import finite_difference, random_like
+from tests.helpers import finite_difference, random_like
 from tests.test_dc import class_batch, distilled_set
 
 
 def setting(toy, name="mlp", **settings):
-    model = toy(jnp.float64, name=name)[0]
-    sgd = Optimiser("sgd", 0.01, 0.5)
-    config = ncfm.Config(ipc=2, real_batch=5, frequencies=7, image_optimiser=sgd, **settings)
-    method = methods.build(model, config)
+    task = toy(jnp.float64, name=name)[0]
+    sgd = Optimizer("sgd", 0.01, 0.5)
+    config = ncfm.Config(ipc=2, real_batch=5, frequencies=7, image_optimizer=sgd, **settings)
+    method = config.build(task)
     state = jax.jit(method.init)(jax.random.key(0), distilled_set(2), None)
-    start, final = jax.vmap(lambda key: ravel_pytree(model.init(key))[0])(jax.random.split(jax.random.key(5)))
+    start, final = jax.vmap(lambda key: ravel_pytree(task.model.init(key))[0])(jax.random.split(jax.random.key(5)))
     batch = ncfm.Batch(
         real=class_batch(5, 3),
         keys=jax.random.split(jax.random.key(9), (3, 2)),
@@ -29,23 +28,23 @@ def setting(toy, name="mlp", **settings):
         final=final,
         progress=jnp.asarray(0.3, jnp.float64),
     )
-    return SimpleNamespace(model=model, config=config, method=method, state=state, batch=batch)
+    return SimpleNamespace(task=task, config=config, method=method, state=state, batch=batch)
 
 
 def oracle(s, weights):
     """The objective by complex numbers, frequency by frequency."""
-    unravel, augment = flattening(s.model)[1], dsa(s.config.augment, siamese=True)
+    model, unravel, augment = s.task.model, s.task.unravel, dsa(s.config.augment, siamese=True)
 
     @jax.jit
     def network(images, keys):
         images, flat = augment(keys[0], images), 0.7 * s.batch.start.params + 0.3 * s.batch.final
-        features, logits = s.model.features(unravel(flat), images), s.model.apply(unravel(s.batch.final), images)
+        features, logits = model.features(unravel(flat), images), model.apply(unravel(s.batch.final), images)
         return features, logits, jax.random.normal(keys[1], (7, features.shape[1]), jnp.float64)
 
     total = 0.0
     for c in range(3):
         mine = slice(2 * c, 2 * c + 2)
-        both = np.concatenate([s.state.distilled.images[mine], s.batch.real.images[c]])
+        both = np.concatenate([s.state.distilled.images[mine], s.batch.real.inputs[c]])
         phi, logits, t = map(np.asarray, network(both, s.batch.keys[c]))
         phi = phi / np.linalg.norm(phi, axis=1, keepdims=True)
         terms = []
@@ -73,7 +72,7 @@ def test_objective_is_the_printed_formula(x64, toy, settings):
     def slopes(images, weights):
         def objective(images, weights):
             weighted = s.batch._replace(real=s.batch.real._replace(weights=weights))
-            return s.method.objective(s.state.distilled._replace(images=images), s.state, weighted)
+            return s.method.objective(s.state.distilled._replace(inputs=images), s.state, weighted)
 
         return jax.value_and_grad(objective, (0, 1))(images, weights)
 
@@ -95,14 +94,14 @@ def test_a_step_descends_the_objective(x64, toy):
     s = setting(toy)
     after, info = jax.jit(s.method.step)(jax.random.key(1), s.state, s.batch)
     value, slope = jax.jit(jax.value_and_grad(s.method.objective))(s.state.distilled, s.state, s.batch)
-    np.testing.assert_allclose(info.loss, value, rtol=1e-12)
-    np.testing.assert_allclose(info.image_gradient, np.linalg.norm(slope.images), rtol=1e-12)
-    expected = s.state.distilled.images - 0.01 * slope.images
+    np.testing.assert_allclose(info["loss"], value, rtol=1e-12)
+    np.testing.assert_allclose(info["image_gradient"], np.linalg.norm(slope.inputs), rtol=1e-12)
+    expected = s.state.distilled.images - 0.01 * slope.inputs
     np.testing.assert_allclose(after.distilled.images, expected, rtol=1e-10, atol=1e-14)
 
 
 def test_networks_lie_between_the_start_and_the_end_of_one_expert(stripes, toy):
-    method = methods.build(toy(jnp.float32)[0], ncfm.Config(real_batch=2))
+    method = ncfm.Config(real_batch=2).build(toy(jnp.float32)[0])
     final = jnp.arange(3.0)[:, None] * jnp.ones((1, 4))
     ones = jnp.ones(1)
     experts = Trajectories(jnp.zeros((3, 1, 4)), final, ones, ones, jnp.asarray(1.0), ones)

@@ -2,40 +2,41 @@
 
 import sys
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 import jaxdd
 from jaxdd.config import load_config
-from jaxdd.methods import build, coresets, name_of
+from jaxdd.methods import coresets
 
 METHOD = """
 import dataclasses
-from typing import NamedTuple
-from jaxdd.distilled import Distilled
+from typing import ClassVar
 from jaxdd.methods import MethodConfig
-from jaxdd.types import Array, Method
+from jaxdd.types import Method
 
 @dataclasses.dataclass(frozen=True)
 class Config(MethodConfig):
+    name: ClassVar[str] = "fading"
     rate: float = 0.5
 
-class Info(NamedTuple):
-    loss: Array
-
-def build(model, config):
-    def step(key, state, batch):
-        return state._replace(images=(1 - config.rate) * state.images), Info((state.images**2).sum())
-    return Method(
-        lambda key, sources: None, lambda key, s, sources: s, lambda key, step, sources: (), step, lambda state: state
-    )
+    def build(self, task):
+        def step(key, state, batch):
+            return state._replace(inputs=(1 - self.rate) * state.inputs), {"loss": (state.inputs**2).sum()}
+        return Method(lambda key, s, sources: s, lambda key, step, sources: (), step, lambda state: state)
 """
 CONFIG = """
 import jaxdd, own_fading
 def get_config():
     return jaxdd.Config(method=own_fading.Config(steps=3))
 """
+
+
+def small(width):
+    model = jaxdd.models.build(jaxdd.ModelConfig(name="mlp", width=width, depth=1), (8, 8, 1), 3)
+    return jaxdd.classification(model, 3)
+
+
 RECIPE = jaxdd.Recipe(epochs=1, augment="none")
 
 
@@ -44,19 +45,22 @@ def test_a_method_beside_a_config_file_needs_no_registration(tmp_path, stripes, 
     (tmp_path / "own_fading.py").write_text(METHOD)
     (tmp_path / "config.py").write_text(CONFIG)
     config = load_config(tmp_path / "config.py")
-    assert name_of(config.method) == "own_fading"
-    model = jaxdd.models.build(jaxdd.ModelConfig(name="mlp", width=4, depth=1), (8, 8, 1), 3)
+    assert config.method.name == "fading"
+    task = small(4)
     unvalidated = jaxdd.data.from_arrays(*stripes.train, *stripes.test, validation=0.0)
-    outcome = jaxdd.distill(model, unvalidated, config.method, evaluate=jaxdd.EvaluateConfig(recipe=RECIPE))
-    start = jaxdd.distill(model, unvalidated, coresets.Config(), evaluate=jaxdd.EvaluateConfig(recipe=RECIPE))
+    outcome = jaxdd.distill(task, unvalidated, config.method, evaluate=jaxdd.EvaluateConfig(recipe=RECIPE))
+    start = jaxdd.distill(task, unvalidated, coresets.Config(), evaluate=jaxdd.EvaluateConfig(recipe=RECIPE))
     assert jnp.allclose(outcome.distilled.images, start.distilled.images / 8)
 
 
-def test_a_config_without_a_method_is_refused(toy):
-    from jaxdd.methods import MethodConfig
+def test_a_config_without_a_method_is_refused(stripes):
+    with pytest.raises(ValueError, match=r"MethodConfig belongs to no method: give it build\(task\) -> Method"):
+        jaxdd.distill(small(4), stripes, jaxdd.methods.MethodConfig())
 
-    with pytest.raises(ValueError, match="belongs to no method: define Config in an importable module"):
-        build(toy(jnp.float32)[0], MethodConfig())
+
+def test_a_bare_model_is_no_task(stripes):
+    with pytest.raises(ValueError, match=r"this is a Model: say what the network does, such as jaxdd.classification"):
+        jaxdd.distill(small(4).model, stripes, coresets.Config())
 
 
 def test_a_config_file_that_fails_is_told_in_a_line(tmp_path):
@@ -66,11 +70,8 @@ def test_a_config_file_that_fails_is_told_in_a_line(tmp_path):
 
 
 def test_experts_of_another_network_are_refused(stripes):
-    def model(width):
-        return jaxdd.models.build(jaxdd.ModelConfig(name="mlp", width=width, depth=1), (8, 8, 1), 3)
-
-    experts = jaxdd.train_experts(model(4), stripes, jaxdd.ExpertsConfig(count=1, recipe=RECIPE, snapshot_every=1))
-    size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model(5).init, jax.random.key(0))))
+    experts = jaxdd.train_experts(small(4), stripes, jaxdd.ExpertsConfig(count=1, recipe=RECIPE, snapshot_every=1))
     config = jaxdd.methods.infmatch.Config(window=jaxdd.Window(start=1))
-    with pytest.raises(ValueError, match=f"experts have {experts.snapshots.shape[-1]} parameters and the model {size}"):
-        jaxdd.distill(model(5), stripes, config, experts)
+    message = f"experts have {small(4).size} parameters and the model {small(5).size}"
+    with pytest.raises(ValueError, match=message):
+        jaxdd.distill(small(5), stripes, config, experts)

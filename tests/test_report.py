@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdd.data.normalisation import ZCA, Standardise
+from jaxdd.data.normalization import ZCA, Standardize
 from jaxdd.distilled import Card, Distilled, hard_labels
 from jaxdd.metrics import Metrics, histogram
 from jaxdd.report import _by_step, _entropy, _shares, image_grid, write_report
@@ -21,19 +21,19 @@ def opened(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-def where(picture, colour):
-    """Return the top, bottom, left and right of all pixels of a colour, and how many there are."""
-    rows, columns = np.nonzero((picture == np.asarray(colour)).all(axis=-1))
+def where(picture, color):
+    """Return the top, bottom, left and right of all pixels of a color, and how many there are."""
+    rows, columns = np.nonzero((picture == np.asarray(color)).all(axis=-1))
     return rows.min(), rows.max() + 1, columns.min(), columns.max() + 1, len(rows)
 
 
 def test_a_row_per_class_in_order(tmp_path):
-    colours = np.array([[10 * i + 5, 250 - 20 * i, 100 + i] for i in range(12)])
+    colors = np.array([[10 * i + 5, 250 - 20 * i, 100 + i] for i in range(12)])
     classes = np.array([2, 0, 1, 0, 2, 1, 0, 0, 2, 1, 2, 1])
-    images = np.broadcast_to(colours[:, None, None, :] / 255, (12, 8, 8, 3))
+    images = np.broadcast_to(colors[:, None, None, :] / 255, (12, 8, 8, 3))
     image_grid(images, classes, ["a", "b", "c"], tmp_path / "grid.png", title="twelve")
     picture = opened(tmp_path / "grid.png")
-    boxes = [where(picture, colour) for colour in colours]
+    boxes = [where(picture, color) for color in colors]
     for top, bottom, left, right, count in boxes:
         assert (bottom - top, right - left, count) == (48, 48, 48 * 48)  # 8 pixels, six times
     lefts = sorted({box[2] for box in boxes})
@@ -92,10 +92,10 @@ def accuracy(*runs):
     return {"mean": float(np.mean(runs)), "std": float(np.std(runs)), "runs": list(runs)}
 
 
-def a_run(label_kind="hard", normalisation=Standardise, names=("cat", "dog", "eel"), ipc=2, size=8):
+def a_run(label_kind="hard", normalization=Standardize, names=("cat", "dog", "eel"), ipc=2, size=8):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (len(names) * ipc, size, size, 3), dtype=np.uint8)
-    fitted = normalisation.fit(rng.integers(0, 256, (50, size, size, 3), dtype=np.uint8))
+    fitted = normalization.fit(rng.integers(0, 256, (50, size, size, 3), dtype=np.uint8))
     classes = np.repeat(np.arange(len(names)), ipc)
     labels = hard_labels(classes, len(names))
     if label_kind != "hard":
@@ -253,10 +253,10 @@ def test_entropy_of_known_labels():
     np.testing.assert_allclose(entropy, [math.log(4), 0, math.log(2)], atol=1e-6)
 
 
-@pytest.mark.parametrize("normalisation", [Standardise, ZCA])
+@pytest.mark.parametrize("normalization", [Standardize, ZCA])
 @pytest.mark.parametrize("label_kind", ["hard", "logits", "probabilities"])
-def test_the_code_on_the_page_runs(tmp_path, monkeypatch, label_kind, normalisation):
-    pixels, distilled, card = a_run(label_kind, normalisation)
+def test_the_code_on_the_page_runs(tmp_path, monkeypatch, label_kind, normalization):
+    pixels, distilled, card = a_run(label_kind, normalization)
     distilled.save(tmp_path / "distilled.npz", card)
     page = page_of(tmp_path, distilled, card)
     monkeypatch.chdir(tmp_path)
@@ -272,7 +272,7 @@ def test_the_code_on_the_page_runs(tmp_path, monkeypatch, label_kind, normalisat
 def test_nothing_in_a_run_can_inject_into_the_page(tmp_path):
     attack = "<script>alert(1)</script><b>&\"'</b>"
     _, distilled, card = a_run()
-    card = Card(attack, (attack,) * 3, "hard", card.normalisation, {attack: attack}, {"note": attack})
+    card = Card(attack, (attack,) * 3, "hard", card.normalization, {attack: attack}, {"note": attack})
     with Metrics(tmp_path) as run:
         run.write(0, "other", **{attack: 1.0, "always lost": math.nan})
     results = RESULTS | {"dataset": attack, "method": attack, "selected_on": attack, "versions": {attack: attack}}

@@ -27,13 +27,13 @@ def saved(digits, tmp_path):
 
     def save(images=None, provenance=None, **changes):
         firsts = [int(np.argmax(digits.train.labels == digit)) for digit in range(10)]
-        images = digits.normalisation(digits.train.images[firsts]) if images is None else images
+        images = digits.normalization(digits.train.images[firsts]) if images is None else images
         config = {"data": {"name": "digits"}, "model": {"name": "mlp", "width": 4, "depth": 1}, "method": {"ipc": 1}}
         card = Card(
             dataset="digits",
             class_names=digits.class_names,
             label_kind="hard",
-            normalisation=digits.normalisation,
+            normalization=digits.normalization,
             recipe=plain(RECIPE),
             provenance={"config": config} if provenance is None else provenance,
         )
@@ -48,20 +48,20 @@ def saved(digits, tmp_path):
 def test_a_saved_set_is_scored_with_another_network(saved, digits, capsys, monkeypatch):
     calls = []
 
-    def recorded(model, dataset, distilled, config, **options):
-        scores = jaxdd.evaluate(model, dataset, distilled, config, **options)
-        calls.append((model, dataset, distilled, config, options, scores))
+    def recorded(task, dataset, distilled, config, **options):
+        scores = jaxdd.evaluate(task, dataset, distilled, config, **options)
+        calls.append((task, dataset, distilled, config, options, scores))
         return scores
 
     monkeypatch.setattr("jaxdd.rescore.evaluate", recorded)
     path = saved()
     assert main(["evaluate", "--model.width", "8", "--networks", "2", "--seed", "3", path]) == 0
-    [(model, dataset, distilled, config, options, scores)] = calls
+    [(task, dataset, distilled, config, options, scores)] = calls
     assert config == jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False) and options == {
         "ipc": 1,
         "seed": 3,
     }
-    assert jax.eval_shape(model.init, jax.random.key(0))["body"]["linear_0"]["kernel"].shape == (64, 8)
+    assert jax.eval_shape(task.model.init, jax.random.key(0))["body"]["linear_0"]["kernel"].shape == (64, 8)
     assert dataset.fingerprint() == digits.fingerprint()
     np.testing.assert_array_equal(distilled.images, Distilled.load(path)[0].images)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -128,9 +128,7 @@ def test_the_recipes_learning_rate_gives_way_to_a_learned_one_only(saved, monkey
     distilled, card = Distilled.load(path)
     distilled._replace(lr=np.float32(learned)).save(path, card)
     rates = []
-    monkeypatch.setattr(
-        "jaxdd.rescore.evaluate", lambda model, dataset, distilled, *_, **__: rates.append(distilled.lr)
-    )
+    monkeypatch.setattr("jaxdd.rescore.evaluate", lambda task, dataset, distilled, *_, **__: rates.append(distilled.lr))
     rescore(dataclasses.replace(parse([path]), recipe=dataclasses.replace(RECIPE, lr=0.2)))
     np.testing.assert_allclose(rates, [used], rtol=1e-6)
 

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 
 import jaxdd
-from jaxdd import data, methods, models
+from jaxdd import classification, data, methods, models
 from jaxdd.checkpoint import Checkpoints
 from jaxdd.config import parse
 from jaxdd.distilled import Distilled
 from jaxdd.evaluate import validator
 from jaxdd.files import differences
-from jaxdd.mesh import make_mesh
 from jaxdd.metrics import read
+from jaxdd.parallel import make_mesh
 from jaxdd.run import StopSignal, claim, record, run
 
 # Three experts, one at a time; four checkpoints after the first; seconds of computing in all.
@@ -105,7 +105,14 @@ def dataset(digits_dir):
 
 @pytest.fixture
 def one_device():
-    return make_mesh(jax.devices()[:1])
+    """Run on one device, as the launcher does here."""
+    with jax.set_mesh(make_mesh(jax.devices()[:1])):
+        yield
+
+
+def task_of(config, dataset):
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    return classification(model, dataset.num_classes)
 
 
 def module(name):
@@ -182,9 +189,8 @@ def test_results_are_those_documented(finished):
 def test_accuracies_can_be_computed_again(finished, flags, dataset, one_device):
     config = parse(flags)
     distilled, card = Distilled.load(finished / "distilled.npz")
-    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, full_data=False))
-    scores = jaxdd.evaluate(model, dataset, distilled, config.evaluate, seed=config.seed, mesh=one_device)
+    scores = jaxdd.evaluate(task_of(config, dataset), dataset, distilled, config.evaluate, seed=config.seed)
     results = json.loads((finished / "results.json").read_text())
     assert scores == {name: results[name] for name in ("distilled", "random_real")}
     assert card.provenance["step"] == results["selected_step"]
@@ -199,8 +205,7 @@ def test_the_set_kept_is_the_best_on_the_validation_split(finished, flags, datas
     # The validation split alone gives that accuracy: here the test split is garbage.
     config = parse(flags)
     garbage = data.Split(np.zeros_like(dataset.test.images), np.zeros_like(dataset.test.labels))
-    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    score = validator(model, dataclasses.replace(dataset, test=garbage), config.evaluate, mesh=one_device)
+    score = validator(task_of(config, dataset), dataclasses.replace(dataset, test=garbage), config.evaluate)
     assert score(Distilled.load(finished / "distilled.npz")[0]) == best["accuracy"]
 
 
@@ -223,7 +228,7 @@ def test_the_highest_accuracy_selects_whatever_the_step(finished, flags, tmp_pat
     monkeypatch.setattr(module("distill"), "validator", lambda *_, **__: score)
     monkeypatch.setattr(module("run"), "evaluate", lambda *_, **__: {"distilled": summary, "random_real": summary})
     shutil.copytree(finished / "experts", tmp_path / "experts")
-    results = run(parse([*flags, "--workdir", str(tmp_path)]), mesh=one_device)
+    results = run(parse([*flags, "--workdir", str(tmp_path)]))
     assert results["selected_step"] == 30 and results["selected_on"] == "validation"
     assert results["full_data"] is None
     np.testing.assert_array_equal(Distilled.load(tmp_path / "distilled.npz")[0].images, scored[2])
@@ -248,7 +253,7 @@ def test_a_finished_run_computes_nothing_again(copy, flags, one_device, monkeypa
     monkeypatch.setattr(module("evaluate"), "distilled_scorer", forbidden)
     monkeypatch.setattr(module("evaluate"), "full_data_scorer", forbidden)
     began = time.monotonic()
-    results = run(parse([*flags, "--workdir", str(copy)]), mesh=one_device)
+    results = run(parse([*flags, "--workdir", str(copy)]))
     assert time.monotonic() - began < 60
     assert {name: (copy / name).read_bytes() for name in before} == before
     assert results == json.loads(before["results.json"])
@@ -337,31 +342,30 @@ def test_a_diverging_run_names_step_method_and_learning_rates(copy, flags, datas
     for name in ("config.json", "progress.json", "distilled.npz", "results.json"):
         (copy / name).unlink()
     shutil.rmtree(copy / "checkpoints")  # the experts stay
-    absurd = ["--method.image-optimiser.name", "sgd", "--method.image-optimiser.lr", "1e30"]
+    absurd = ["--method.image-optimizer.name", "sgd", "--method.image-optimizer.lr", "1e30"]
     config = parse([*flags, *absurd, "--workdir", str(copy)])
     with pytest.raises(FloatingPointError, match=r"step \d+ of infmatch with learning rates image 1e\+30.*not finite"):
-        run(config, mesh=one_device)
+        run(config)
     assert not (copy / "distilled.npz").exists()
     # The checkpoint of step 0 holds the first set: one real image of each class.
-    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     like = Distilled(np.zeros((10, 8, 8, 1), np.float32), np.zeros((10, 10), np.float32), np.float32(0))
     tree = {
-        "state": methods.build(model, config.method).init(jax.random.key(0), like, None),
+        "state": config.method.build(task_of(config, dataset)).init(jax.random.key(0), like, None),
         "best": like,
-        **{name: np.zeros(()) for name in ("best_step", "best_accuracy", "seconds")},
+        **{name: np.zeros(()) for name in ("best_step", "best_score", "seconds")},
     }
     with Checkpoints(copy / "checkpoints") as checkpoints:
         step, stored = checkpoints.restore(tree)
     assert step == 0
-    real = np.asarray(dataset.normalisation(dataset.train.images))
+    real = np.asarray(dataset.normalization(dataset.train.images))
     for digit, image in enumerate(np.asarray(stored["best"][0])):
         assert (np.abs(real[dataset.train.labels == digit] - image).max((1, 2, 3)) < 1e-5).any()
 
 
 def test_another_configuration_is_refused_naming_its_fields(copy, flags, one_device):
-    config = parse([*flags, "--workdir", str(copy), "--seed", "3", "--method.image-optimiser.lr", "0.5"])
-    with pytest.raises(ValueError, match=r"method.image_optimiser.lr: 0.1 there, 0.5 here; seed: 0 there, 3 here"):
-        run(config, mesh=one_device)
+    config = parse([*flags, "--workdir", str(copy), "--seed", "3", "--method.image-optimizer.lr", "0.5"])
+    with pytest.raises(ValueError, match=r"method.image_optimizer.lr: 0.1 there, 0.5 here; seed: 0 there, 3 here"):
+        run(config)
     claim(copy, parse(flags))
     with pytest.raises(ValueError, match="method.name: 'infmatch' there, 'mtt' here"):
         claim(copy, dataclasses.replace(parse(flags), method=methods.mtt.Config()))
@@ -391,12 +395,13 @@ def test_the_stages_in_a_notebook(stripes):
     train, test = stripes.train, stripes.test
     dataset = data.from_arrays(train.images, train.labels, test.images, test.labels, name="stripes")
     model = models.build(jaxdd.ModelConfig("mlp", width=8, depth=1), dataset.image_shape, dataset.num_classes)
+    task = jaxdd.classification(model, dataset.num_classes)
     recipe = jaxdd.Recipe(epochs=30, batch=64, lr=0.1, augment="none")
-    experts = jaxdd.train_experts(model, dataset, jaxdd.ExpertsConfig(count=2, recipe=recipe))
+    experts = jaxdd.train_experts(task, dataset, jaxdd.ExpertsConfig(count=2, recipe=recipe))
     method = methods.infmatch.Config(ipc=1, steps=20, estimator="first_order")
     scoring = jaxdd.EvaluateConfig(networks=2, recipe=recipe, full_data=False)
-    outcome = jaxdd.distill(model, dataset, method, experts, evaluate=scoring)
-    scores = jaxdd.evaluate(model, dataset, outcome.distilled, scoring)
+    outcome = jaxdd.distill(task, dataset, method, experts, evaluate=scoring)
+    scores = jaxdd.evaluate(task, dataset, outcome.distilled, scoring)
     assert outcome.distilled.images.shape == (3, 8, 8, 1)
     assert scores["distilled"]["mean"] > 0.8  # chance is a third
 

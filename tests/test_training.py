@@ -9,8 +9,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd import models
-from jaxdd.losses import cross_entropy
 from jaxdd.models import ModelConfig
+from jaxdd.tasks import cross_entropy
 from jaxdd.training import Recipe, batching, shuffle, train
 from jaxdd.types import Examples
 
@@ -62,7 +62,7 @@ def run(recipe, *, size=10, key=3, image=lambda x: x, **options):
     def watched(indices):
         jax.debug.callback(lambda rows: batches.append(np.asarray(rows)), indices, ordered=True)
         examples = fetch(indices)
-        return examples._replace(images=image(examples.images))
+        return examples._replace(inputs=image(examples.inputs))
 
     start = model.init(jax.random.key(1))
     trained = jax.jit(lambda key, params: train(key, params, losses, watched, size, recipe, **options))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.trajectories import Trajectories, Window, flattening
+from jaxdd.trajectories import Trajectories, Window
 
 EXPANDING = Window(first=2, start=5, end=15)
 SLIDING = Window(first=2, start=5, end=15, kind="sliding")
@@ -65,12 +65,11 @@ def test_impossible_windows_are_refused(settings, message):
 
 
 def test_flattening_round_trip(toy):
-    model, *_ = toy(jnp.float32)
-    params = model.init(jax.random.key(2))
-    size, unravel = flattening(model)
+    task, _ = toy(jnp.float32)
+    params = task.model.init(jax.random.key(2))
     flat = ravel_pytree(params)[0]
-    assert size == flat.size == sum(leaf.size for leaf in jax.tree.leaves(params))
-    shaped = unravel(flat)
+    assert task.size == flat.size == sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(task.tensors.values())
+    shaped = task.unravel(flat)
     assert jax.tree.structure(shaped) == jax.tree.structure(params)
     for ours, theirs in zip(jax.tree.leaves(shaped), jax.tree.leaves(params), strict=True):
         assert ours.dtype == theirs.dtype
@@ -82,3 +81,10 @@ def test_trajectories_know_their_sizes():
     line = zeros[0, :, 0]
     trajectories = Trajectories(zeros, zeros[:, 0], line, line, np.float32(0), line.astype(np.int32))
     assert (trajectories.num_experts, trajectories.num_snapshots) == (3, 5)
+    early = trajectories.first(2)
+    assert (early.num_experts, early.num_snapshots, early.recorded.shape) == (3, 2, (3, 2, 7))
+    hollow = early._replace(snapshots=None)
+    assert (hollow.num_experts, hollow.num_snapshots) == (3, 2)
+    for read in (lambda: hollow.recorded, lambda: hollow.first(1)):
+        with pytest.raises(ValueError, match="needs the experts' snapshots on the devices"):
+            read()

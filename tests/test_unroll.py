@@ -3,10 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd.unroll import Unroll, inner_sgd, segmented_scan
-from tests.conftest import finite_difference, random_like
+from jaxdd.unroll import Footprint, Unroll, choose, footprint, inner_sgd, segmented_scan
+from tests.helpers import finite_difference, random_like
 
-MODES = [Unroll("full"), Unroll("segmented"), Unroll("segmented", segment=3), Unroll("segmented", segment=100)]
+MODES = [
+    Unroll("full"),
+    Unroll("segmented"),
+    Unroll("segmented", segment=3),
+    Unroll("segmented", segment=100),
+    Unroll("steps"),
+    Unroll(),
+]
 
 
 @pytest.mark.parametrize("how", MODES)
@@ -121,6 +128,48 @@ def test_segments_bound_the_memory_of_unrolling():
     assert truncated < full / 3
 
 
+def stored_by_student(steps, width=256):
+    """The footprint of the student of `gradient_memory`, as it is while the outer gradient is taken."""
+    found = []
+
+    def objective(images):
+        def step(params, _):
+            loss, slope = jax.value_and_grad(lambda p: jnp.mean(jnp.tanh(jnp.tanh(images @ p) @ p) ** 2))(params)
+            return params - 0.1 * slope, loss
+
+        found.append(footprint(step, jnp.eye(width), jnp.zeros(steps)))
+        return jnp.sum(images)
+
+    jax.eval_shape(jax.grad(objective), jnp.ones((32, width)))
+    return found[0]
+
+
+@pytest.mark.parametrize("steps", [32, 64])
+def test_footprint_bounds_what_the_compiled_program_holds(steps):
+    stored = stored_by_student(steps)
+    assert stored.steps == steps * 256 * 256 * 4
+    for how, bound in (("full", stored.full), ("steps", stored.steps)):
+        # Beside what is stored, the work of a step or two.
+        held, of_step = gradient_memory(Unroll(how), steps), stored.full // steps
+        assert held <= bound + 3 * of_step
+        assert held >= 0.3 * bound
+
+
+def test_auto_is_the_fastest_that_fits():
+    stored = Footprint(full=4000, steps=40)
+    assert [choose(stored, memory) for memory in (16000, 15999, 400, 399)] == ["full", "steps", "steps", "segmented"]
+    of_student = stored_by_student(64)
+    for memory, mode in ((4 * of_student.full, "full"), (10 * of_student.steps, "steps"), (1e6, "segmented")):
+        assert gradient_memory(Unroll(memory=memory)) == gradient_memory(Unroll(mode))
+    # With the memory of this machine the small student is unrolled in full.
+    assert gradient_memory(Unroll()) == gradient_memory(Unroll("full"))
+
+
+def test_memory_of_steps_is_that_of_their_parameters():
+    per_step = (gradient_memory(Unroll("steps"), 128) - gradient_memory(Unroll("steps"), 64)) / 64
+    assert per_step < 1.3 * 256 * 256 * 4
+
+
 def test_memory_of_tesla_does_not_grow_with_the_steps():
     assert gradient_memory(Unroll("tesla"), steps=256) < 1.05 * gradient_memory(Unroll("tesla"), steps=64)
     assert gradient_memory(Unroll("tesla")) < gradient_memory(MODES[1])
@@ -144,7 +193,7 @@ def test_gradients_of_a_student_agree_with_finite_differences(x64):
     np.testing.assert_allclose(jnp.vdot(jax.grad(objective)(images), direction), expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("field, value", [("segment", 0), ("last", 0)])
+@pytest.mark.parametrize("field, value", [("segment", 0), ("last", 0), ("memory", 0)])
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=f"unroll.{field} is 0"):
         Unroll(**{field: value})

@@ -1,4 +1,4 @@
-"""Datasets on the host: loaded by name or built from arrays, with a validation split and a fitted normalisation."""
+"""Datasets on the host: loaded by name or built from arrays, with a validation split and a fitted normalization."""
 
 import hashlib
 import os
@@ -6,20 +6,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from jaxdd.data import folder, sampling, tfds_source
-from jaxdd.data import normalisation as normalisations
-from jaxdd.data.normalisation import Normalisation
+from jaxdd.data import normalization as normalizations
+from jaxdd.data.normalization import Normalization
 from jaxdd.data.sampling import RealSet
 from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, subset
 
 
+class Data(Protocol):
+    """What experts, methods and evaluation ask of a dataset; `Dataset` is one, of labeled images."""
+
+    def real_set(self) -> RealSet:
+        """Return the train split, which is distilled."""
+
+    def validation_set(self) -> RealSet | None:
+        """Return the split that sets and settings are chosen on, None if there is none."""
+
+    def test_set(self) -> RealSet:
+        """Return the split that results are reported on."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled image dataset in host memory.
+    """A labeled image dataset in host memory.
 
     Attributes:
         name: name of the dataset.
@@ -28,10 +41,10 @@ class Dataset:
         validation: carved off the original train split, stratified; empty where that fraction is 0. Distilled sets and
             settings are chosen on it, never on the test split.
         test: what results are reported on.
-        normalisation: fitted on `train` alone.
+        normalization: fitted on `train` alone.
         positions: `[N]` where each example of `train` stood before the validation split was taken from it: in the
             arrays or in the TFDS split that it came from.
-        mislabelled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
+        mislabeled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
     """
 
     name: str
@@ -39,9 +52,9 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    normalisation: Normalisation
+    normalization: Normalization
     positions: np.ndarray
-    mislabelled: np.ndarray | None = None
+    mislabeled: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -55,7 +68,7 @@ class Dataset:
         return height, width, channels
 
     def fingerprint(self) -> str:
-        """Identify what networks were trained on: name, train images and labels, and kind of normalisation.
+        """Identify what networks were trained on: name, train images and labels, and kind of normalization.
 
         Returns:
             A sha256 in hexadecimal; computed once.
@@ -66,7 +79,7 @@ class Dataset:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         # The header separates the fields and says how the bytes that follow are shaped.
-        header = (self.name, self.train.images.shape, self.normalisation.kind)
+        header = (self.name, self.train.images.shape, self.normalization.kind)
         digest.update(repr(header).encode())
         digest.update(np.ascontiguousarray(self.train.images).data)
         digest.update(np.ascontiguousarray(self.train.labels.astype("<i4")).data)
@@ -80,27 +93,21 @@ class Dataset:
     def _real_set(self) -> RealSet:
         return self._indexed(self.train)
 
-    def validation_set(self) -> RealSet:
-        """Index the validation split likewise, for a method that learns from it.
+    def validation_set(self) -> RealSet | None:
+        """Index the validation split likewise; None if it is empty."""
+        return self._indexed(self.validation) if len(self.validation.labels) else None
 
-        Raises:
-            ValueError: if it lacks a class.
-        """
-        missing = sorted(set(range(self.num_classes)) - set(self.validation.labels.tolist()))
-        if missing:
-            raise ValueError(
-                f"the validation split has no example of class {missing[0]}: raise data.validation, or do without "
-                "examples of it"
-            )
-        return self._indexed(self.validation)
+    def test_set(self) -> RealSet:
+        """Index the test split likewise."""
+        return self._indexed(self.test)
 
     def _indexed(self, split: Split) -> RealSet:
-        return sampling.real_set(split.images, split.labels, self.num_classes, self.normalisation)
+        return sampling.real_set(split.images, split.labels, self.num_classes, self.normalization)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data to distil: the arguments of `load`."""
+    """Which data to distill: the arguments of `load`."""
 
     name: str = "digits"
     """TFDS name of an image-classification set, "digits" (scikit-learn's, no download), or "folder:PATH" with one
@@ -111,10 +118,10 @@ class DataConfig:
     """Fraction of every class of the train split that is held out for choosing; in [0, 1)."""
     split_seed: int = 0
     """Seed of the draw of the validation split."""
-    normalisation: Literal["standard", "zca"] = "standard"
+    normalization: Literal["standard", "zca"] = "standard"
     """Per-channel mean and standard deviation, or ZCA whitening; fitted on the train split."""
     image_size: int | None = None
-    """Scale and centre-crop images to squares of this side in pixels; required where sizes differ."""
+    """Scale and center-crop images to squares of this side in pixels; required where sizes differ."""
     label_noise: float = 0.0
     """Fraction of every class of the train split whose labels are replaced by wrong ones, to study what that does;
     validation and test stay as they are. In [0, 1)."""
@@ -130,7 +137,7 @@ def load(
     data_dir: str | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
-    normalisation: Literal["standard", "zca"] = "standard",
+    normalization: Literal["standard", "zca"] = "standard",
     image_size: int | None = None,
     label_noise: float = 0.0,
     noise_kind: Noise = "symmetric",
@@ -147,8 +154,8 @@ def load(
         data_dir: TFDS directory, or None for TFDS's own (`$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
         validation: fraction of every class of train that becomes the validation split, in [0, 1).
         split_seed: seed of that draw.
-        normalisation: `"standard"` or `"zca"`.
-        image_size: side in pixels to scale and centre-crop to; required where images differ in size.
+        normalization: `"standard"` or `"zca"`.
+        image_size: side in pixels to scale and center-crop to; required where images differ in size.
         label_noise: fraction of every class of train whose labels are replaced by wrong ones, in [0, 1); validation
             and test stay as they are.
         noise_kind: `"symmetric"`, any other class, uniformly; `"asymmetric"`, the next class, c → c + 1 modulo C.
@@ -160,7 +167,7 @@ def load(
     Raises:
         ValueError: if an argument is out of range, or the dataset is unknown, not prepared or damaged.
     """
-    _check_options(validation, normalisation, label_noise, noise_kind)
+    _check_options(validation, normalization, label_noise, noise_kind)
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
     data_dir = os.path.expanduser(data_dir) if data_dir else None
@@ -173,7 +180,7 @@ def load(
     else:
         raw = tfds_source.read(name, data_dir, image_size)
     noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
-    return _assemble(raw, validation, split_seed, normalisation, noise)
+    return _assemble(raw, validation, split_seed, normalization, noise)
 
 
 def from_arrays(
@@ -186,7 +193,7 @@ def from_arrays(
     class_names: Sequence[str] | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
-    normalisation: Literal["standard", "zca"] = "standard",
+    normalization: Literal["standard", "zca"] = "standard",
     label_noise: float = 0.0,
     noise_kind: Noise = "symmetric",
     noise_seed: int = 0,
@@ -194,7 +201,7 @@ def from_arrays(
     """Build a dataset from arrays.
 
     Args:
-        train_images: `[N, H, W, K]` or `[N, H, W]` (greyscale) uint8, K 1 or 3.
+        train_images: `[N, H, W, K]` or `[N, H, W]` (grayscale) uint8, K 1 or 3.
         train_labels: `[N]` integers in [0, C); every class at least once.
         test_images: `[N', H, W, K]` or `[N', H, W]` uint8.
         test_labels: `[N']` integers in [0, C).
@@ -202,7 +209,7 @@ def from_arrays(
         class_names: C names; by default the numbers up to the largest label of train.
         validation: fraction of every class of train that becomes the validation split, in [0, 1).
         split_seed: seed of that draw.
-        normalisation: `"standard"` or `"zca"`.
+        normalization: `"standard"` or `"zca"`.
         label_noise: fraction of every class of train whose labels are replaced by wrong ones, in [0, 1); validation
             and test stay as they are.
         noise_kind: `"symmetric"`, any other class, uniformly; `"asymmetric"`, the next class, c → c + 1 modulo C.
@@ -214,19 +221,19 @@ def from_arrays(
     Raises:
         ValueError: if the arrays are no such images and labels, or an argument is out of range.
     """
-    _check_options(validation, normalisation, label_noise, noise_kind)
+    _check_options(validation, normalization, label_noise, noise_kind)
     train = _as_split(train_images, train_labels, "train")
     test = _as_split(test_images, test_labels, "test")
     if class_names is None:
         class_names = [str(label) for label in range(int(train.labels.max(initial=0)) + 1)]
     noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
-    return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalisation, noise)
+    return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalization, noise)
 
 
-def _check_options(validation: float, normalisation: str, label_noise: float, noise_kind: str) -> None:
+def _check_options(validation: float, normalization: str, label_noise: float, noise_kind: str) -> None:
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a fraction of the train split in [0, 1), got {validation}; try 0.1")
-    normalisations.check_kind(normalisation)
+    normalizations.check_kind(normalization)
     if noise_kind not in get_args(Noise):
         raise ValueError(f"noise_kind is {noise_kind!r}; choose one of {', '.join(get_args(Noise))}")
 
@@ -239,7 +246,7 @@ def _as_split(images: Any, labels: Any, split: str) -> Split:
         scale = " * 255" if images.size and 0 <= images.min() and images.max() <= 1 else ""
         raise ValueError(
             f"{split} images have dtype {images.dtype} and range {span}, but uint8 in 0..255 is needed: undo any "
-            f"normalisation and pass np.round(images{scale}).astype(np.uint8)"
+            f"normalization and pass np.round(images{scale}).astype(np.uint8)"
         )
     if images.ndim == 3:
         images = images[..., None]
@@ -257,10 +264,10 @@ def _assemble(
     raw: RawDataset,
     validation: float,
     split_seed: int,
-    normalisation: str,
+    normalization: str,
     noise: Callable[[np.ndarray, int], np.ndarray],
 ) -> Dataset:
-    """Check what was read, carve off the validation split, add noise and normalisation to what remains."""
+    """Check what was read, carve off the validation split, add noise and normalization to what remains."""
     for split, (images, labels) in (("train", raw.train), ("test", raw.test)):
         if len(images) == 0:
             raise ValueError(f"the {split} split has no examples; add some")
@@ -289,10 +296,10 @@ def _assemble(
     held_out = draw_held_out(raw.train.labels, validation, split_seed)
     positions = np.flatnonzero(~held_out)
     train = subset(raw.train, positions)
-    fitted = normalisations.fit(normalisation, train.images)
+    fitted = normalizations.fit(normalization, train.images)
     noisy = noise(train.labels, len(raw.class_names))
     wrong = noisy != train.labels
-    mislabelled = wrong if wrong.any() else None
+    mislabeled = wrong if wrong.any() else None
     train = train._replace(labels=noisy)
     held = subset(raw.train, np.flatnonzero(held_out))
-    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabelled)
+    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabeled)

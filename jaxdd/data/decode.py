@@ -13,13 +13,13 @@ MODES = {1: "L", 3: "RGB"}
 def decode(data: bytes, source: str, *, channels: int | None = None, image_size: int | None = None) -> np.ndarray:
     """Decode one image file.
 
-    With `image_size`, the image is scaled until its shorter side fits (antialiased bilinear) and its centre is cut out.
+    With `image_size`, the image is scaled until its shorter side fits (antialiased bilinear) and its center is cut out.
     [published: the ImageNet subsets of MTT]
 
     Args:
         data: the bytes of the file, in any 8-bit format that pillow reads.
         source: name of the file, for the error message.
-        channels: K, or None to keep greyscale images as they are and convert all others (palette, alpha, CMYK) to RGB.
+        channels: K, or None to keep grayscale images as they are and convert all others (palette, alpha, CMYK) to RGB.
         image_size: side of the result in pixels, or None to keep the size.
 
     Returns:
@@ -48,7 +48,7 @@ def decode(data: bytes, source: str, *, channels: int | None = None, image_size:
 
 
 def stack(images: Sequence[np.ndarray], sources: Sequence[str]) -> np.ndarray:
-    """Stack decoded images; grey ones become RGB where any is RGB.
+    """Stack decoded images; gray ones become RGB where any is RGB.
 
     Args:
         images: arrays `[H, W, K]` uint8, at least one; K may differ, H and W may not.

@@ -1,6 +1,6 @@
 """The handwritten digits that scikit-learn ships, as a TFDS dataset: real data that needs no download.
 
-1797 greyscale images of 8×8 pixels, 10 classes; the test part of the UCI set "Optical Recognition of Handwritten
+1797 grayscale images of 8×8 pixels, 10 classes; the test part of the UCI set "Optical Recognition of Handwritten
 Digits" (E. Alpaydin, C. Kaynak, 1998).
 
 Imports tensorflow-datasets, which takes a second: import this module where it is used, not at the top of another.
@@ -38,7 +38,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="8x8 greyscale images of handwritten digits, from scikit-learn.",
+            description="8x8 grayscale images of handwritten digits, from scikit-learn.",
             homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
             features=tfds.features.FeaturesDict(
                 {

@@ -15,11 +15,11 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     Two layouts are read: `PATH/train/CLASS/…` with `PATH/test/CLASS/…`, or `PATH/CLASS/…`. Without `PATH/test`, 20% of
     every class become the test split, drawn with a fixed seed that does not depend on the validation split. Class names
     are folder names in alphabetical order; images may lie in folders below. Files that are no images by their suffix
-    and hidden files are skipped. The set is greyscale if all its images are, else RGB; transparency is dropped.
+    and hidden files are skipped. The set is grayscale if all its images are, else RGB; transparency is dropped.
 
     Args:
         path: the folder.
-        image_size: side in pixels to scale and centre-crop to, or None where all images have one size.
+        image_size: side in pixels to scale and center-crop to, or None where all images have one size.
 
     Returns:
         Train and test split; the name of the set is the name of the folder.
@@ -39,7 +39,7 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     if unknown:
         raise ValueError(f"class {unknown[0]!r} is in {path / 'test'} but not in {path / 'train'}; add it there")
 
-    # Decoded together: whether the set is greyscale or RGB is one decision for both splits.
+    # Decoded together: whether the set is grayscale or RGB is one decision for both splits.
     parts = (train_files, test_files)
     files = [file for part in parts for members in part.values() for file in members]
     labels = [class_names.index(name) for part in parts for name, members in part.items() for _ in members]

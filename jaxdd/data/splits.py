@@ -1,4 +1,4 @@
-"""Labelled uint8 images on the host, and the stratified draw that carves one split out of another."""
+"""Labeled uint8 images on the host, and the stratified draw that carves one split out of another."""
 
 from typing import Literal, NamedTuple
 
@@ -26,7 +26,7 @@ class Split(NamedTuple):
 
 
 class RawDataset(NamedTuple):
-    """What a reader hands over: train and test as they were stored, nothing carved off or normalised yet.
+    """What a reader hands over: train and test as they were stored, nothing carved off or normalized yet.
 
     Attributes:
         name: name of the dataset.

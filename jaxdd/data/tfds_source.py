@@ -25,7 +25,7 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
     Args:
         name: TFDS name, `NAME`, `NAME/CONFIG` or `NAME/CONFIG:VERSION`; the latest version that is prepared is read.
         data_dir: TFDS directory, or None for TFDS's own.
-        image_size: side in pixels to scale and centre-crop to, or None where all images have one size.
+        image_size: side in pixels to scale and center-crop to, or None where all images have one size.
 
     Returns:
         Train and test split.

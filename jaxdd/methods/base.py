@@ -1,14 +1,12 @@
-"""What every method shares: its settings, its sources, and its outer optimiser.
+"""What every method shares: its settings, its sources, and its outer optimizer.
 
 Axis letters: B batch, M distilled items, C classes.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from jaxdd.augment import dsa
@@ -16,24 +14,35 @@ from jaxdd.choices import check_choices
 from jaxdd.data.sampling import RealSet
 from jaxdd.distilled import Distilled
 from jaxdd.trajectories import Trajectories
-from jaxdd.types import Array, Examples, PyTree
+from jaxdd.types import Array, Batch, Init, Method, Scalars, Step, Task
 
 
 class Sources(NamedTuple):
     """All that a method samples from; lives on the devices.
 
     Attributes:
-        real: The real training set.
-        trajectories: The experts, None for a method that needs none. Their snapshots are `[E, T, 0]` where they stay
-            on the host: a method's `sample` names those that it reads, see `Snapshots`.
+        real: The real training set; None at the steps of a method that does not read it, see `needs_real`.
+        trajectories: The experts, None for a method that needs none. They come without snapshots where these stay on
+            the host: a method's `sample` names those that it reads, see `Snapshots`.
         cache: What the method's `prepare` computed.
         validation: The validation split, for a method that learns from it; None for all others.
     """
 
-    real: RealSet
+    real: RealSet | None = None
     trajectories: Trajectories | None = None
     cache: Any = None
     validation: RealSet | None = None
+
+    @property
+    def examples(self) -> RealSet:
+        """The real training set, for a method that reads it.
+
+        Raises:
+            ValueError: It is not there.
+        """
+        if self.real is None:
+            raise ValueError("this method samples real examples and was given none; say so by needs_real")
+        return self.real
 
     @property
     def experts(self) -> Trajectories:
@@ -48,8 +57,8 @@ class Sources(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimiser:
-    """An outer optimiser of one variable."""
+class Optimizer:
+    """An outer optimizer of one variable."""
 
     name: Literal["sgd", "adam"] = "sgd"
     """sgd with momentum, or adam."""
@@ -61,7 +70,7 @@ class Optimiser:
     def __post_init__(self) -> None:
         check_choices(self)
         if not self.lr >= 0 or not 0 <= self.momentum < 1:
-            raise ValueError(f"optimiser has lr={self.lr}, momentum={self.momentum}; needs lr >= 0, 0 <= momentum < 1")
+            raise ValueError(f"optimizer has lr={self.lr}, momentum={self.momentum}; needs lr >= 0, 0 <= momentum < 1")
 
     def build(self) -> optax.GradientTransformation:
         """Build the optax transformation."""
@@ -72,36 +81,54 @@ class Optimiser:
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """Settings that every method has."""
+    """Settings that every method has. A method is a subclass with a `name` and `build`."""
+
+    name: ClassVar[str] = "none"
+    """What the method is called."""
 
     ipc: int = 1
     """Images per class."""
     steps: int = 300
     """Outer steps: updates of the distilled set."""
     init: Literal["real", "noise", "correct", "herding", "k_center"] = "real"
-    """First images: random real ones, Gaussian noise, random real ones that the first expert classifies right, or a
+    """First inputs: random real ones, Gaussian noise, random real ones that the first expert classifies right, or a
     coreset in that expert's features (of pixels without experts)."""
     labels: Literal["hard", "soft", "learned"] = "hard"
     """Labels: one-hot; the mean logits of the final experts, fixed; or the same as a start, learned."""
-    image_optimiser: Optimiser = Optimiser()
-    """Optimiser of the images."""
-    label_optimiser: Optimiser = Optimiser()
-    """Optimiser of the label logits, where they are learned."""
+    image_optimizer: Optimizer = Optimizer()
+    """Optimizer of the images."""
+    label_optimizer: Optimizer = Optimizer()
+    """Optimizer of the label logits, where they are learned."""
     augment: str = "none"
     """Siamese augmentation during distillation: operations of color_crop_cutout_flip_scale_rotate, or none."""
 
     def __post_init__(self) -> None:
         check_choices(self)
         if self.ipc < 1:
-            raise ValueError(f"method.ipc is {self.ipc}; distil to at least 1 image per class")
+            raise ValueError(f"method.ipc is {self.ipc}; distill to at least 1 image per class")
         if self.steps < 0:
             raise ValueError(f"method.steps is {self.steps}; give 0 or more outer steps")
         dsa(self.augment, siamese=True)  # refuses an unknown operation now, before any work
 
+    def build(self, task: Task) -> Method:
+        """Build the method for a task.
+
+        Raises:
+            ValueError: These settings belong to no method, or the method does not suit the task.
+        """
+        del task
+        raise ValueError(f"{type(self).__qualname__} belongs to no method: give it build(task) -> Method, and a name")
+
     @property
-    def name(self) -> str:
-        """What the method is called: its module's name."""
-        return type(self).__module__.rpartition(".")[2]
+    def title(self) -> str:
+        """What the method with these settings is called in reports."""
+        return self.name
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The outer learning rates, by what they move."""
+        values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name.removesuffix("_optimizer"): value.lr for name, value in values if isinstance(value, Optimizer)}
 
     @property
     def items_per_class(self) -> int:
@@ -119,76 +146,60 @@ class MethodConfig:
         return self.snapshots_needed > 0 or self.labels != "hard" or self.init == "correct"
 
     @property
+    def needs_real(self) -> bool:
+        """Whether the steps read real examples. The first set may be made of them all the same."""
+        return True
+
+    @property
     def needs_validation(self) -> bool:
         """Whether the method learns from the validation split."""
         return False
 
 
-def softened(distilled: Distilled, indices: Array) -> Examples:
-    """Give the distilled items at `indices [B]` as examples with targets softmax(labels) and equal weights."""
-    batch = indices.shape[-1]
-    images = distilled.images[indices]
-    weights = jnp.full((batch,), 1 / batch, images.dtype)
-    return Examples(images, jax.nn.softmax(distilled.labels[indices]), weights, indices)
-
-
-def by_class(distilled: Distilled) -> Distilled:
-    """Cut a set, whose items are in the order of the classes, into a set for each: a leading axis C on every field."""
-    classes = distilled.labels.shape[-1]
-    images, labels = (x.reshape(classes, -1, *x.shape[1:]) for x in (distilled.images, distilled.labels))
-    return Distilled(images, labels, jnp.broadcast_to(distilled.lr, (classes,)))
-
-
-def sum_over_classes(function: Callable[..., Array], distilled: Distilled, *entries: PyTree) -> Array:
-    """Compute `Σ_c f(S_c, …)`, one class after another.
-
-    Side by side, C batches need C times the memory, and on CPUs they are slower: DC's gradient took 2.5 to 4 times as
-    long on ten classes of digits or 28×28 images.
-
-    Args:
-        function: f, `(S_c, entry of class c, …) -> scalar`.
-        distilled: The set S.
-        entries: Trees of arrays with a leading axis C.
-
-    Returns:
-        A scalar. A gradient computes the terms again, class by class, and needs the memory of one.
-    """
-    return jnp.sum(jax.lax.map(jax.checkpoint(lambda entry: function(*entry)), (by_class(distilled), *entries)))
-
-
-def slope_over_classes(
-    function: Callable[..., Array], distilled: Distilled, *entries: PyTree
-) -> tuple[Array, Distilled]:
-    """Compute `sum_over_classes` and its gradient in S.
-
-    The gradient of a class is taken as soon as its term is computed, so that nothing of a class is kept for the next:
-    the memory is that of one class.
-    """
-    sets, pull = jax.vjp(by_class, distilled)
-    values, slopes = jax.lax.map(lambda entry: jax.value_and_grad(function)(*entry), (sets, *entries))
-    return jnp.sum(values), pull(slopes)[0]
-
-
-def all_items(distilled: Distilled) -> Examples:
-    """Give all distilled items as examples of equal weights."""
-    return softened(distilled, jnp.arange(len(distilled.images)))
-
-
-def outer_optimiser(
-    images: Optimiser | None, labels: Optimiser | None = None, lr: Optimiser | None = None
+def outer_optimizer(
+    images: Optimizer | None, labels: Optimizer | None = None, lr: Optimizer | None = None
 ) -> optax.GradientTransformation:
-    """Build the optimiser of a `Distilled`, one transformation per variable; a variable without one stays fixed."""
+    """Build the optimizer of a `Distilled`, one transformation per variable; a variable without one stays fixed."""
     return optax.partition(outer_transforms(images, labels, lr), Distilled._make(Distilled._fields))
 
 
+class State(NamedTuple):
+    """What the next step of a method that descends on its set alone needs: the set and its optimizers' state."""
+
+    distilled: Distilled
+    optimizer: optax.OptState
+
+
+def descent(
+    optimizer: optax.GradientTransformation, slope: Callable[[Distilled, Batch], tuple[Array, Distilled]]
+) -> tuple[Init, Step]:
+    """Build init and step of a method whose every step descends a loss of the set and the batch.
+
+    Args:
+        optimizer: Of the set.
+        slope: `(distilled, batch) -> (loss, gradient)`.
+
+    Returns:
+        The two functions, over a `State`; a step logs the loss, and the norm of its gradient in the inputs.
+    """
+
+    def init(key: Array, distilled: Distilled, sources: Sources) -> State:
+        del key, sources
+        return State(distilled, optimizer.init(distilled))
+
+    def step(key: Array, state: State, batch: Batch) -> tuple[State, Scalars]:
+        del key
+        loss, grads = slope(state.distilled, batch)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.distilled)
+        new = State(optax.apply_updates(state.distilled, updates), optimizer_state)
+        return new, {"loss": loss, "image_gradient": optax.tree.norm(grads.inputs)}
+
+    return init, step
+
+
 def outer_transforms(
-    images: Optimiser | None, labels: Optimiser | None = None, lr: Optimiser | None = None
+    images: Optimizer | None, labels: Optimizer | None = None, lr: Optimizer | None = None
 ) -> dict[str, optax.GradientTransformation]:
-    """Name the transformations of the variables of a `Distilled`, for an optimiser that has more of them."""
-    optimisers = {"images": images, "labels": labels, "lr": lr}
-    return {name: o.build() if o is not None else optax.set_to_zero() for name, o in optimisers.items()}
-
-
-def no_cache(key: Array, sources: Sources) -> None:
-    """Cache nothing: the `prepare` of most methods."""
-    del key, sources
+    """Name the transformations of the variables of a `Distilled`, for an optimizer that has more of them."""
+    optimizers = {"inputs": images, "labels": labels, "lr": lr}
+    return {name: o.build() if o is not None else optax.set_to_zero() for name, o in optimizers.items()}

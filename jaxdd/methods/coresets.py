@@ -5,24 +5,24 @@ Axis letters: M distilled items, C classes, N real examples, n largest class, F 
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.data import sampling
-from jaxdd.distilled import Distilled, hard_labels
-from jaxdd.methods.base import MethodConfig, Sources, no_cache
-from jaxdd.trajectories import Trajectories, flattening
-from jaxdd.types import Array, Method, Model
-
-CHUNK = 500  # real images whose features are computed at a time
+from jaxdd.data.sampling import RealSet
+from jaxdd.distilled import Distilled
+from jaxdd.methods.base import MethodConfig, Sources
+from jaxdd.trajectories import Trajectories
+from jaxdd.types import Array, Method, PyTree, Scalars, Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(MethodConfig):
-    """Settings of a coreset: `init` says which; there is nothing to optimise."""
+    """Settings of a coreset: `init` says which; there is nothing to optimize."""
 
+    name: ClassVar[str] = "coresets"
     steps: int = 0
     """Outer steps: none, the selection is the result."""
 
@@ -38,17 +38,26 @@ class Config(MethodConfig):
         """Whether an expert is needed for the features or the labels."""
         return super().needs_experts or self.init in ("herding", "k_center")
 
+    def build(self, task: Task) -> Method:
+        """Build the method whose distilled set is its first value; it logs a loss of 0."""
+        del task
+
+        def step(key: Array, state: State, batch: tuple[()]) -> tuple[State, Scalars]:
+            del key, batch
+            return state, {"loss": jnp.zeros(())}
+
+        return Method(
+            init=lambda key, distilled, sources: State(distilled),
+            sample=lambda key, step, sources: (),
+            step=step,
+            distilled=lambda state: state.distilled,
+        )
+
 
 class State(NamedTuple):
     """The selection."""
 
     distilled: Distilled
-
-
-class Info(NamedTuple):
-    """Nothing is minimised: the loss is 0."""
-
-    loss: Array
 
 
 def herding(features: Array, valid: Array, count: int) -> Array:
@@ -99,8 +108,8 @@ def k_center(features: Array, valid: Array, count: int) -> Array:
     """
     mean = jnp.sum(jnp.where(valid[:, None], features, 0), axis=0) / jnp.sum(valid)
 
-    def distance_to(centre: Array) -> Array:
-        return jnp.where(valid, jnp.sum((features - centre[None]) ** 2, axis=-1), -jnp.inf)
+    def distance_to(center: Array) -> Array:
+        return jnp.where(valid, jnp.sum((features - center[None]) ** 2, axis=-1), -jnp.inf)
 
     first = jnp.argmin(jnp.where(valid, distance_to(mean), jnp.inf)).astype(jnp.int32)
 
@@ -119,68 +128,66 @@ def k_center(features: Array, valid: Array, count: int) -> Array:
 GREEDY: dict[str, Callable[[Array, Array, int], Array]] = {"herding": herding, "k_center": k_center}
 
 
-def select(name: str, key: Array, model: Model, sources: Sources, ipc: int) -> Array:
-    """Choose ipc real examples of every class.
+def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Array:
+    """Choose ipc real examples of every class, or of all where there are no classes.
 
     Args:
         name: `real` (at random), `correct` (at random among those that the first expert classifies right, and others
             only where a class has too few), `herding` or `k_center`.
         key: Draws the random ones.
-        model: Gives the features and the classes.
-        sources: The real set; its first expert's last parameters give the features, pixels where there are no experts.
+        task: Its network gives the features and the classes.
+        sources: The real set; its first expert's last parameters give the features, inputs where there are no experts.
         ipc: Examples per class.
 
     Returns:
         int32 `[C, ipc]` indices into the real set, without repetition.
 
+    Raises:
+        ValueError: `correct`, and the task has no classes.
+
     References:
         [published] correct: DATM, arXiv 2310.05773; [our choice] by which expert, and what if there are too few.
     """
-    real = sources.real
+    real = sources.examples
     if name == "real":
         return sampling.balanced(key, real, ipc)
     if name == "correct":
-        params = flattening(model)[1](sources.experts.final[0])
-        found = over_real(sources, lambda images: jnp.argmax(model.apply(params, images), axis=-1))
-        return sampling.balanced(key, real, ipc, preferred=found == real.labels)
-    features = real_features(model, sources)
-    positions = jnp.arange(real.class_table.shape[1])
+        if task.classes is None:
+            raise ValueError(f"method.init is 'correct', but the task {task.name!r} has no classes; choose real")
+        params = task.unravel(sources.experts.final[0])
+        found = sampling.over_all(lambda e, params: jnp.argmax(task.model.apply(params, e.inputs), -1), real, params)
+        return sampling.balanced(key, real, ipc, preferred=found == real.targets)
+    features = real_features(task, real, sources.trajectories)
+    positions = jnp.arange(real.groups.table.shape[1])
 
     def of_class(entry: tuple[Array, Array]) -> Array:
         rows, size = entry
         return rows[GREEDY[name](features[rows], positions < size, ipc)]
 
-    return jax.lax.map(of_class, (real.class_table, real.class_sizes))
+    return jax.lax.map(of_class, tuple(jnp.asarray(x) for x in real.groups))
 
 
-def real_features(model: Model, sources: Sources) -> Array:
-    """Compute the features `[N, F]` of every real example by the first expert's last parameters, or by pixels."""
-    if sources.trajectories is None:
-        return over_real(sources, lambda images: images.reshape(len(images), -1))
-    params = flattening(model)[1](sources.trajectories.final[0])
-    return over_real(sources, lambda images: model.features(params, images))
+def real_features(task: Task, real: RealSet, trajectories: Trajectories | None) -> Array:
+    """Compute the features `[N, F]` of every real example by the first expert's last parameters, or its inputs."""
+    if trajectories is None:
+        return sampling.over_all(lambda examples: examples.inputs.reshape(len(examples.indices), -1), real)
+    params = task.unravel(trajectories.final[0])
+    return sampling.over_all(lambda examples, params: task.model.features(params, examples.inputs), real, params)
 
 
-def over_real(sources: Sources, function: Callable[[Array], Array]) -> Array:
-    """Apply `function` to every real image, a chunk `[B, H, W, K]` at a time: `[N, …]`."""
-    size = sources.real.labels.shape[0]
-    chunks = jnp.arange(-(-size // CHUNK) * CHUNK) % size
-    results = jax.lax.map(lambda rows: function(sampling.take(sources.real, rows).images), chunks.reshape(-1, CHUNK))
-    return results.reshape(len(chunks), *results.shape[2:])[:size]
-
-
-def initial_distilled(key: Array, model: Model, sources: Sources, config: MethodConfig, *, lr: float) -> Distilled:
-    """Give the distilled set before the first step, items of each class in the order of the classes.
+def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodConfig, *, lr: float) -> Distilled:
+    """Return the distilled set before the first step, items of each class in the order of the classes.
 
     Args:
-        key: Draws the real images or the noise.
-        model: Gives features for coresets, and logits for soft labels.
+        key: Draws the real examples or the noise.
+        task: Its network gives features for coresets, and outputs for soft labels.
         sources: The real set, and the experts for soft labels and coresets in feature space.
         config: `items_per_class`, `init` and `labels` say what to do.
         lr: The learning rate to record with the set, where the method learns none.
 
     Returns:
-        Images `[M, H, W, K]`, label logits `[M, C]` and the learning rate.
+        Inputs `[M, *]`, labels `[M, *]` and the learning rate. Noise has the labels of random real examples, and is
+        itself of mean 0 and standard deviation 1.
 
     Raises:
         ValueError: Soft labels without experts.
@@ -188,41 +195,29 @@ def initial_distilled(key: Array, model: Model, sources: Sources, config: Method
     References:
         [published] labels from the final expert: Inf-Match; the mean logits of the experts: DATM (arXiv 2310.05773).
     """
-    real, trajectories = sources.real, sources.trajectories
-    count = real.class_sizes.shape[0]
-    classes = jnp.repeat(jnp.arange(count), config.items_per_class)
-    if config.init == "noise":
-        images = jax.random.normal(key, (count * config.items_per_class, *real.images.shape[1:]))
-    else:
-        images = sampling.take(
-            real, select(config.init, key, model, sources, config.items_per_class).reshape(-1)
-        ).images
-    labels = hard_labels(classes, count)
+    real, trajectories = sources.examples, sources.trajectories
+    noise = config.init == "noise"
+    choice = ("real", jax.random.fold_in(key, 1)) if noise else (config.init, key)
+    chosen = select(*choice, task, sources, config.items_per_class)
+    examples = sampling.take(real, chosen.reshape(-1))
+    inputs, labels = examples.inputs, task.labels(examples.targets)
+    if noise:
+        inputs = _noise_like(key, inputs)
     if config.labels != "hard":
         if trajectories is None:
             raise ValueError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
-        labels = jnp.mean(final_logits(model, trajectories, images), axis=0)
-    return Distilled(images, labels, jnp.asarray(lr, images.dtype))
+        outputs = final_outputs(task, trajectories, inputs)
+        labels = jax.tree.map(lambda x: jnp.mean(x, axis=0), outputs)
+    return Distilled(inputs, labels, jnp.asarray(lr, jnp.result_type(float)))
 
 
-def final_logits(model: Model, trajectories: Trajectories, images: Array) -> Array:
-    """Apply every expert's last parameters to `images [B,H,W,K]`: logits `[E, B, C]`."""
-    unravel = flattening(model)[1]
-    return jax.lax.map(lambda flat: model.apply(unravel(flat), images), trajectories.final)
+def _noise_like(key: Array, inputs: PyTree) -> PyTree:
+    leaves, structure = jax.tree.flatten(inputs)
+    keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)
 
 
-def build(model: Model, config: Config) -> Method:
-    """Build the method whose distilled set is its first value."""
-    del model, config
-
-    def step(key: Array, state: State, batch: tuple[()]) -> tuple[State, Info]:
-        del key, batch
-        return state, Info(jnp.zeros(()))
-
-    return Method(
-        prepare=no_cache,
-        init=lambda key, distilled, sources: State(distilled),
-        sample=lambda key, step, sources: (),
-        step=step,
-        distilled=lambda state: state.distilled,
-    )
+def final_outputs(task: Task, trajectories: Trajectories, inputs: PyTree) -> PyTree:
+    """Apply every expert's last parameters to `inputs [B, *]`: outputs `[E, B, *]`, logits of a classifier."""
+    return jax.lax.map(lambda flat: task.model.apply(task.unravel(flat), inputs), jnp.asarray(trajectories.final))

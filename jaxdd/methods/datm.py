@@ -5,11 +5,10 @@ real ones that an expert classifies right.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxdd.methods import mtt
-from jaxdd.methods.base import Optimiser
-from jaxdd.methods.mtt import Info, State, build
+from jaxdd.methods.base import Optimizer
 from jaxdd.trajectories import Window
 
 
@@ -22,17 +21,15 @@ class Config(mtt.Config):
     threshold.
     """
 
+    name: ClassVar[str] = "datm"
     init: Literal["real", "noise", "correct", "herding", "k_center"] = "correct"
     """First images."""
     labels: Literal["hard", "soft", "learned"] = "learned"
     """Labels."""
-    label_optimiser: Optimiser = Optimiser("sgd", 2.0, 0.9)
-    """Optimiser of the label logits."""
+    label_optimizer: Optimizer = Optimizer("sgd", 2.0, 0.9)
+    """Optimizer of the label logits."""
     loss_threshold: float | None = 2.0
     """Outer steps whose loss exceeds this change nothing: the student ended much farther from its target than it began,
     at 1."""
     window: Window = Window(start=6, end=12)
     """Snapshots that a student may start from; they grow."""
-
-
-__all__ = ["Config", "Info", "State", "build"]

@@ -15,8 +15,7 @@ Axis letters: B real batch, b network mini-batch, M distilled items, C classes, 
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +25,13 @@ import optax
 from jaxdd.augment import dsa
 from jaxdd.data import sampling
 from jaxdd.distilled import Distilled
-from jaxdd.losses import cross_entropy, mean_loss
 from jaxdd.matching import GRADIENT_DISTANCES
-from jaxdd.methods.base import (
-    MethodConfig,
-    Optimiser,
-    Sources,
-    all_items,
-    no_cache,
-    outer_optimiser,
-    slope_over_classes,
-    softened,
-    sum_over_classes,
-)
+from jaxdd.methods.base import Optimizer, Sources, outer_optimizer
+from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
+from jaxdd.parallel import split
+from jaxdd.tasks import all_items, mean_loss
 from jaxdd.training import shuffle
-from jaxdd.types import Array, Examples, Method, Model, Params
+from jaxdd.types import Array, Examples, Method, Params, Scalars, Task
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Images per class to (outer loop, inner loop), from DC's code."""
@@ -49,21 +40,20 @@ IDC_LOOPS = (100, 8)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MethodConfig):
+class Config(ClasswiseConfig):
     """Settings of DC, and of DSA and IDC."""
 
+    name: ClassVar[str] = "dc"
     steps: int = 1000
     """Outer steps, each matching all classes once (published: 1000 networks, with `outer_loop` steps each)."""
     init: Literal["real", "noise", "correct", "herding", "k_center"] = "noise"
     """First images: Gaussian noise (published for DC), random real ones (published for DSA), random real ones that the
     first expert classifies right, or a coreset."""
-    image_optimiser: Optimiser = Optimiser("sgd", 0.1, 0.5)
-    """Optimiser of the images."""
+    image_optimizer: Optimizer = Optimizer("sgd", 0.1, 0.5)
+    """Optimizer of the images."""
     distance: Literal["cosine", "global_cosine", "mse", "convolution_mse"] = "cosine"
     """Between the gradients: one cosine per output unit and layer (DC); one over all parameters; squared error; squared
     error on the kernels of convolutions (IDC)."""
-    real_batch: int = 256
-    """B, real examples of each class."""
     outer_loop: int | None = None
     """Steps that a network serves before a fresh one is drawn; by default as published for `ipc` (100 for a network
     trained on real data), interpolated between."""
@@ -74,15 +64,15 @@ class Config(MethodConfig):
     """What the network is trained on between steps: the distilled set (DC, DSA), or real data (IDC)."""
     network_batch: int = 256
     """b, largest batch of the network's training (published for IDC: 64)."""
-    network_optimiser: Optimiser = Optimiser("sgd", 0.01, 0.5)
-    """Optimiser of the network's training (published for IDC: momentum 0.9)."""
+    network_optimizer: Optimizer = Optimizer("sgd", 0.01, 0.5)
+    """Optimizer of the network's training (published for IDC: momentum 0.9)."""
     factor: int = 1
     """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class
     make ipc · f² to train on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("real_batch", "network_batch", "factor"):
+        for name in ("network_batch", "factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"method.{name} is {getattr(self, name)}; gradient matching needs 1 or more")
         if self.outer_loop is not None and self.outer_loop < 1:
@@ -102,6 +92,10 @@ class Config(MethodConfig):
         return outer if self.outer_loop is None else self.outer_loop, (
             inner if self.inner_loop is None else self.inner_loop
         )
+
+    def unweighted(self, task: Task) -> Method:
+        """Build DC for a task, see `matching_gradients`."""
+        return matching_gradients(task, self)
 
 
 def published_loops(ipc: int) -> tuple[int, int]:
@@ -125,15 +119,15 @@ class State(NamedTuple):
 
     Attributes:
         distilled: The set as it is stored, before `decode`.
-        optimiser: State of its optimisers.
+        optimizer: State of its optimizers.
         network: θ, the network at which the next step matches gradients.
-        network_optimiser: State of the optimiser that trains it.
+        network_optimizer: State of the optimizer that trains it.
     """
 
     distilled: Distilled
-    optimiser: optax.OptState
+    optimizer: optax.OptState
     network: Params
-    network_optimiser: optax.OptState
+    network_optimizer: optax.OptState
 
 
 class Batch(NamedTuple):
@@ -150,13 +144,6 @@ class Batch(NamedTuple):
     keys: Array
     last: Array
     training: Examples | None
-
-
-class Info(NamedTuple):
-    """What a person wants to see: the distance, summed over classes, and the norm of its gradient in the images."""
-
-    loss: Array
-    image_gradient: Array
 
 
 def decode(stored: Distilled, factor: int) -> Distilled:
@@ -183,7 +170,7 @@ def decode(stored: Distilled, factor: int) -> Distilled:
     patches = stored.images.reshape(size, factor, height // factor, factor, breadth // factor, channels)
     patches = patches.swapaxes(2, 3).reshape(-1, height // factor, breadth // factor, channels)
     images = jax.image.resize(patches, (len(patches), height, breadth, channels), "bilinear")
-    return stored._replace(images=images, labels=jnp.repeat(stored.labels, factor**2, axis=0))
+    return stored._replace(inputs=images, labels=jnp.repeat(stored.labels, factor**2, axis=0))
 
 
 def encode(distilled: Distilled, factor: int) -> Distilled:
@@ -209,7 +196,7 @@ def encode(distilled: Distilled, factor: int) -> Distilled:
     pixels = distilled.images.reshape(-1, factor, factor, height // factor, factor, breadth // factor, factor, channels)
     images = pixels.mean((4, 6)).swapaxes(2, 3).reshape(-1, height, breadth, channels)
     labels = distilled.labels.reshape(len(images), factor**2, -1).mean(1)
-    return distilled._replace(images=images, labels=labels)
+    return distilled._replace(inputs=images, labels=labels)
 
 
 def _check_divisible(height: int, breadth: int, factor: int) -> None:
@@ -220,56 +207,57 @@ def _check_divisible(height: int, breadth: int, factor: int) -> None:
         )
 
 
-def build(model: Model, config: Config) -> Method:
-    """Build DC for a model.
+def matching_gradients(task: Task, config: Config) -> Method:
+    """Build DC for a task.
 
     A step descends `Σ_c D(∇_θ L(A_c(S_c); θ), ∇_θ L(A_c(B_c); θ))` in the images, and in the labels if they are
     learned; `L(B_c; θ) = Σ_i w_i ℓ_i(θ)` with the weights w of the batch. Then θ is trained, or replaced after
-    `outer_loop` steps.
+    `outer_loop` steps. It logs the distance, summed over classes, and the norm of its gradient in the images.
 
     Args:
-        model: The network.
+        task: Its network and losses; it has classes.
         config: See `Config`.
 
     Returns:
         The method; it needs no experts.
     """
-    losses, distance = cross_entropy(model), GRADIENT_DISTANCES[config.distance]
+    model, losses, classes = task.model, task.losses, task.items(1)
+    distance = GRADIENT_DISTANCES[config.distance]
     siamese, augment = (dsa(config.augment, siamese=siamese) for siamese in (True, False))
-    optimiser = outer_optimiser(config.image_optimiser, config.label_optimiser if config.labels == "learned" else None)
-    trainer = config.network_optimiser.build()
+    optimizer = outer_optimizer(config.image_optimizer, config.label_optimizer if config.labels == "learned" else None)
+    trainer = config.network_optimizer.build()
     outer_loop, inner_loop = config.loops
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:
         del sources
         stored, network = encode(distilled, config.factor), model.init(key)
-        return State(stored, optimiser.init(stored), network, trainer.init(network))
+        return State(stored, optimizer.init(stored), network, trainer.init(network))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         real_key, augment_key, training_key = jax.random.split(key, 3)
-        real = sampling.take(sources.real, sampling.classwise(real_key, sources.real, config.real_batch))
+        real = sampling.take(sources.examples, sampling.classwise(real_key, sources.examples, config.real_batch))
         training = None
         if config.network == "real":
-            rows = sampling.uniform(training_key, sources.real, max(inner_loop, 1) * config.network_batch)
-            training = sampling.take(sources.real, rows.reshape(-1, config.network_batch)[:inner_loop])
-        keys = jax.random.split(augment_key, sources.real.class_sizes.shape[0])
+            rows = sampling.uniform(training_key, sources.examples, max(inner_loop, 1) * config.network_batch)
+            training = sampling.take(sources.examples, rows.reshape(-1, config.network_batch)[:inner_loop])
+        keys = jax.random.split(augment_key, classes)
         return Batch(real, keys, (step + 1) % outer_loop == 0, training)
 
-    def of_class(network: Params) -> Callable[[Distilled, Examples, Array], Array]:
-        def gradient(examples: Examples, key: Array) -> Params:
-            return jax.grad(mean_loss(losses, examples._replace(images=siamese(key, examples.images))))(network)
+    def of_class(synthetic: Distilled, real: Examples, key: Array, network: Params) -> Array:
+        def gradient(examples: Examples) -> Params:
+            return jax.grad(mean_loss(losses, examples._replace(inputs=siamese(key, examples.inputs))))(network)
 
-        return lambda synthetic, real, key: distance(gradient(all_items(synthetic), key), gradient(real, key))
+        return distance(gradient(all_items(task, synthetic)), gradient(real))
 
     def objective(distilled: Distilled, state: State, batch: Batch) -> Array:
         decoded = decode(distilled, config.factor)
-        return sum_over_classes(of_class(state.network), decoded, batch.real, batch.keys)
+        return sum_over_classes(of_class, decoded, classes, (batch.real, batch.keys), state.network)
 
     def train(key: Array, state: State, distilled: Distilled, batch: Batch) -> tuple[Params, optax.OptState]:
         order_key, augment_key = jax.random.split(key)
         decoded = decode(distilled, config.factor)
         if batch.training is None:
-            size = len(decoded.images)
+            size = decoded.size
             epochs = jax.vmap(lambda key: shuffle(key, size, config.network_batch))(
                 jax.random.split(order_key, inner_loop)
             )
@@ -279,20 +267,20 @@ def build(model: Model, config: Config) -> Method:
 
         def step(carry: tuple[Params, optax.OptState], entry: tuple[Examples | Array, Array]) -> tuple:
             (params, momentum), (drawn, key) = carry, entry
-            examples = drawn if isinstance(drawn, Examples) else softened(decoded, drawn)
-            examples = examples._replace(images=augment(key, examples.images))
+            examples = split(drawn if isinstance(drawn, Examples) else task.examples(decoded, drawn))
+            examples = examples._replace(inputs=augment(key, examples.inputs))
             updates, momentum = trainer.update(jax.grad(mean_loss(losses, examples))(params), momentum, params)
             return (optax.apply_updates(params, updates), momentum), None
 
         count = len(jax.tree.leaves(draws)[0])
         keys = jax.random.split(augment_key, count)
-        return jax.lax.scan(step, (state.network, state.network_optimiser), (draws, keys))[0]
+        return jax.lax.scan(step, (state.network, state.network_optimizer), (draws, keys))[0]
 
-    def step(key: Array, state: State, batch: Batch) -> tuple[State, Info]:
+    def step(key: Array, state: State, batch: Batch) -> tuple[State, Scalars]:
         decoded, pull = jax.vjp(lambda stored: decode(stored, config.factor), state.distilled)
-        loss, slope = slope_over_classes(of_class(state.network), decoded, batch.real, batch.keys)
+        loss, slope = slope_over_classes(of_class, decoded, classes, (batch.real, batch.keys), state.network)
         (grads,) = pull(slope)
-        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.distilled)
         distilled = optax.apply_updates(state.distilled, updates)
 
         def fresh(key: Array) -> tuple[Params, optax.OptState]:
@@ -300,10 +288,10 @@ def build(model: Model, config: Config) -> Method:
             return network, trainer.init(network)
 
         network = jax.lax.cond(batch.last, fresh, lambda key: train(key, state, distilled, batch), key)
-        return State(distilled, optimiser_state, *network), Info(loss, optax.tree.norm(grads.images))
+        logged = {"loss": loss, "image_gradient": optax.tree.norm(grads.inputs)}
+        return State(distilled, optimizer_state, *network), logged
 
     return Method(
-        no_cache,
         init,
         sample,
         step,

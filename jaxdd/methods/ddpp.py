@@ -7,9 +7,8 @@ Axis letters: P parameters.
 
 import dataclasses
 import re
-from collections.abc import Callable
-from functools import partial
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,8 @@ import numpy as np
 
 from jaxdd.matching import parameter_distance
 from jaxdd.methods import mtt
-from jaxdd.methods.mtt import Metric, Pair, State
-from jaxdd.trajectories import tensors
-from jaxdd.types import Array, Method, Model, Params
+from jaxdd.methods.mtt import Metric, Pair
+from jaxdd.types import Array, Method, Params, Task
 
 LEAST_KEPT = 0.1
 """A mask that keeps less than this fraction of the parameters is warned of."""
@@ -29,6 +27,7 @@ LEAST_KEPT = 0.1
 class Config(mtt.Config):
     """Settings of DDPP: those of MTT, and the mask."""
 
+    name: ClassVar[str] = "ddpp"
     rule: Literal["quantile", "threshold", "depth"] = "quantile"
     """Which parameters are dropped. quantile: the fraction `amount` that is hardest to match, largest |θ̂ − θ*|.
     threshold: those with |θ̂ − θ*| above `amount` times the root mean square of |θ^t − θ*|. depth: the first fraction
@@ -50,57 +49,71 @@ class Config(mtt.Config):
             return 3.0 if self.rule == "threshold" else 0.05
         return self.amount
 
-
-class Info(NamedTuple):
-    """What a person wants to see at each step.
-
-    Attributes:
-        loss: The distance on the parameters that are kept.
-        student_lr: α.
-        student_loss: The student's loss before step N.
-        distance: The distance on all parameters.
-        kept: The fraction of them that is kept.
-    """
-
-    loss: Array
-    student_lr: Array
-    student_loss: Array
-    distance: Array
-    kept: Array
+    def build(self, task: Task) -> Method:
+        """Build DDPP for a task: MTT on the parameters that the mask keeps; see `pruned_distance`."""
+        return with_mask(task, self)
 
 
-def by_quantile(gap: Array, path: Array, amount: float) -> Array:
-    """Keep the fraction 1 − amount of the parameters with the smallest |δ|: `[P]` of 0 and 1."""
-    del path
-    return (jnp.abs(gap) <= jnp.quantile(jnp.abs(gap), 1 - amount)).astype(gap.dtype)
+Mask = Callable[[Array, Array], Array]
+"""`(δ = θ̂ − θ* [P], Δ = θ^t − θ* [P]) -> m [P]`, 1 for parameters that are kept and 0 for others."""
 
 
-def by_threshold(gap: Array, path: Array, amount: float) -> Array:
-    """Keep the parameters with `|δ| ≤ amount · rms(Δ)`: `[P]` of 0 and 1."""
-    return (jnp.abs(gap) <= amount * jnp.sqrt(jnp.mean(path**2))).astype(gap.dtype)
+def by_quantile(task: Task, amount: float) -> Mask:
+    """Keep the fraction 1 − amount of the parameters with the smallest |δ|."""
+    del task
+
+    def mask(gap: Array, path: Array) -> Array:
+        del path
+        return (jnp.abs(gap) <= jnp.quantile(jnp.abs(gap), 1 - amount)).astype(gap.dtype)
+
+    return mask
 
 
-def depth_mask(model: Model, amount: float) -> np.ndarray:
-    """Keep all but the first fraction `amount` of the parameters in the order of the layers: `[P]` of 0 and 1.
+def by_threshold(task: Task, amount: float) -> Mask:
+    """Keep the parameters with `|δ| ≤ amount · rms(Δ)`."""
+    del task
+
+    def mask(gap: Array, path: Array) -> Array:
+        return (jnp.abs(gap) <= amount * jnp.sqrt(jnp.mean(path**2))).astype(gap.dtype)
+
+    return mask
+
+
+def by_depth(task: Task, amount: float) -> Mask:
+    """Keep all but the first fraction `amount` of the parameters in the order of the layers.
 
     The first number in the name of a tensor is taken for its depth, as in the networks of this package; what has none,
     the last linear layer, comes after them.
     """
-    sizes = tensors(model)
+    sizes = task.tensors
     layer = np.repeat(
         [int(n.group()) if (n := re.search(r"\d+", name)) else np.iinfo(int).max for name in sizes],
         list(sizes.values()),
     )
     rank = np.empty(len(layer), int)
     rank[np.argsort(layer, kind="stable")] = np.arange(len(layer))
-    return (rank >= round(amount * len(layer))).astype(np.float32)
+    kept = (rank >= round(amount * len(layer))).astype(np.float32)
+
+    def mask(gap: Array, path: Array) -> Array:
+        del path
+        return jnp.asarray(kept, gap.dtype)
+
+    return mask
 
 
-def pruned_distance(mask: Callable[[Array, Array], Array]) -> Callable[[Params, Array, Pair], Array]:
+RULES: dict[str, Callable[[Task, float], Mask]] = {
+    "quantile": by_quantile,
+    "threshold": by_threshold,
+    "depth": by_depth,
+}
+"""Name to `(task, amount) -> mask`."""
+
+
+def pruned_distance(mask: Mask) -> Callable[[Params, Array, Pair], Array]:
     """Build the distance `‖m ⊙ (θ̂ − θ*)‖² / ‖m ⊙ (θ^t − θ*)‖²` with a mask m of 0 and 1 that is constant to gradients.
 
     Args:
-        mask: `(δ = θ̂ − θ* [P], Δ = θ^t − θ* [P]) -> m [P]`.
+        mask: Gives m.
 
     Returns:
         A metric's `distance`.
@@ -119,25 +132,18 @@ def pruned_distance(mask: Callable[[Array, Array], Array]) -> Callable[[Params, 
     return distance
 
 
-def build(model: Model, config: Config) -> Method:
-    """Build DDPP for a model: MTT on the parameters that the mask keeps; see `mtt.build`."""
-    rules: dict[str, Callable[[], Callable[[Array, Array], Array]]] = {
-        "quantile": lambda: lambda gap, path: by_quantile(gap, path, config.dropped),
-        "threshold": lambda: lambda gap, path: by_threshold(gap, path, config.dropped),
-        "depth": lambda: partial(
-            lambda kept, gap, path: jnp.asarray(kept, gap.dtype), depth_mask(model, config.dropped)
-        ),
-    }
-    mask = rules[config.rule]()
+def with_mask(task: Task, config: Config) -> Method:
+    """Build DDPP for a task, see `mtt.matching_trajectories`. It logs the distance on all parameters, and `kept`."""
+    mask = RULES[config.rule](task, config.dropped)
 
     def observe(importance: Params, student: Array, pair: Pair) -> dict[str, Array]:
         start, target = pair.start.params, pair.target.params
         kept = jnp.mean(mask(student - target, start - target))
         return {"distance": mtt.unweighted(importance, student, pair), "kept": kept}
 
-    base = mtt.build(model, config, Metric(pruned_distance(mask), observe=observe, info=Info))
+    base = mtt.matching_trajectories(task, config, Metric(pruned_distance(mask), observe=observe))
 
-    def warn(info: dict[str, float]) -> dict[str, str]:
+    def warn(info: Mapping[str, float]) -> dict[str, str]:
         found = base.warn(info)
         if info["kept"] < LEAST_KEPT:
             found["kept"] = (
@@ -147,6 +153,3 @@ def build(model: Model, config: Config) -> Method:
         return found
 
     return base._replace(warn=warn)
-
-
-__all__ = ["Config", "Info", "State", "build"]

@@ -8,53 +8,38 @@ Axis letters: B real batch, C classes.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
-import optax
 
 from jaxdd.augment import dsa
 from jaxdd.data import sampling
 from jaxdd.distilled import Distilled
 from jaxdd.matching import mean_distance
-from jaxdd.methods.base import (
-    MethodConfig,
-    Optimiser,
-    Sources,
-    all_items,
-    no_cache,
-    outer_optimiser,
-    slope_over_classes,
-    sum_over_classes,
-)
-from jaxdd.types import Array, Examples, Method, Model, Params
+from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
+from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
+from jaxdd.tasks import all_items
+from jaxdd.types import Array, Examples, Method, Params, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MethodConfig):
+class Config(ClasswiseConfig):
     """Settings of DM."""
 
+    name: ClassVar[str] = "dm"
     steps: int = 1000
     """Outer steps, each with its own random network (published: 20 000)."""
-    image_optimiser: Optimiser = Optimiser("sgd", 1.0, 0.5)
-    """Optimiser of the images."""
-    real_batch: int = 256
-    """B, real examples of each class."""
+    image_optimizer: Optimizer = Optimizer("sgd", 1.0, 0.5)
+    """Optimizer of the images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.real_batch < 1:
-            raise ValueError(f"method.real_batch is {self.real_batch}; distribution matching needs 1 or more")
         if self.labels == "learned":
             raise ValueError("method.labels is 'learned', but features do not depend on labels; choose hard or soft")
 
-
-class State(NamedTuple):
-    """What the next step needs: the distilled set and the state of its optimisers."""
-
-    distilled: Distilled
-    optimiser: optax.OptState
+    def unweighted(self, task: Task) -> Method:
+        """Build DM for a task, see `matching_means`."""
+        return matching_means(task, self)
 
 
 class Batch(NamedTuple):
@@ -71,57 +56,39 @@ class Batch(NamedTuple):
     network: Array
 
 
-class Info(NamedTuple):
-    """What a person wants to see: the distance, summed over classes, and the norm of its gradient in the images."""
-
-    loss: Array
-    image_gradient: Array
-
-
-def build(model: Model, config: Config) -> Method:
-    """Build DM for a model.
+def matching_means(task: Task, config: Config) -> Method:
+    """Build DM for a task.
 
     A step descends `Σ_c ‖ Σ_j φ(A_c(s_j)) / |S_c| − Σ_i w_i φ(A_c(x_i)) ‖²` in the images, with the features φ of a
     fresh network and the weights w of the batch.
 
     Args:
-        model: Its features are matched.
+        task: The features of its network are matched; it has classes.
         config: See `Config`.
 
     Returns:
         The method; it needs no experts.
     """
+    model, classes = task.model, task.items(1)
     augment = dsa(config.augment, siamese=True)
-    optimiser = outer_optimiser(config.image_optimiser)
-
-    def init(key: Array, distilled: Distilled, sources: Sources) -> State:
-        del key, sources
-        return State(distilled, optimiser.init(distilled))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         del step
         real_key, augment_key, network_key = jax.random.split(key, 3)
-        real = sampling.take(sources.real, sampling.classwise(real_key, sources.real, config.real_batch))
-        return Batch(real, jax.random.split(augment_key, sources.real.class_sizes.shape[0]), network_key)
+        rows = sampling.classwise(real_key, sources.examples, config.real_batch)
+        return Batch(sampling.take(sources.examples, rows), jax.random.split(augment_key, classes), network_key)
 
-    def of_class(network: Params) -> Callable[[Distilled, Examples, Array], Array]:
-        def distance(distilled: Distilled, real: Examples, key: Array) -> Array:
-            synthetic = all_items(distilled)
-            phi_s, phi_r = (model.features(network, augment(key, e.images)) for e in (synthetic, real))
-            return mean_distance(phi_s, phi_r, synthetic.weights, real.weights)
-
-        return distance
+    def of_class(distilled: Distilled, real: Examples, key: Array, network: Params) -> Array:
+        synthetic = all_items(task, distilled)
+        phi_s, phi_r = (model.features(network, augment(key, e.inputs)) for e in (synthetic, real))
+        return mean_distance(phi_s, phi_r, synthetic.weights, real.weights)
 
     def objective(distilled: Distilled, state: State, batch: Batch) -> Array:
         del state
-        return sum_over_classes(of_class(model.init(batch.network)), distilled, batch.real, batch.keys)
+        return sum_over_classes(of_class, distilled, classes, (batch.real, batch.keys), model.init(batch.network))
 
-    def step(key: Array, state: State, batch: Batch) -> tuple[State, Info]:
-        del key
-        network = model.init(batch.network)
-        loss, grads = slope_over_classes(of_class(network), state.distilled, batch.real, batch.keys)
-        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
-        info = Info(loss, optax.tree.norm(grads.images))
-        return State(optax.apply_updates(state.distilled, updates), optimiser_state), info
+    def slope(distilled: Distilled, batch: Batch) -> tuple[Array, Distilled]:
+        return slope_over_classes(of_class, distilled, classes, (batch.real, batch.keys), model.init(batch.network))
 
-    return Method(no_cache, init, sample, step, lambda state: state.distilled, objective=objective)
+    init, step = descent(outer_optimizer(config.image_optimizer), slope)
+    return Method(init, sample, step, lambda state: state.distilled, objective=objective)

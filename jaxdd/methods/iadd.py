@@ -8,8 +8,8 @@ Axis letters: P parameters, L tensors of the network, T starts.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,9 @@ import optax
 
 from jaxdd.matching import parameter_distance
 from jaxdd.methods import mtt
-from jaxdd.methods.base import Optimiser
+from jaxdd.methods.base import Optimizer
 from jaxdd.methods.mtt import Metric, Pair, State
-from jaxdd.trajectories import tensors
-from jaxdd.types import Array, Method, Model, Params, Scores
+from jaxdd.types import Array, Method, Params, Scores, Task
 
 COLLAPSED = 0.01
 """W has collapsed if it counts less than this fraction of the parameters, or"""
@@ -33,10 +32,11 @@ UNCOUNTED = 0.1
 class Config(mtt.Config):
     """Settings of IADD: those of MTT, and how W is learned."""
 
+    name: ClassVar[str] = "iadd"
     constraint: Literal["none", "mean_one", "log_barrier", "per_tensor", "ratio", "bounded"] = "bounded"
     """What keeps W from collapsing; see `CONSTRAINTS`. none is the published method."""
-    importance_optimiser: Optimiser = Optimiser("sgd", 1e-3, 0.0)
-    """Optimiser of W. Gradients are multiplied by the number of weights first, so that learning rates carry over
+    importance_optimizer: Optimizer = Optimizer("sgd", 1e-3, 0.0)
+    """Optimizer of W. Gradients are multiplied by the number of weights first, so that learning rates carry over
     between networks: with sgd, learning rate times steps of 0.05 to 0.5 changes W visibly and slowly."""
     per_start: bool = False
     """Learn a W of its own for every snapshot that a student may start from, in place of one for all. Each is learned
@@ -54,28 +54,9 @@ class Config(mtt.Config):
         if not self.bound > 1:
             raise ValueError(f"method.bound is {self.bound}; bounded keeps W within 1/bound … bound, give more than 1")
 
-
-class Info(NamedTuple):
-    """What a person wants to see at each step.
-
-    Attributes:
-        loss: The weighted distance, with its penalty.
-        student_lr: α.
-        student_loss: The student's loss before step N.
-        distance: MTT's, as if W were 1.
-        counted: The weighted distance without penalty, in units of that: 1 for W = 1; where it falls and the distance
-            does not, W hides what does not match.
-        effective: `(Σ W²)² / (P Σ W⁴)`, the fraction of the parameters that W counts.
-        top_share: The share of the weighted distance that a hundredth of the parameters holds.
-    """
-
-    loss: Array
-    student_lr: Array
-    student_loss: Array
-    distance: Array
-    counted: Array
-    effective: Array
-    top_share: Array
+    def build(self, task: Task) -> Method:
+        """Build IADD for a task: MTT in the weighted metric, with W logged and watched; see `importance_metric`."""
+        return with_importance(task, self)
 
 
 class Constraint(NamedTuple):
@@ -118,7 +99,7 @@ CONSTRAINTS: dict[str, Constraint] = {
 - none:        W = a, as printed. Its optimum is W = 0: `∂/∂W_j = 2 W_j δ_j² / Σ Δ²` shrinks every weight, that of a
                parameter that is hard to match fastest.
 - mean_one:    `W = P softmax(a)`. Its optimum has all of W on a parameter that does not move and so is matched, such as
-               the bias of a convolution before a normalisation.
+               the bias of a convolution before a normalization.
 - log_barrier: `W = e^a`, and `−β Σ_j p_j log W_j` added, where `p_j = Δ_j² / Σ Δ²` is the parameter's share of the
                expert's path: one that does not move is left alone. Its optimum is `W_j² = β Δ_j² / (2 δ_j²)`.
 - per_tensor:  `W_l = P e^{a_l} / Σ_k P_k e^{a_k}`, one weight for every tensor, one on average over parameters.
@@ -152,7 +133,13 @@ def importance_metric(config: Config, sizes: np.ndarray) -> Metric:
         sizes: `[L]` sizes of the network's tensors.
 
     Returns:
-        The metric; its importance is a, `[T, P]` or `[T, L]`, T = 1 unless `per_start`.
+        The metric; its importance is a, `[T, P]` or `[T, L]`, T = 1 unless `per_start`. It observes
+
+        - distance: MTT's, as if W were 1;
+        - counted: the weighted distance without penalty, in units of that: 1 for W = 1; where it falls and the distance
+          does not, W hides what does not match;
+        - effective: `(Σ W²)² / (P Σ W⁴)`, the fraction of the parameters that W counts;
+        - top_share: the share of the weighted distance that a hundredth of the parameters holds.
 
     References:
         [published] arXiv 2401.15863 for no constraint.
@@ -185,17 +172,16 @@ def importance_metric(config: Config, sizes: np.ndarray) -> Metric:
     return Metric(
         distance,
         lambda: jnp.full((config.window.last if config.per_start else 1, learned), constraint.first, float),
-        optax.chain(optax.scale(learned), config.importance_optimiser.build()),
+        optax.chain(optax.scale(learned), config.importance_optimizer.build()),
         observe,
-        Info,
     )
 
 
-def build(model: Model, config: Config) -> Method:
-    """Build IADD for a model: MTT in the weighted metric, with W logged and watched; see `mtt.build`."""
-    named = tensors(model)
+def with_importance(task: Task, config: Config) -> Method:
+    """Build IADD for a task, see `mtt.matching_trajectories`."""
+    named = task.tensors
     sizes = np.array(list(named.values()))
-    base = mtt.build(model, config, importance_metric(config, sizes))
+    base = mtt.matching_trajectories(task, config, importance_metric(config, sizes))
 
     def inspect(state: State) -> dict[str, Array | Scores]:
         learned = state.variables.importance[config.window.first if config.per_start else 0 :]
@@ -209,17 +195,14 @@ def build(model: Model, config: Config) -> Method:
 
     remedy = "method.bound" if config.constraint == "bounded" else "choose method.constraint bounded"
 
-    def warn(info: dict[str, float]) -> dict[str, str]:
+    def warn(info: Mapping[str, float]) -> dict[str, str]:
         found = base.warn(info)
         if info["effective"] < COLLAPSED or info["counted"] < UNCOUNTED:
             found["collapse"] = (
                 f"the importance of the parameters has collapsed: it counts {info['effective']:.2%} of them and "
                 f"{info['counted']:.2%} of the distance, so that the loss no longer tells how well students match; "
-                f"lower method.importance_optimiser.lr or {remedy}"
+                f"lower method.importance_optimizer.lr or {remedy}"
             )
         return found
 
     return base._replace(warn=warn, inspect=inspect)
-
-
-__all__ = ["Config", "Info", "State", "build"]

@@ -13,22 +13,22 @@ b distilled mini-batch, M distilled items, P parameters.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxdd import autodiff
 from jaxdd.augment import dsa
-from jaxdd.data import sampling
+from jaxdd.data import RealSet, sampling
 from jaxdd.distilled import Distilled
-from jaxdd.losses import cross_entropy, mean_loss
-from jaxdd.methods.base import MethodConfig, Optimiser, Sources, outer_optimiser, softened
+from jaxdd.methods.base import MethodConfig, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.parallel import map_over, sum_over
+from jaxdd.tasks import all_items, mean_loss
 from jaxdd.training import shuffle
-from jaxdd.trajectories import Window, flattening
-from jaxdd.types import AnyArray, Array, Examples, Method, Model, Snapshots
+from jaxdd.trajectories import Window
+from jaxdd.types import AnyArray, Array, Examples, Method, Snapshots, Task
 
 Loss = Callable[[Array], Array]
 
@@ -37,10 +37,11 @@ Loss = Callable[[Array], Array]
 class Config(MethodConfig):
     """Settings of Inf-Match."""
 
-    image_optimiser: Optimiser = Optimiser("adam", 0.1)
-    """Optimiser of the images (published: sgd, learning rate 50, momentum 0.9)."""
-    label_optimiser: Optimiser = Optimiser("adam", 0.1)
-    """Optimiser of the label logits, where they are learned (published: sgd, learning rate 7, momentum 0.9)."""
+    name: ClassVar[str] = "infmatch"
+    image_optimizer: Optimizer = Optimizer("adam", 0.1)
+    """Optimizer of the images (published: sgd, learning rate 50, momentum 0.9)."""
+    label_optimizer: Optimizer = Optimizer("adam", 0.1)
+    """Optimizer of the label logits, where they are learned (published: sgd, learning rate 7, momentum 0.9)."""
     estimator: Literal["published", "first_order", "second_order", "unroll"] = "second_order"
     """Estimate of the displacement: Theorem 1 as printed (no first-order term); the gradient difference alone; the
     whole second-order expansion over `tau` after each checkpoint; the linear recursion over `horizon` checkpoints."""
@@ -57,13 +58,15 @@ class Config(MethodConfig):
     """Distilled items per outer step, drawn without replacement; all by default (published: 50)."""
     cache: int | None = None
     """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples drawn without replacement (all,
-    if there are fewer); by default every step draws its own. Without augmentation only."""
+    if there are fewer); by default every step draws its own. Without augmentation, and with the experts on the devices
+    (experts.residency) only: the cache takes up to twice their size."""
     window: Window = Window(start=16)
     """Checkpoints in use, and how they progress."""
     hvp: Literal["exact", "finite_difference"] = "exact"
     """Hessian products by forward over reverse mode, or by central differences of gradients."""
     gradient: Literal["two_pass", "autodiff"] = "two_pass"
-    """Gradient with respect to S: in two passes, memory independent of m; or automatic, for checking."""
+    """Gradient with respect to S: in two passes, through each network backwards once; or automatic, for checking. The
+    memory of neither grows with m."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,12 +90,9 @@ class Config(MethodConfig):
         """The last window's last checkpoint; unroll needs the learning rate up to one more."""
         return self.window.last + (self.horizon if self.estimator == "unroll" else 0)
 
-
-class State(NamedTuple):
-    """What the next step needs: the distilled set and the state of its optimisers."""
-
-    distilled: Distilled
-    optimiser: optax.OptState
+    def build(self, task: Task) -> Method:
+        """Build Inf-Match for a task, see `matching_influence`."""
+        return matching_influence(task, self)
 
 
 class Cached(NamedTuple):
@@ -136,14 +136,7 @@ class Batch(NamedTuple):
     indices: Array
 
 
-class Info(NamedTuple):
-    """What a person wants to see: the residual J, and the norm of its gradient with respect to the images."""
-
-    loss: Array
-    image_gradient: Array
-
-
-class Problem(NamedTuple):
+class Landscape(NamedTuple):
     """The scalar losses at one checkpoint, as functions of flat parameters, and how to take Hessian products.
 
     Attributes:
@@ -161,7 +154,7 @@ class Problem(NamedTuple):
     hessian_form: Callable[[Loss, Array, Array, Array], Array]
 
 
-ProblemOf = Callable[[Checkpoint], Problem]
+LandscapeOf = Callable[[Checkpoint], Landscape]
 HESSIANS = {
     "exact": (autodiff.hvp, autodiff.hessian_form),
     "finite_difference": (autodiff.finite_difference_hvp, autodiff.finite_difference_hessian_form),
@@ -200,23 +193,23 @@ def coefficients(estimator: str, lr: AnyArray, remaining: AnyArray, tau: float) 
     return table[estimator]
 
 
-class Estimator(NamedTuple):
+class Displacement(NamedTuple):
     """An estimate r(S) of the displacement over a window of checkpoints, affine in the gradient and Hessian of S.
 
     Attributes:
-        residual: `(problem_of, window) -> (r(S), r(∅))`, both `[P]`; r(∅) is what no distilled set at all would leave.
-        pairing: `(problem_of, window, u) -> ⟨u, r(S)⟩` up to a constant in S, for a constant u `[P]`, written so that
+        residual: `(landscape_of, window) -> (r(S), r(∅))`, both `[P]`; r(∅) is what no distilled set would leave.
+        pairing: `(landscape_of, window, u) -> ⟨u, r(S)⟩` up to a constant in S, for a constant u `[P]`, written so that
             its derivative with respect to S passes through the network backwards once.
         bracket: Whether r holds H_D G_D, which is worth caching then.
     """
 
-    residual: Callable[[ProblemOf, Checkpoint], tuple[Array, Array]]
-    pairing: Callable[[ProblemOf, Checkpoint, Array], Array]
+    residual: Callable[[LandscapeOf, Checkpoint], tuple[Array, Array]]
+    pairing: Callable[[LandscapeOf, Checkpoint, Array], Array]
     bracket: bool
 
 
-def expansion(*, bracket: bool) -> Estimator:
-    """Build the estimators that expand the displacement at one checkpoint, K = 1.
+def expansion(*, bracket: bool) -> Displacement:
+    """Build the estimates that expand the displacement at one checkpoint, K = 1.
 
     `r = a (G_S − G_D) + b (H_D (G_S − G_D) + H_S G_D − H_D G_D)`, and `⟨u, r⟩ = ⟨v, G_S⟩ + b uᵀ H_S G_D + constant`
     with `v = a u + b H_D u`.
@@ -225,7 +218,7 @@ def expansion(*, bracket: bool) -> Estimator:
         bracket: Whether b is not zero; without it no Hessian product is computed.
 
     Returns:
-        The estimator.
+        The estimate.
 
     References:
         [published: bracket and sign] Inf-Match, Theorem 1. [derived] the bracket is the second-order correction of the
@@ -233,73 +226,73 @@ def expansion(*, bracket: bool) -> Estimator:
         differentiation to rounding.
     """
 
-    def residual(problem_of: ProblemOf, window: Checkpoint) -> tuple[Array, Array]:
+    def residual(landscape_of: LandscapeOf, window: Checkpoint) -> tuple[Array, Array]:
         c = jax.tree.map(lambda x: x[0], window)
-        problem = problem_of(c)
-        g_s, g_d = jax.grad(problem.synthetic)(c.params), _real_gradient(problem, c)
+        landscape = landscape_of(c)
+        g_s, g_d = jax.grad(landscape.synthetic)(c.params), _real_gradient(landscape, c)
         r, r_empty = c.a * (g_s - g_d), -c.a * g_d
         if not bracket:
             return r, r_empty
         # H_D is a noisy batch's: multiplied with the gap, its noise vanishes where S matches D, cached product or not.
-        hd_gap = problem.hvp(problem.real_hessian, c.params, g_s - g_d)
-        hs_gd = problem.hvp(problem.synthetic, c.params, g_d)
+        hd_gap = landscape.hvp(landscape.real_hessian, c.params, g_s - g_d)
+        hs_gd = landscape.hvp(landscape.synthetic, c.params, g_d)
         product = None if c.cached is None else c.cached.product
-        hd_gd = problem.hvp(problem.real_hessian, c.params, g_d) if product is None else product
+        hd_gd = landscape.hvp(landscape.real_hessian, c.params, g_d) if product is None else product
         return r + c.b * (hd_gap + hs_gd - hd_gd), r_empty - c.b * 2 * hd_gd
 
-    def pairing(problem_of: ProblemOf, window: Checkpoint, u: Array) -> Array:
+    def pairing(landscape_of: LandscapeOf, window: Checkpoint, u: Array) -> Array:
         c = jax.tree.map(lambda x: x[0], window)
-        problem = problem_of(c)
+        landscape = landscape_of(c)
         if not bracket:
-            return jax.jvp(problem.synthetic, (c.params,), (c.a * u,))[1]
-        v = c.a * u + c.b * problem.hvp(problem.real_hessian, c.params, u)
-        g_d = _real_gradient(problem, c)
-        return jax.jvp(problem.synthetic, (c.params,), (v,))[1] + c.b * problem.hessian_form(
-            problem.synthetic, c.params, u, g_d
+            return jax.jvp(landscape.synthetic, (c.params,), (c.a * u,))[1]
+        v = c.a * u + c.b * landscape.hvp(landscape.real_hessian, c.params, u)
+        g_d = _real_gradient(landscape, c)
+        return jax.jvp(landscape.synthetic, (c.params,), (v,))[1] + c.b * landscape.hessian_form(
+            landscape.synthetic, c.params, u, g_d
         )
 
-    return Estimator(residual, pairing, bracket)
+    return Displacement(residual, pairing, bracket)
 
 
-def recursion() -> Estimator:
-    """Build the estimator that unrolls the linearised dynamics over K consecutive checkpoints.
+def recursion() -> Displacement:
+    """Build the estimate that unrolls the linearized dynamics over K consecutive checkpoints.
 
     `I ← (I − η^t H_D^t) I − η^t (G_S^t − G_D^t)` from I = 0. Its adjoint runs backwards, `u ← u − η^t H_D^t u`, and
     `⟨u, r⟩ = −Σ_t η^t ⟨u_t, G_S^t⟩ + constant`.
 
     Returns:
-        The estimator. [derived] η^t λ_max must stay below 2, and the window short, for the recursion not to blow up.
+        The estimate. [derived] η^t λ_max must stay below 2, and the window short, for the recursion not to blow up.
     """
 
-    def propagate(problem: Problem, c: Checkpoint, v: Array) -> Array:
-        return v + c.a * problem.hvp(problem.real_hessian, c.params, v)
+    def propagate(landscape: Landscape, c: Checkpoint, v: Array) -> Array:
+        return v + c.a * landscape.hvp(landscape.real_hessian, c.params, v)
 
-    def residual(problem_of: ProblemOf, window: Checkpoint) -> tuple[Array, Array]:
+    def residual(landscape_of: LandscapeOf, window: Checkpoint) -> tuple[Array, Array]:
         def step(carry: tuple[Array, Array], c: Checkpoint) -> tuple[tuple[Array, Array], None]:
-            problem = problem_of(c)
-            g_s, g_d = jax.grad(problem.synthetic)(c.params), _real_gradient(problem, c)
-            r, r_empty = (propagate(problem, c, v) for v in carry)
+            landscape = landscape_of(c)
+            g_s, g_d = jax.grad(landscape.synthetic)(c.params), _real_gradient(landscape, c)
+            r, r_empty = (propagate(landscape, c, v) for v in carry)
             return (r + c.a * (g_s - g_d), r_empty - c.a * g_d), None
 
         zero = jnp.zeros_like(window.params[0])
         return jax.lax.scan(step, (zero, zero), window)[0]
 
-    def pairing(problem_of: ProblemOf, window: Checkpoint, u: Array) -> Array:
+    def pairing(landscape_of: LandscapeOf, window: Checkpoint, u: Array) -> Array:
         def adjoint(u: Array, c: Checkpoint) -> tuple[Array, Array]:
-            return propagate(problem_of(c), c, u), u
+            return propagate(landscape_of(c), c, u), u
 
         adjoints = jax.lax.stop_gradient(jax.lax.scan(adjoint, u, window, reverse=True)[1])
 
         def slope(total: Array, entry: tuple[Checkpoint, Array]) -> tuple[Array, None]:
             c, u = entry
-            return total + jax.jvp(problem_of(c).synthetic, (c.params,), (c.a * u,))[1], None
+            return total + jax.jvp(landscape_of(c).synthetic, (c.params,), (c.a * u,))[1], None
 
         return jax.lax.scan(jax.checkpoint(slope), jnp.zeros((), u.dtype), (window, adjoints))[0]
 
-    return Estimator(residual, pairing, bracket=False)
+    return Displacement(residual, pairing, bracket=False)
 
 
-ESTIMATORS: dict[str, Estimator] = {
+DISPLACEMENTS: dict[str, Displacement] = {
     "published": expansion(bracket=True),
     "first_order": expansion(bracket=False),
     "second_order": expansion(bracket=True),
@@ -308,13 +301,16 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def objective(
-    estimator: Estimator, problem_of: Callable[[Distilled], ProblemOf], distilled: Distilled, windows: Checkpoint
+    displacement: Displacement,
+    landscape_of: Callable[[Distilled], LandscapeOf],
+    distilled: Distilled,
+    windows: Checkpoint,
 ) -> Array:
     """Compute the Inf-Match objective `J(S) = ‖ Σ_t r_t(S) ‖ / ‖ Σ_t r_t(∅) ‖` over m windows.
 
     Args:
-        estimator: The estimate r of the displacement.
-        problem_of: The losses at a checkpoint, for a distilled set.
+        displacement: Its estimate r.
+        landscape_of: The losses at a checkpoint, for a distilled set.
         distilled: S.
         windows: m windows of K checkpoints.
 
@@ -324,49 +320,51 @@ def objective(
     References:
         [published] the norm of the residual, Inf-Match; [our choice] what it is divided by.
     """
-    residual, empty = _sum_residuals(estimator, problem_of(distilled), windows)
+    residual, empty = _sum_residuals(displacement, landscape_of, distilled, windows)
     return _norm(residual) / _norm(jax.lax.stop_gradient(empty))
 
 
 def two_pass(
-    estimator: Estimator, problem_of: Callable[[Distilled], ProblemOf], distilled: Distilled, windows: Checkpoint
+    displacement: Displacement,
+    landscape_of: Callable[[Distilled], LandscapeOf],
+    distilled: Distilled,
+    windows: Checkpoint,
 ) -> tuple[Array, Distilled]:
-    """Compute J and its gradient with respect to S in memory that does not grow with the number of windows.
+    """Compute J and its gradient with respect to S without differentiating backwards through a backward pass.
 
-    Pass 1 sums the residual r without a graph. Pass 2 visits one window at a time with `u = r / (‖r‖ ‖r(∅)‖)` constant
-    and adds up `∇_S ⟨u, r_t(S)⟩`.
+    Its memory does not grow with the number of windows. Pass 1 sums the residual r without a graph. Pass 2 visits one
+    window at a time with `u = r / (‖r‖ ‖r(∅)‖)` constant and adds up `∇_S ⟨u, r_t(S)⟩`.
 
     Args:
-        estimator: See `objective`.
-        problem_of: See `objective`.
+        displacement: See `objective`.
+        landscape_of: See `objective`.
         distilled: See `objective`.
         windows: See `objective`.
 
     Returns:
         J and ∇_S J. [derived] Equal to automatic differentiation of `objective` to rounding.
     """
-    residual, empty = _sum_residuals(estimator, problem_of(distilled), windows)
+    residual, empty = _sum_residuals(displacement, landscape_of, distilled, windows)
     scale = _norm(empty)
-    u = residual / (_norm(residual) * scale)
 
-    def accumulate(total: Distilled, window: Checkpoint) -> tuple[Distilled, None]:
-        grads = jax.grad(lambda s: estimator.pairing(problem_of(s), window, u))(distilled)
-        return jax.tree.map(jnp.add, total, grads), None
+    def slope(window: Checkpoint, distilled: Distilled, u: Array) -> Distilled:
+        return jax.grad(lambda s: displacement.pairing(landscape_of(s), window, u))(distilled)
 
-    grads = jax.lax.scan(accumulate, jax.tree.map(jnp.zeros_like, distilled), windows)[0]
+    grads = sum_over(slope, windows, distilled, residual / (_norm(residual) * scale))
     return _norm(residual) / scale, grads
 
 
-def _real_gradient(problem: Problem, c: Checkpoint) -> Array:
-    return jax.grad(problem.real_gradient)(c.params) if c.cached is None else c.cached.gradient
+def _real_gradient(landscape: Landscape, c: Checkpoint) -> Array:
+    return jax.grad(landscape.real_gradient)(c.params) if c.cached is None else c.cached.gradient
 
 
-def _sum_residuals(estimator: Estimator, problem_of: ProblemOf, windows: Checkpoint) -> tuple[Array, Array]:
-    def add(total: tuple[Array, Array], window: Checkpoint) -> tuple[tuple[Array, Array], None]:
-        return jax.tree.map(jnp.add, total, estimator.residual(problem_of, window)), None
-
-    zero = jnp.zeros_like(windows.params[0, 0])
-    return jax.lax.scan(add, (zero, zero), windows)[0]
+def _sum_residuals(
+    displacement: Displacement,
+    landscape_of: Callable[[Distilled], LandscapeOf],
+    distilled: Distilled,
+    windows: Checkpoint,
+) -> tuple[Array, Array]:
+    return sum_over(lambda window, s: displacement.residual(landscape_of(s), window), windows, distilled)
 
 
 def _norm(v: Array) -> Array:
@@ -374,77 +372,72 @@ def _norm(v: Array) -> Array:
     return jnp.sqrt(jnp.vdot(v, v) + jnp.finfo(v.dtype).tiny)
 
 
-def build(model: Model, config: Config) -> Method:
-    """Build Inf-Match for a model.
+def matching_influence(task: Task, config: Config) -> Method:
+    """Build Inf-Match for a task.
+
+    A step descends J in the inputs, and in the labels if they are learned; it logs J, and the norm of its gradient in
+    the inputs.
 
     Args:
-        model: The network of the experts.
+        task: What the experts do.
         config: See `Config`.
 
     Returns:
         The method; its sources need trajectories of at least `config.snapshots_needed` snapshots.
     """
-    losses, augment = cross_entropy(model), dsa(config.augment, siamese=True)
-    num_params, unravel = flattening(model)
-    estimator = ESTIMATORS[config.estimator]
+    augment = dsa(config.augment, siamese=True)
+    displacement = DISPLACEMENTS[config.estimator]
     hvp, hessian_form = HESSIANS[config.hvp]
-    optimiser = outer_optimiser(config.image_optimiser, config.label_optimiser if config.labels == "learned" else None)
     length = config.horizon if config.estimator == "unroll" else 1
 
     def loss_on(examples: Examples, key: Array | None = None) -> Loss:
         if key is not None:
-            examples = examples._replace(images=augment(key, examples.images))
-        loss = mean_loss(losses, examples)
-        return lambda flat: loss(unravel(flat))
+            examples = examples._replace(inputs=augment(key, examples.inputs))
+        loss = mean_loss(task.losses, examples)
+        return lambda flat: loss(task.unravel(flat))
 
-    def problems(indices: Array) -> Callable[[Distilled], ProblemOf]:
-        return lambda distilled: (
-            lambda c: Problem(
-                synthetic=loss_on(softened(distilled, indices), c.key),
-                real_gradient=loss_on(c.for_gradient, c.key),
-                real_hessian=loss_on(c.for_hessian, c.key),
-                hvp=hvp,
-                hessian_form=hessian_form,
-            )
+    def landscape_of(items: Distilled) -> LandscapeOf:
+        return lambda c: Landscape(
+            synthetic=loss_on(all_items(task, items), c.key),
+            real_gradient=loss_on(c.for_gradient, c.key),
+            real_hessian=loss_on(c.for_hessian, c.key),
+            hvp=hvp,
+            hessian_form=hessian_form,
         )
 
     def cached(key: Array, sources: Sources, examples: int) -> Cached:
         """Average over chunks of `real_batch`, gradients and Hessians on independent draws."""
-        size = sources.real.labels.shape[0]
+        size = sources.examples.size
         chunks = -(-min(examples, size) // config.real_batch)
 
-        def of_checkpoint(entry: tuple[Array, Array]) -> Cached:
+        def of_checkpoint(entry: tuple[Array, Array], real: RealSet) -> Cached:
             key, params = entry
 
             def mean_over(key: Array, function: Callable[[Loss], Array]) -> Array:
                 def add(total: Array, indices: Array) -> tuple[Array, None]:
-                    return total + function(loss_on(sampling.take(sources.real, indices))) / chunks, None
+                    return total + function(loss_on(sampling.take(real, indices))) / chunks, None
 
                 batches = shuffle(key, size, config.real_batch)[:chunks]
                 return jax.lax.scan(add, jnp.zeros_like(params), batches)[0]
 
             gradient_key, hessian_key = jax.random.split(key)
             gradient = mean_over(gradient_key, lambda loss: jax.grad(loss)(params))
-            if not estimator.bracket:
+            if not displacement.bracket:
                 return Cached(gradient, None)
             return Cached(gradient, mean_over(hessian_key, lambda loss: hvp(loss, params, gradient)))
 
-        used = sources.experts.snapshots[:, : config.snapshots_needed]
-        if used.shape[-1] != num_params:
+        if sources.experts.snapshots is None:
             raise ValueError(
-                "method.cache needs the experts on the devices, and up to twice their size for itself: leave the "
-                "cache out, or set experts.residency to device if all that fits"
+                "method.cache needs the experts on the devices, and up to twice their size for itself: leave the cache "
+                "out, or set experts.residency to device if all that fits"
             )
+        used = sources.experts.snapshots[:, : config.snapshots_needed]
         flat = used.reshape(-1, used.shape[-1])
-        computed = jax.lax.map(of_checkpoint, (jax.random.split(key, len(flat)), flat))
+        computed = map_over(of_checkpoint, (jax.random.split(key, len(flat)), flat), sources.examples)
         return jax.tree.map(lambda x: x.reshape(used.shape), computed)
 
     def prepare(key: Array, sources: Sources) -> Cached | None:
         return None if config.cache is None else cached(key, sources, config.cache)
-
-    def init(key: Array, distilled: Distilled, sources: Sources) -> State:
-        del key, sources
-        return State(distilled, optimiser.init(distilled))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         trajectories, m = sources.experts, config.checkpoints
@@ -458,8 +451,8 @@ def build(model: Model, config: Config) -> Method:
         a, b = coefficients(config.estimator, lr, trajectories.total_time - trajectories.time[t] - lr, config.tau)
 
         def real(key: Array) -> Examples:
-            indices = sampling.uniform(key, sources.real, m * length * config.real_batch)
-            return sampling.take(sources.real, indices.reshape(m, length, config.real_batch))
+            indices = sampling.uniform(key, sources.examples, m * length * config.real_batch)
+            return sampling.take(sources.examples, indices.reshape(m, length, config.real_batch))
 
         cache = sources.cache
         windows = Checkpoint(
@@ -471,23 +464,22 @@ def build(model: Model, config: Config) -> Method:
             cached=None if cache is None else jax.tree.map(lambda x: x[expert, t], cache),
             key=jax.random.split(augment_key, (m, length)),
         )
-        size = config.ipc * sources.real.class_sizes.shape[0]
+        size = task.items(config.ipc)
         return Batch(windows, jax.random.permutation(item_key, size)[: config.batch or size])
 
-    def step(key: Array, state: State, batch: Batch) -> tuple[State, Info]:
-        del key
-        problem_of = problems(batch.indices)
-        if config.gradient == "two_pass":
-            loss, grads = two_pass(estimator, problem_of, state.distilled, batch.windows)
-        else:
-            loss, grads = jax.value_and_grad(lambda s: objective(estimator, problem_of, s, batch.windows))(
-                state.distilled
-            )
-        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
-        info = Info(loss, optax.tree.norm(grads.images))
-        return State(optax.apply_updates(state.distilled, updates), optimiser_state), info
+    def slope(distilled: Distilled, batch: Batch) -> tuple[Array, Distilled]:
+        def mini_batch(distilled: Distilled) -> Distilled:
+            inputs, labels = jax.tree.map(lambda x: x[batch.indices], (distilled.inputs, distilled.labels))
+            return Distilled(inputs, labels, distilled.lr)
 
-    def warn(info: dict[str, float]) -> dict[str, str]:
+        items, pull = jax.vjp(mini_batch, distilled)
+        if config.gradient == "two_pass":
+            loss, grads = two_pass(displacement, landscape_of, items, batch.windows)
+        else:
+            loss, grads = jax.value_and_grad(lambda s: objective(displacement, landscape_of, s, batch.windows))(items)
+        return loss, pull(grads)[0]
+
+    def warn(info: Mapping[str, float]) -> dict[str, str]:
         if config.estimator == "unroll" and info["loss"] > 1:
             return {
                 "residual": f"Inf-Match's unrolled residual is {info['loss']:.2g}, more than no distilled set at all "
@@ -495,4 +487,6 @@ def build(model: Model, config: Config) -> Method:
             }
         return {}
 
-    return Method(prepare, init, sample, step, lambda state: state.distilled, warn)
+    optimizer = outer_optimizer(config.image_optimizer, config.label_optimizer if config.labels == "learned" else None)
+    init, step = descent(optimizer, slope)
+    return Method(init, sample, step, lambda state: state.distilled, prepare=prepare, warn=warn)

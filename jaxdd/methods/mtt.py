@@ -12,8 +12,8 @@ Axis letters: R pairs, N student steps, b student mini-batch, M distilled items,
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +22,13 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd.augment import dsa
 from jaxdd.distilled import Distilled
-from jaxdd.losses import cross_entropy, mean_loss
 from jaxdd.matching import parameter_distance
-from jaxdd.methods.base import (
-    MethodConfig,
-    Optimiser,
-    Sources,
-    no_cache,
-    outer_transforms,
-    softened,
-)
+from jaxdd.methods.base import MethodConfig, Optimizer, Sources, outer_transforms
+from jaxdd.parallel import mean_over
+from jaxdd.tasks import mean_loss
 from jaxdd.training import batching, shuffle
-from jaxdd.trajectories import Window, flattening
-from jaxdd.types import Array, Method, Model, Params, PyTree, Snapshots
+from jaxdd.trajectories import Window
+from jaxdd.types import Array, Method, Params, Scalars, Snapshots, Task
 from jaxdd.unroll import Unroll, inner_sgd
 
 
@@ -42,6 +36,7 @@ from jaxdd.unroll import Unroll, inner_sgd
 class Config(MethodConfig):
     """Settings of MTT."""
 
+    name: ClassVar[str] = "mtt"
     student_steps: int = 20
     """N, SGD steps of the student on the distilled set."""
     expert_snapshots: int = 4
@@ -52,8 +47,8 @@ class Config(MethodConfig):
     """R, pairs of a start and its target per outer step; their gradients are averaged."""
     student_lr: float = 0.1
     """First value of the student's learning rate, which is learned."""
-    lr_optimiser: Optimiser = Optimiser("sgd", 1e-3, 0.5)
-    """Optimiser of the student's learning rate."""
+    lr_optimizer: Optimizer = Optimizer("sgd", 1e-3, 0.5)
+    """Optimizer of the student's learning rate."""
     loss_threshold: float | None = None
     """Outer steps whose loss exceeds this change nothing; none is left out by default."""
     window: Window = Window(start=12)
@@ -78,6 +73,15 @@ class Config(MethodConfig):
         """The last start's target: as many snapshots as each expert must have."""
         return self.window.last + self.expert_snapshots
 
+    @property
+    def needs_real(self) -> bool:
+        """Never: all that the steps know of the real data is how the experts went."""
+        return False
+
+    def build(self, task: Task) -> Method:
+        """Build MTT for a task, see `matching_trajectories`."""
+        return matching_trajectories(task, self, MTT)
+
 
 class Variables(NamedTuple):
     """What is learned.
@@ -96,11 +100,11 @@ class State(NamedTuple):
 
     Attributes:
         variables: What is learned.
-        optimiser: State of the outer optimisers.
+        optimizer: State of the outer optimizers.
     """
 
     variables: Variables
-    optimiser: optax.OptState
+    optimizer: optax.OptState
 
 
 class Pair(NamedTuple):
@@ -119,30 +123,20 @@ class Pair(NamedTuple):
     keys: Array
 
 
-class Info(NamedTuple):
-    """What a person wants to see: the matching loss, the student's learning rate, and its loss before step N."""
-
-    loss: Array
-    student_lr: Array
-    student_loss: Array
-
-
 class Metric(NamedTuple):
     """How the distance between a student and its target is measured.
 
     Attributes:
         distance: `(importance, student [P], pair) -> scalar`.
         importance: `() -> value`, the first one of the variables that are learned with the distilled set; `()` if none.
-        optimiser: Of these; without one they stay as they are.
-        observe: `(importance, student [P], pair) -> {name: scalar}`, fields of `info` beside the usual three.
-        info: The class of what a step tells.
+        optimizer: Of these; without one they stay as they are.
+        observe: `(importance, student [P], pair) -> {name: scalar}`, to log beside the usual three.
     """
 
     distance: Callable[[Params, Array, Pair], Array]
     importance: Callable[[], Params] = tuple
-    optimiser: optax.GradientTransformation = optax.set_to_zero()
+    optimizer: optax.GradientTransformation = optax.set_to_zero()
     observe: Callable[[Params, Array, Pair], dict[str, Array]] = lambda importance, student, pair: {}
-    info: type = Info
 
 
 def unweighted(importance: Params, student: Array, pair: Pair) -> Array:
@@ -158,7 +152,7 @@ def positive_lr(raw: Array, lr0: float) -> Array:
     """Map an unconstrained ρ to a positive learning rate: `α = s · softplus(ρ / s)` with `s = lr0 / 4`.
 
     Near lr0 and above it α ≈ ρ, so that published learning rates of α carry over; below, α tends to 0 but never
-    reaches it. [our choice] The published code optimises α itself, which can turn negative.
+    reaches it. [our choice] The published code optimizes α itself, which can turn negative.
     """
     scale = lr0 / 4
     return scale * jax.nn.softplus(raw / scale)
@@ -170,11 +164,11 @@ def raw_lr(lr: Array, lr0: float) -> Array:
     return lr + scale * jnp.log(-jnp.expm1(-lr / scale))
 
 
-def student_trainer(model: Model, config: Config) -> Callable[[Distilled, Pair], tuple[Array, Array]]:
+def student_trainer(task: Task, config: Config) -> Callable[[Distilled, Pair], tuple[Array, Array]]:
     """Build the training of a student, `θ_{n+1} = θ_n − α ∇ℓ(θ_n; A(S_n))` for n = 0 … N−1 from `θ_0 = θ^t`.
 
     Args:
-        model: The network.
+        task: Its network and losses.
         config: The augmentation A, and how to differentiate through the N steps.
 
     Returns:
@@ -183,16 +177,18 @@ def student_trainer(model: Model, config: Config) -> Callable[[Distilled, Pair],
     References:
         [published] arXiv 2203.11932, Algorithm 1.
     """
-    losses, augment, unravel = cross_entropy(model), dsa(config.augment, siamese=False), flattening(model)[1]
+    augment = dsa(config.augment, siamese=False)
 
     def train(distilled: Distilled, pair: Pair) -> tuple[Array, Array]:
         def student_loss(params: Params, draw: tuple[Array, Array]) -> Array:
             indices, key = draw
-            examples = softened(distilled, indices)
-            return mean_loss(losses, examples._replace(images=augment(key, examples.images)))(params)
+            examples = task.examples(distilled, indices)
+            return mean_loss(task.losses, examples._replace(inputs=augment(key, examples.inputs)))(params)
 
         draws = (pair.indices, pair.keys)
-        student, history = inner_sgd(student_loss, unravel(pair.start.params), draws, distilled.lr, how=config.unroll)
+        student, history = inner_sgd(
+            student_loss, task.unravel(pair.start.params), draws, distilled.lr, how=config.unroll
+        )
         return ravel_pytree(student)[0], history
 
     return train
@@ -206,26 +202,27 @@ def student_batches(key: Array, size: int, batch: int, steps: int) -> Array:
     return batches.reshape(epochs * per_epoch, -1)[:steps]
 
 
-def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
-    """Build MTT for a model, or the member of its family that measures distances by another metric.
+def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
+    """Build the member of MTT's family that measures distances by a metric.
 
-    An outer step averages the gradients of `metric.distance` over its R pairs with respect to the images, the labels if
-    they are learned, α, and the importance if there is any; then each takes a step of its own optimiser.
+    An outer step averages the gradients of `metric.distance` over its R pairs with respect to the inputs, the labels if
+    they are learned, α, and the importance if there is any; then each takes a step of its own optimizer. It logs the
+    matching loss, the student's learning rate, its loss before step N, and what the metric observes.
 
     Args:
-        model: The network of experts and students.
+        task: What experts and students do.
         config: See `Config`.
-        metric: The distance.
+        metric: The distance; `MTT` is that of MTT.
 
     Returns:
-        The method; its sources need trajectories of at least `config.snapshots_needed` snapshots.
+        The method; its sources need trajectories of at least `config.snapshots_needed` snapshots, and no real data.
     """
-    train_student = student_trainer(model, config)
-    learned_labels = config.label_optimiser if config.labels == "learned" else None
-    optimiser = optax.partition(
+    train_student = student_trainer(task, config)
+    learned_labels = config.label_optimizer if config.labels == "learned" else None
+    optimizer = optax.partition(
         {
-            **outer_transforms(config.image_optimiser, learned_labels, config.lr_optimiser),
-            "importance": metric.optimiser,
+            **outer_transforms(config.image_optimizer, learned_labels, config.lr_optimizer),
+            "importance": metric.optimizer,
         },
         Variables(Distilled._make(Distilled._fields), "importance"),
     )
@@ -237,10 +234,10 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
         del key, sources
         raw = raw_lr(jnp.full_like(distilled.lr, config.student_lr), config.student_lr)
         variables = Variables(distilled._replace(lr=raw), metric.importance())
-        return State(variables, optimiser.init(variables))
+        return State(variables, optimizer.init(variables))
 
     def sample(key: Array, step: Array, sources: Sources) -> Pair:
-        trajectories, size = sources.experts, config.ipc * sources.real.class_sizes.shape[0]
+        trajectories, size = sources.experts, task.items(config.ipc)
         expert_key, start_key, batch_key, augment_key = jax.random.split(key, 4)
         expert = jax.random.randint(expert_key, (config.pairs,), 0, trajectories.num_experts)
         start = config.window.sample(start_key, step, config.steps, (config.pairs,))
@@ -260,30 +257,25 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
         observed = metric.observe(variables.importance, student, pair)
         return loss, {"loss": loss, "student_loss": history[-1], **observed}
 
-    def step(key: Array, state: State, pairs: Pair) -> tuple[State, NamedTuple]:
+    def slope(pair: Pair, variables: Variables) -> tuple[Variables, dict[str, Array]]:
+        return jax.grad(objective, has_aux=True)(variables, pair)
+
+    def step(key: Array, state: State, batch: Pair) -> tuple[State, Scalars]:
         del key
-        slope, count = jax.grad(objective, has_aux=True), pairs.indices.shape[0]
-
-        # One pair after another: students side by side would turn their convolutions into grouped ones.
-        def add(total: PyTree, pair: Pair) -> tuple[PyTree, None]:
-            return jax.tree.map(lambda x, y: x + y / count, total, slope(state.variables, pair)), None
-
-        shapes = jax.eval_shape(slope, state.variables, jax.tree.map(lambda x: x[0], pairs))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        grads, observed = jax.lax.scan(add, zeros, pairs)[0]
-        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.variables)
-        new = State(optax.apply_updates(state.variables, updates), optimiser_state)
+        grads, observed = mean_over(slope, batch, state.variables)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.variables)
+        new = State(optax.apply_updates(state.variables, updates), optimizer_state)
         if config.loss_threshold is not None:
             too_far = observed["loss"] > config.loss_threshold
             new = jax.tree.map(lambda x, y: jnp.where(too_far, x, y), state, new)
-        return new, metric.info(student_lr=learned(new.variables.distilled).lr, **observed)
+        return new, {**observed, "student_lr": learned(new.variables.distilled).lr}
 
-    def warn(info: dict[str, float]) -> dict[str, str]:
+    def warn(info: Mapping[str, float]) -> dict[str, str]:
         found = {}
         if info["student_lr"] < config.student_lr / 100:
             found["student_lr"] = (
                 f"the student's learning rate has fallen from {config.student_lr:g} to {info['student_lr']:.2g}: "
-                "students hardly move; lower method.lr_optimiser.lr or raise method.student_lr"
+                "students hardly move; lower method.lr_optimizer.lr or raise method.student_lr"
             )
         if config.loss_threshold is not None and info["loss"] > config.loss_threshold:
             found["loss_threshold"] = (
@@ -292,4 +284,4 @@ def build(model: Model, config: Config, metric: Metric = MTT) -> Method:
             )
         return found
 
-    return Method(no_cache, init, sample, step, lambda state: learned(state.variables.distilled), warn)
+    return Method(init, sample, step, lambda state: learned(state.variables.distilled), warn=warn)

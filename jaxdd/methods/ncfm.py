@@ -8,42 +8,30 @@ Axis letters: B real batch, C classes, D frequencies, F features, P parameters.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxdd.augment import dsa
 from jaxdd.data import sampling
 from jaxdd.distilled import Distilled
-from jaxdd.losses import cross_entropy, mean_loss
 from jaxdd.matching import characteristic_distance, characteristic_function, unit_norm
-from jaxdd.methods.base import (
-    MethodConfig,
-    Optimiser,
-    Sources,
-    all_items,
-    no_cache,
-    outer_optimiser,
-    slope_over_classes,
-    sum_over_classes,
-)
-from jaxdd.trajectories import flattening
-from jaxdd.types import Array, Examples, Method, Model, Snapshots
+from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
+from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
+from jaxdd.tasks import all_items, mean_loss
+from jaxdd.types import Array, Examples, Method, Params, Snapshots, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MethodConfig):
+class Config(ClasswiseConfig):
     """Settings of NCFM."""
 
+    name: ClassVar[str] = "ncfm"
     steps: int = 1000
     """Outer steps."""
-    image_optimiser: Optimiser = Optimiser("adam", 0.01)
-    """Optimiser of the images."""
-    real_batch: int = 256
-    """B, real examples of each class."""
+    image_optimizer: Optimizer = Optimizer("adam", 0.01)
+    """Optimizer of the images."""
     frequencies: int = 4096
     """D, frequencies at which the characteristic functions are compared, drawn anew for every class and step."""
     amplitude: float = 0.5
@@ -53,9 +41,8 @@ class Config(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("real_batch", "frequencies"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"method.{name} is {getattr(self, name)}; NCFM needs 1 or more")
+        if self.frequencies < 1:
+            raise ValueError(f"method.frequencies is {self.frequencies}; NCFM needs 1 or more")
         if not 0 <= self.amplitude <= 1:
             raise ValueError(f"method.amplitude is {self.amplitude}; it and the weight of the phase are in [0, 1]")
         if not self.calibration >= 0:
@@ -71,12 +58,9 @@ class Config(MethodConfig):
         """The first one; the other end of the interpolation is what training ends with."""
         return 1
 
-
-class State(NamedTuple):
-    """What the next step needs: the distilled set and the state of its optimisers."""
-
-    distilled: Distilled
-    optimiser: optax.OptState
+    def unweighted(self, task: Task) -> Method:
+        """Build NCFM for a task, see `matching_characteristic_functions`."""
+        return matching_characteristic_functions(task, self)
 
 
 class Batch(NamedTuple):
@@ -98,15 +82,8 @@ class Batch(NamedTuple):
     progress: Array
 
 
-class Info(NamedTuple):
-    """What a person wants to see: the loss, summed over classes, and the norm of its gradient in the images."""
-
-    loss: Array
-    image_gradient: Array
-
-
-def build(model: Model, config: Config) -> Method:
-    """Build NCFM for a model.
+def matching_characteristic_functions(task: Task, config: Config) -> Method:
+    """Build NCFM for a task.
 
     A step descends, in the images,
 
@@ -116,7 +93,7 @@ def build(model: Model, config: Config) -> Method:
     at `θ = (1 − u) θ^0 + u θ^T`, u ~ U(0, 1), and t ~ N(0, I).
 
     Args:
-        model: Its features are matched.
+        task: The features of its network are matched; it has classes.
         config: See `Config`.
 
     Returns:
@@ -127,53 +104,45 @@ def build(model: Model, config: Config) -> Method:
         are not learned by an adversary, which the paper finds to help; one step on the sum of both terms, where the
         published code takes one step on each.
     """
-    losses, augment, unravel = cross_entropy(model), dsa(config.augment, siamese=True), flattening(model)[1]
-    optimiser = outer_optimiser(config.image_optimiser)
-
-    def init(key: Array, distilled: Distilled, sources: Sources) -> State:
-        del key, sources
-        return State(distilled, optimiser.init(distilled))
+    model, classes, augment = task.model, task.items(1), dsa(config.augment, siamese=True)
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         del step
         expert_key, progress_key, real_key, class_key = jax.random.split(key, 4)
-        real = sampling.take(sources.real, sampling.classwise(real_key, sources.real, config.real_batch))
+        rows = sampling.classwise(real_key, sources.examples, config.real_batch)
         expert = jax.random.randint(expert_key, (), 0, sources.experts.num_experts)
         return Batch(
-            real,
-            jax.random.split(class_key, (sources.real.class_sizes.shape[0], 2)),
+            sampling.take(sources.examples, rows),
+            jax.random.split(class_key, (classes, 2)),
             Snapshots(expert, jnp.zeros_like(expert)),
             jnp.asarray(sources.experts.final)[expert],
             jax.random.uniform(progress_key),
         )
 
-    def of_class(batch: Batch) -> Callable[[Distilled, Examples, Array], Array]:
+    def of_class(distilled: Distilled, real: Examples, keys: Array, params: Params, trained: Params) -> Array:
+        augment_key, frequency_key = keys
+        synthetic = all_items(task, distilled)
+        synthetic, real = (e._replace(inputs=augment(augment_key, e.inputs)) for e in (synthetic, real))
+        phi_s, phi_r = (unit_norm(model.features(params, e.inputs)) for e in (synthetic, real))
+        t = jax.random.normal(frequency_key, (config.frequencies, phi_s.shape[-1]), phi_s.dtype)
+        distance = characteristic_distance(
+            characteristic_function(phi_s, synthetic.weights, t),
+            characteristic_function(phi_r, real.weights, t),
+            amplitude=config.amplitude,
+        )
+        return distance + config.calibration * mean_loss(task.losses, synthetic)(trained)
+
+    def networks(batch: Batch) -> tuple[Params, Params]:
+        """The network whose features are matched, and the trained one."""
         start, final = batch.start.params, batch.final
-        params, trained = unravel(start + batch.progress * (final - start)), unravel(final)
-
-        def loss(distilled: Distilled, real: Examples, keys: Array) -> Array:
-            augment_key, frequency_key = keys
-            synthetic, real = (e._replace(images=augment(augment_key, e.images)) for e in (all_items(distilled), real))
-            phi_s, phi_r = (unit_norm(model.features(params, e.images)) for e in (synthetic, real))
-            t = jax.random.normal(frequency_key, (config.frequencies, phi_s.shape[-1]), phi_s.dtype)
-            distance = characteristic_distance(
-                characteristic_function(phi_s, synthetic.weights, t),
-                characteristic_function(phi_r, real.weights, t),
-                amplitude=config.amplitude,
-            )
-            return distance + config.calibration * mean_loss(losses, synthetic)(trained)
-
-        return loss
+        return task.unravel(start + batch.progress * (final - start)), task.unravel(final)
 
     def objective(distilled: Distilled, state: State, batch: Batch) -> Array:
         del state
-        return sum_over_classes(of_class(batch), distilled, batch.real, batch.keys)
+        return sum_over_classes(of_class, distilled, classes, (batch.real, batch.keys), *networks(batch))
 
-    def step(key: Array, state: State, batch: Batch) -> tuple[State, Info]:
-        del key
-        loss, grads = slope_over_classes(of_class(batch), state.distilled, batch.real, batch.keys)
-        updates, optimiser_state = optimiser.update(grads, state.optimiser, state.distilled)
-        info = Info(loss, optax.tree.norm(grads.images))
-        return State(optax.apply_updates(state.distilled, updates), optimiser_state), info
+    def slope(distilled: Distilled, batch: Batch) -> tuple[Array, Distilled]:
+        return slope_over_classes(of_class, distilled, classes, (batch.real, batch.keys), *networks(batch))
 
-    return Method(no_cache, init, sample, step, lambda state: state.distilled, objective=objective)
+    init, step = descent(outer_optimizer(config.image_optimizer), slope)
+    return Method(init, sample, step, lambda state: state.distilled, objective=objective)

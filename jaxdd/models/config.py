@@ -14,7 +14,7 @@ class ModelConfig:
     """Which network to train and distill with; the default is the field's ConvNet-D3."""
 
     name: Literal["convnet", "mlp"] = "convnet"
-    """Architecture: convnet (blocks of convolution, normalisation, activation, pooling) or mlp."""
+    """Architecture: convnet (blocks of convolution, normalization, activation, pooling) or mlp."""
 
     width: int = 128
     """Channels of every convolution, or units of every hidden layer of the mlp."""
@@ -23,13 +23,13 @@ class ModelConfig:
     """Number of convolution blocks, or of hidden layers of the mlp (0: logistic regression)."""
 
     norm: Norm = "instance"
-    """Normalisation after each convolution. The mlp has none and ignores this."""
+    """Normalization after each convolution. The mlp has none and ignores this."""
 
     pooling: Pooling = "avg"
     """2x2 pooling of stride 2 that ends each convolution block. The mlp ignores this."""
 
     activation: Activation = "relu"
-    """Elementwise nonlinearity after each normalisation or hidden layer."""
+    """Elementwise nonlinearity after each normalization or hidden layer."""
 
     convolution: Convolution = "auto"
     """How XLA computes a convolution: its own (direct), or a matrix product over patches; the numbers are the same.

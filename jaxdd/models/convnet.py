@@ -8,7 +8,7 @@ from jaxdd.types import Array, Model
 
 
 class ConvNet(nn.Module):
-    """Blocks of 3x3 convolution, normalisation, activation and pooling, flattened to features.
+    """Blocks of 3x3 convolution, normalization, activation and pooling, flattened to features.
 
     Attributes:
         width: channels of every convolution.
@@ -41,7 +41,7 @@ class ConvNet(nn.Module):
 def convnet(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """Build a ConvNet; depth 3 and width 128 on 32x32x3 is the ConvNet-D3 of the literature. [published].
 
-    `depth` times [3x3 convolution with bias, padding 1 -> normalisation with affine map -> activation -> 2x2 pooling],
+    `depth` times [3x3 convolution with bias, padding 1 -> normalization with affine map -> activation -> 2x2 pooling],
     then flatten -> linear. 320 010 parameters for CIFAR-10. The published code pads one-channel inputs by 3 in the
     first convolution, which makes 28x28 images 32x32; here the padding is always 1. [our choice]
 
@@ -55,7 +55,7 @@ def convnet(config: ModelConfig, image_shape: tuple[int, int, int], num_classes:
 
     Raises:
         ValueError: if an option is unknown, width or depth is not positive, pooling leaves no pixel, the width does
-            not divide into groups, or instance normalisation would see feature maps of a single pixel.
+            not divide into groups, or instance normalization would see feature maps of a single pixel.
     """
     check_choice("norm", config.norm, NORMS)
     check_choice("pooling", config.pooling, POOLINGS)
@@ -75,6 +75,6 @@ def convnet(config: ModelConfig, image_shape: tuple[int, int, int], num_classes:
     if config.norm == "group" and config.width % GROUPS:
         raise ValueError(f"width {config.width} does not divide into {GROUPS} groups; use a multiple of {GROUPS}")
     if config.norm == "instance" and height * breadth == 1:
-        raise ValueError("instance normalisation turns images of one pixel into a constant; set norm to none")
+        raise ValueError("instance normalization turns images of one pixel into a constant; set norm to none")
     body = ConvNet(config.width, config.depth, config.norm, config.pooling, config.activation, config.convolution)
     return as_model(body, image_shape, num_classes)

@@ -1,6 +1,6 @@
-"""The layers that the networks are made of, channels last, with PyTorch's default initialisation.
+"""The layers that the networks are made of, channels last, with PyTorch's default initialization.
 
-Published learning rates of dataset distillation assume that initialisation, so every layer follows it. Parameters are
+Published learning rates of dataset distillation assume that initialization, so every layer follows it. Parameters are
 created in JAX's default float type and a layer computes in the promoted type of its parameters and inputs: nothing
 here fixes float32.
 """
@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
-    """Initialise weights and biases as PyTorch does by default: `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`. [published].
+    """Initialize weights and biases as PyTorch does by default: `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`. [published].
 
     For weights this is kaiming-uniform with a = sqrt(5) (He et al. 2015, arXiv 1502.01852); for biases it is what
     `torch.nn.Linear` and `torch.nn.Conv2d` draw.
@@ -42,10 +42,10 @@ def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
     """
     bound = 1 / math.sqrt(fan_in)
 
-    def initialise(key: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = float) -> Array:
+    def initialize(key: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = float) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return initialise
+    return initialize
 
 
 def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Convolution = "auto") -> Array:
@@ -88,7 +88,7 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Conv
 
 
 class Conv(nn.Module):
-    """Convolution with bias, zero padding of half the kernel and PyTorch's default initialisation.
+    """Convolution with bias, zero padding of half the kernel and PyTorch's default initialization.
 
     Attributes:
         width: output channels.
@@ -106,15 +106,15 @@ class Conv(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Map `[B, H, W, K]` to `[B, H / stride, W / stride, width]`."""
         channels, dtype = images.shape[-1], jnp.result_type(float)
-        initialise = uniform_fan_in(self.size**2 * channels)
-        kernel = self.param("kernel", initialise, (self.size, self.size, channels, self.width), dtype)
-        bias = self.param("bias", initialise, (self.width,), dtype)
+        initialize = uniform_fan_in(self.size**2 * channels)
+        kernel = self.param("kernel", initialize, (self.size, self.size, channels, self.width), dtype)
+        bias = self.param("bias", initialize, (self.width,), dtype)
         out = convolve(images, kernel, stride=self.stride, convolution=self.convolution)
         return out + bias[None, None, None, :]
 
 
 class Linear(nn.Module):
-    """Affine map of the last axis with PyTorch's default initialisation.
+    """Affine map of the last axis with PyTorch's default initialization.
 
     Attributes:
         width: output features.
@@ -126,19 +126,19 @@ class Linear(nn.Module):
     def __call__(self, features: Array) -> Array:
         """Map `[B, F]` to `[B, width]`."""
         fan_in, dtype = features.shape[-1], jnp.result_type(float)
-        initialise = uniform_fan_in(fan_in)
-        kernel = self.param("kernel", initialise, (fan_in, self.width), dtype)
-        bias = self.param("bias", initialise, (self.width,), dtype)
+        initialize = uniform_fan_in(fan_in)
+        kernel = self.param("kernel", initialize, (fan_in, self.width), dtype)
+        bias = self.param("bias", initialize, (self.width,), dtype)
         return features @ kernel + bias[None, :]
 
 
 GROUPS = 4
-"""Groups of group normalisation in the published ConvNet."""
+"""Groups of group normalization in the published ConvNet."""
 
 _EPSILON = 1e-5
 
 
-def standardise(features: Array, axes: tuple[int, ...]) -> Array:
+def standardize(features: Array, axes: tuple[int, ...]) -> Array:
     """Subtract the mean over axes and divide by the standard deviation: `(x - m) / sqrt(mean((x - m)^2) + 1e-5)`.
 
     The variance is the mean of squared deviations, not `E[x^2] - m^2`, which cancels for images that are far from zero
@@ -155,18 +155,18 @@ def standardise(features: Array, axes: tuple[int, ...]) -> Array:
     return deviations * lax.rsqrt(jnp.square(deviations).mean(axes, keepdims=True) + _EPSILON)
 
 
-def _standardise_groups(features: Array) -> Array:
+def _standardize_groups(features: Array) -> Array:
     grouped = features.reshape(*features.shape[:-1], GROUPS, -1)
-    return standardise(grouped, (1, 2, 4)).reshape(features.shape)
+    return standardize(grouped, (1, 2, 4)).reshape(features.shape)
 
 
 NORMS: dict[str, Callable[[Array], Array] | None] = {
-    "instance": lambda features: standardise(features, (1, 2)),
-    "batch": lambda features: standardise(features, (0, 1, 2)),
-    "group": _standardise_groups,
+    "instance": lambda features: standardize(features, (1, 2)),
+    "batch": lambda features: standardize(features, (0, 1, 2)),
+    "group": _standardize_groups,
     "none": None,
 }
-"""Name to normalisation of `[B, H, W, K]`, before the affine map; None for no normalisation and no affine map.
+"""Name to normalization of `[B, H, W, K]`, before the affine map; None for no normalization and no affine map.
 
 `batch` takes the statistics of the current batch in training and evaluation alike and keeps no running averages, so
 that a network stays a pure function of its parameters; its logits for one image depend on the rest of the batch.
@@ -175,7 +175,7 @@ that a network stays a pure function of its parameters; its logits for one image
 
 
 class Norm(nn.Module):
-    """Normalisation followed by a learned scale and bias per channel, initially one and zero.
+    """Normalization followed by a learned scale and bias per channel, initially one and zero.
 
     Attributes:
         kind: a key of `NORMS`.
@@ -186,13 +186,13 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Array:
         """Map `[B, H, W, K]` to the same shape."""
-        normalise = NORMS[self.kind]
-        if normalise is None:
+        normalize = NORMS[self.kind]
+        if normalize is None:
             return features
         shape, dtype = (features.shape[-1],), jnp.result_type(float)
         scale = self.param("scale", nn.initializers.ones, shape, dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
-        return normalise(features) * scale[None, None, None, :] + bias[None, None, None, :]
+        return normalize(features) * scale[None, None, None, :] + bias[None, None, None, :]
 
 
 def average_pool(features: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Normalisations of uint8 images: per-channel standardisation and ZCA whitening, both invertible.
+"""Normalizations of uint8 images: per-channel standardization and ZCA whitening, both invertible.
 
-Both are pytrees: they travel through `jax.jit` beside the images that they normalise. Axis letters: H W K image height,
-width and channels, D = H·W·K, N examples that a normalisation is fitted on.
+Both are pytrees: they travel through `jax.jit` beside the images that they normalize. Axis letters: H W K image height,
+width and channels, D = H·W·K, N examples that a normalization is fitted on.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ CHUNK = 4096
 """Images whose float64 copies are in memory at once while the covariance is accumulated."""
 
 
-class Standardise(NamedTuple):
-    """Per-channel standardisation, `(x/255 − mean) / std`.
+class Standardize(NamedTuple):
+    """Per-channel standardization, `(x/255 − mean) / std`.
 
     [published: every method of the field]
 
@@ -40,20 +40,20 @@ class Standardise(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """Name of this normalisation in `DataConfig`."""
+        """Name of this normalization in `DataConfig`."""
         return "standard"
 
     @classmethod
     def fit(cls, images: np.ndarray) -> Self:
         """Fit mean and standard deviation of every channel, exactly, from the histogram of its 256 levels.
 
-        A constant channel gets standard deviation 1, so it normalises to 0 rather than to NaN. [our choice]
+        A constant channel gets standard deviation 1, so it normalizes to 0 rather than to NaN. [our choice]
 
         Args:
             images: `[N, H, W, K]` uint8, N ≥ 1; the train split.
 
         Returns:
-            The fitted normalisation.
+            The fitted normalization.
 
         Raises:
             ValueError: if the images are not uint8 `[N, H, W, K]` with N ≥ 1.
@@ -64,12 +64,12 @@ class Standardise(NamedTuple):
         probability = counts / counts.sum(axis=1, keepdims=True)  # [K, 256]
         mean = probability @ levels
         std = np.sqrt(np.sum(probability * (levels - mean[:, None]) ** 2, axis=1))
-        # A constant channel is recognised by its histogram: its rounding error would pass for a standard deviation.
+        # A constant channel is recognized by its histogram: its rounding error would pass for a standard deviation.
         std = np.where(np.count_nonzero(counts, axis=1) == 1, 1.0, std)
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def __call__(self, images: np.ndarray | Array) -> Array:
-        """Normalise, `(x/255 − mean) / std`.
+        """Normalize, `(x/255 − mean) / std`.
 
         Args:
             images: `[..., H, W, K]` uint8.
@@ -81,10 +81,10 @@ class Standardise(NamedTuple):
         return (jnp.asarray(images, jnp.float32) / 255 - mean) / std
 
     def inverse(self, images: np.ndarray | Array) -> Array:
-        """Undo the normalisation, `x·std + mean`.
+        """Undo the normalization, `x·std + mean`.
 
         Args:
-            images: `[..., H, W, K]` normalised.
+            images: `[..., H, W, K]` normalized.
 
         Returns:
             `[..., H, W, K]` pixels, where [0, 1] is black to white; not clipped.
@@ -115,7 +115,7 @@ class ZCA(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """Name of this normalisation in `DataConfig`."""
+        """Name of this normalization in `DataConfig`."""
         return "zca"
 
     @classmethod
@@ -128,7 +128,7 @@ class ZCA(NamedTuple):
             images: `[N, H, W, K]` uint8, N ≥ 1; the train split.
 
         Returns:
-            The fitted normalisation.
+            The fitted normalization.
 
         Raises:
             ValueError: if the images are not uint8 `[N, H, W, K]` with N ≥ 1, or are larger than 64 × 64 × 3.
@@ -139,13 +139,13 @@ class ZCA(NamedTuple):
         if size > LARGEST_ZCA:
             raise ValueError(
                 f"ZCA of {'×'.join(map(str, images.shape[1:]))} images needs {size} × {size} matrices; up to "
-                f'{LARGEST_ZCA} is supported: pass a smaller image_size, or normalisation="standard"'
+                f'{LARGEST_ZCA} is supported: pass a smaller image_size, or normalization="standard"'
             )
         mean = flat.mean(axis=0, dtype=np.float64) / 255
         covariance = np.zeros((size, size))
         for start in range(0, len(flat), CHUNK):
-            centred = flat[start : start + CHUNK] / 255 - mean
-            covariance += centred.T @ centred
+            centered = flat[start : start + CHUNK] / 255 - mean
+            covariance += centered.T @ centered
         eigenvalues, vectors = np.linalg.eigh(covariance / len(flat))
         # Rounding makes the null directions of the covariance slightly negative.
         root = np.sqrt(np.maximum(eigenvalues, 0) + EPSILON)
@@ -153,7 +153,7 @@ class ZCA(NamedTuple):
         return cls(mean.astype(np.float32), whiten.astype(np.float32), unwhiten.astype(np.float32))
 
     def __call__(self, images: np.ndarray | Array) -> Array:
-        """Normalise, `(flat(x/255) − mean) @ whiten`.
+        """Normalize, `(flat(x/255) − mean) @ whiten`.
 
         Args:
             images: `[..., H, W, K]` uint8.
@@ -161,14 +161,14 @@ class ZCA(NamedTuple):
         Returns:
             `[..., H, W, K]` float32.
         """
-        centred = _flat(jnp.asarray(images, jnp.float32) / 255) - jnp.asarray(self.mean)[None]
-        return _matmul(centred, self.whiten).reshape(images.shape)
+        centered = _flat(jnp.asarray(images, jnp.float32) / 255) - jnp.asarray(self.mean)[None]
+        return _matmul(centered, self.whiten).reshape(images.shape)
 
     def inverse(self, images: np.ndarray | Array) -> Array:
-        """Undo the normalisation, `flat(x) @ unwhiten + mean`.
+        """Undo the normalization, `flat(x) @ unwhiten + mean`.
 
         Args:
-            images: `[..., H, W, K]` normalised.
+            images: `[..., H, W, K]` normalized.
 
         Returns:
             `[..., H, W, K]` pixels, where [0, 1] is black to white; not clipped.
@@ -182,33 +182,33 @@ class ZCA(NamedTuple):
         return {"kind": np.asarray(self.kind), **arrays}
 
 
-Normalisation = Standardise | ZCA
+Normalization = Standardize | ZCA
 
-KINDS: dict[str, type[Standardise] | type[ZCA]] = {"standard": Standardise, "zca": ZCA}
+KINDS: dict[str, type[Standardize] | type[ZCA]] = {"standard": Standardize, "zca": ZCA}
 
 
 def check_kind(kind: str) -> None:
-    """Refuse a name that no normalisation has.
+    """Refuse a name that no normalization has.
 
     Args:
-        kind: name of a normalisation.
+        kind: name of a normalization.
 
     Raises:
-        ValueError: if no normalisation has this name.
+        ValueError: if no normalization has this name.
     """
     if kind not in KINDS:
-        raise ValueError(f"unknown normalisation {kind!r}; choose one of {', '.join(map(repr, KINDS))}")
+        raise ValueError(f"unknown normalization {kind!r}; choose one of {', '.join(map(repr, KINDS))}")
 
 
-def fit(kind: str, images: np.ndarray) -> Normalisation:
-    """Fit the normalisation of a name.
+def fit(kind: str, images: np.ndarray) -> Normalization:
+    """Fit the normalization of a name.
 
     Args:
         kind: `"standard"` or `"zca"`.
         images: `[N, H, W, K]` uint8, N ≥ 1; the train split.
 
     Returns:
-        The fitted normalisation.
+        The fitted normalization.
 
     Raises:
         ValueError: if the name or the images are not accepted.
@@ -217,14 +217,14 @@ def fit(kind: str, images: np.ndarray) -> Normalisation:
     return KINDS[kind].fit(images)
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> Normalisation:
-    """Rebuild a normalisation from what `to_arrays` exported.
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Normalization:
+    """Rebuild a normalization from what `to_arrays` exported.
 
     Args:
         arrays: the entry `"kind"` and one array for every field; further entries are ignored.
 
     Returns:
-        The normalisation.
+        The normalization.
 
     Raises:
         ValueError: if the kind is unknown or an array is missing.
@@ -235,12 +235,12 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Normalisation:
     check_kind(kind)
     missing = [name for name in KINDS[kind]._fields if name not in arrays]
     if missing:
-        raise ValueError(f"the {kind!r} normalisation lacks {missing}; pass all arrays that to_arrays() returned")
+        raise ValueError(f"the {kind!r} normalization lacks {missing}; pass all arrays that to_arrays() returned")
     return KINDS[kind](**{name: np.asarray(arrays[name]) for name in KINDS[kind]._fields})
 
 
 def check_images(images: np.ndarray) -> None:
-    """Refuse images that a normalisation cannot be fitted on.
+    """Refuse images that a normalization cannot be fitted on.
 
     Args:
         images: what should be `[N, H, W, K]` uint8 with N ≥ 1.
@@ -250,7 +250,7 @@ def check_images(images: np.ndarray) -> None:
     """
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
         raise ValueError(
-            f"a normalisation is fitted on uint8 images [N, H, W, K] with N ≥ 1, got {images.dtype} {images.shape}"
+            f"a normalization is fitted on uint8 images [N, H, W, K] with N ≥ 1, got {images.dtype} {images.shape}"
         )
 
 

@@ -4,7 +4,7 @@ A statistic of the real examples of a class, `Σ_i w_i φ_i`, has uniform weight
 are `w = softmax(s / τ)` within the class: an example counts the more, the more beneficial its influence s on the
 objective is, and none is discarded.
 
-`over(dm)` gives the settings of IWD around another method; `Config` are those around DC.
+`weighted(task, method, Weighting())` wraps a method; the settings of DC, DM and NCFM have a field for it.
 
 Axis letters: B real batch, C classes, N real examples, n steps of the evaluated network.
 """
@@ -12,23 +12,21 @@ Axis letters: B real batch, C classes, N real examples, n steps of the evaluated
 import dataclasses
 import functools
 import math
-import sys
-from collections import namedtuple
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxdd.autodiff import hvp
+from jaxdd.autodiff import conjugate_gradient, hvp
 from jaxdd.choices import check_choices
 from jaxdd.data import sampling
 from jaxdd.distilled import Distilled
-from jaxdd.losses import cross_entropy, mean_loss
-from jaxdd.methods import dc
-from jaxdd.methods.base import MethodConfig, Sources, all_items
-from jaxdd.types import Array, Examples, Method, Model, Scores
+from jaxdd.methods.base import Sources
+from jaxdd.parallel import split
+from jaxdd.ranking import standardize
+from jaxdd.tasks import all_items, mean_loss
+from jaxdd.types import Array, Examples, Method, Scalars, Scores, Task
 from jaxdd.unroll import Unroll, inner_sgd
 
 COLLAPSED = 0.2
@@ -41,7 +39,7 @@ OWN_KEYS = 0x1FD
 
 @dataclasses.dataclass(frozen=True)
 class Weighting:
-    """How real examples are weighted: what IWD adds to the settings of the method that it wraps."""
+    """How real examples are weighed by their influence (IWD); any of these options turns it on."""
 
     score: Literal["explicit", "implicit", "both"] = "explicit"
     """Influence of an example: through the real statistic that it is part of; through the distilled set, on a network
@@ -83,7 +81,6 @@ class Weighting:
     split also chooses the set, its accuracy is optimistic then."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]  # of the settings that this is mixed into
         check_choices(self)
         for name in (
             "temperature",
@@ -95,72 +92,20 @@ class Weighting:
             "evaluation_batch",
         ):
             if not getattr(self, name) > 0:
-                raise ValueError(f"method.{name} is {getattr(self, name)}; influence weights need a positive one")
+                raise ValueError(
+                    f"method.weighting.{name} is {getattr(self, name)}; influence weights need a positive one"
+                )
         if self.warm_up < 0:
-            raise ValueError(f"method.warm_up is {self.warm_up}; give 0 or more steps")
-        steps: int = self.steps  # type: ignore[attr-defined]  # of the settings that this is mixed into
-        if 0 < steps <= self.warm_up:
-            raise ValueError(
-                f"method.warm_up is {self.warm_up} and method.steps {steps}: all weights would stay uniform; lower the "
-                "first (a third of the steps did well), or use the base method"
-            )
+            raise ValueError(f"method.weighting.warm_up is {self.warm_up}; give 0 or more steps")
         if not 0 < self.fraction < 1:
-            raise ValueError(f"method.fraction is {self.fraction}; give one between 0 and 1")
+            raise ValueError(f"method.weighting.fraction is {self.fraction}; give one between 0 and 1")
         if not 0 <= self.decay < 1:
-            raise ValueError(f"method.decay is {self.decay}; give one in [0, 1)")
+            raise ValueError(f"method.weighting.decay is {self.decay}; give one in [0, 1)")
         if self.score == "explicit" and self.evaluated_on == "validation":
             raise ValueError(
-                "method.evaluated_on is 'validation', but the explicit score evaluates nothing; set method.score to "
-                "implicit or both"
+                "method.weighting.evaluated_on is 'validation', but the explicit score evaluates nothing; set "
+                "method.weighting.score to implicit or both"
             )
-
-    @property
-    def name(self) -> str:
-        """What the method is called: `iwd over` the one that it is around."""
-        return f"iwd over {wrapped(self).__name__.rpartition('.')[2]}"  # type: ignore[arg-type]
-
-    @property
-    def needs_validation(self) -> bool:
-        """Whether the validation split is sampled from."""
-        of_base: bool = super().needs_validation  # type: ignore[misc]
-        return of_base or self.evaluated_on == "validation"
-
-
-@functools.cache
-def over(base: ModuleType) -> type[Any]:
-    """Give the settings of IWD around a method, those of the method and of `Weighting` in one: `over(dm)(ipc=10)`.
-
-    Args:
-        base: Its module, such as `jaxdd.methods.dc`. Its batches need a field `real`, examples `[C, B]` of one class a
-            row, its states a field `distilled`, and its method an `objective`.
-
-    Returns:
-        A frozen dataclass.
-    """
-    text = f"Settings of IWD over {base.__name__.rpartition('.')[2]}."
-    fields = {"__module__": __name__, "__doc__": text}
-    return dataclasses.dataclass(frozen=True)(type("Config", (Weighting, base.Config), fields))
-
-
-def wrapped(config: MethodConfig) -> ModuleType:
-    """Find the module of the method that IWD's settings are around."""
-    return sys.modules[next(c.__module__ for c in type(config).__mro__ if c.__module__ != __name__)]
-
-
-@functools.cache
-def info_over(base: ModuleType) -> type[Any]:
-    """Give the class of what a step tells: what the base tells, and about weights and scores.
-
-    - `effective`: the effective sample size, `mean_c 1 / (B Σ_i w_i²)`: 1 for uniform weights, 1/B if one example has
-      all of it; `least_effective`: the least among the classes.
-    - `largest_score`: of the batch, before standardisation; 0 in a step that does not score.
-    - `residual`: of the linear system of conjugate gradients, relative; 0 where none is solved.
-    """
-    return namedtuple("Info", (*base.Info._fields, "effective", "least_effective", "largest_score", "residual"))  # type: ignore[misc]
-
-
-Config = over(dc)
-Info = info_over(dc)
 
 
 class State(NamedTuple):
@@ -168,12 +113,14 @@ class State(NamedTuple):
 
     Attributes:
         base: State of the method that is wrapped.
-        scores: `[N]` standardised score of every real example, a moving average; 0, the mean, if it was never seen.
+        scores: `[N]` standardized score of every real example, a moving average; 0, the mean, if it was never scored.
+        counts: `[N]` int32, how often each was scored.
         steps: [] int32, the number of steps so far.
     """
 
     base: Any
     scores: Array
+    counts: Array
     steps: Array
 
 
@@ -184,27 +131,19 @@ class Batch(NamedTuple):
     evaluated: Examples | None
 
 
-def standardise(scores: Array) -> Array:
-    """Bring scores `[..., B]` to mean 0 and standard deviation 1 along B; equal ones to 0. [our choice]."""
-    centred = scores - jnp.mean(scores, axis=-1, keepdims=True)
-    deviation = jnp.std(scores, axis=-1, keepdims=True)
-    differ = deviation > 1e-6 * jnp.max(jnp.abs(scores), axis=-1, keepdims=True)  # by more than the mean is rounded
-    return jnp.where(differ, centred / jnp.where(differ, deviation, 1), 0)
-
-
 def best(scores: Array, count: int) -> Array:
     """Weigh the `count` highest of scores `[..., B]` equally, `[..., B]` with sum 1."""
     rank = jnp.argsort(jnp.argsort(-scores, axis=-1), axis=-1)
     return jnp.where(rank < count, 1 / count, 0.0)
 
 
-SELECTIONS: dict[str, Callable[[Array, Array, Any], Array]] = {
-    "none": lambda key, z, config: jax.nn.softmax(z / config.temperature, axis=-1),
-    "random_select": lambda key, z, config: best(jax.random.uniform(key, z.shape), kept(config.fraction, z)),
-    "influence_select": lambda key, z, config: best(z, kept(config.fraction, z)),
-    "influence_prune": lambda key, z, config: best(z, kept(1 - config.fraction, z)),
+SELECTIONS: dict[str, Callable[[Array, Array, Weighting], Array]] = {
+    "none": lambda key, z, how: jax.nn.softmax(z / how.temperature, axis=-1),
+    "random_select": lambda key, z, how: best(jax.random.uniform(key, z.shape), kept(how.fraction, z)),
+    "influence_select": lambda key, z, how: best(z, kept(how.fraction, z)),
+    "influence_prune": lambda key, z, how: best(z, kept(1 - how.fraction, z)),
 }
-"""`(key, z [..., B], config) -> w [..., B]`, weights from standardised scores, with sum 1 within a class."""
+"""`(key, z [..., B], weighting) -> w [..., B]`, weights from standardized scores, with sum 1 within a class."""
 
 
 def kept(fraction: float, z: Array) -> int:
@@ -254,7 +193,7 @@ def implicit_scores(
         `[C, B]`, negative for an example whose weight lowers V; and the residual.
 
     References:
-        [derived] from arXiv 2510.27253 by the implicit function theorem, where S minimises O. [our choice] to use it on
+        [derived] from arXiv 2510.27253 by the implicit function theorem, where S minimizes O. [our choice] to use it on
         the way there.
     """
     curvature = functools.partial(hvp, lambda images: objective(images, weights), images)
@@ -266,62 +205,67 @@ def implicit_scores(
     return -jax.grad(along)(weights), residual
 
 
-def solve_identity(config: Any, curvature: Callable[[Array], Array], v: Array) -> tuple[Array, Array]:
+def solve_identity(how: Weighting, curvature: Callable[[Array], Array], v: Array) -> tuple[Array, Array]:
     """Take λ in place of the Hessian: `v / λ`, with no residual. [our choice]."""
     del curvature
-    return v / config.damping, jnp.zeros((), v.dtype)
+    return v / how.damping, jnp.zeros((), v.dtype)
 
 
-def solve_cg(config: Any, curvature: Callable[[Array], Array], v: Array) -> tuple[Array, Array]:
-    """Solve `(H + λ) u = v` by some steps of conjugate gradients; `‖(H + λ) u − v‖ / ‖v‖` tells how well."""
+def solve_cg(how: Weighting, curvature: Callable[[Array], Array], v: Array) -> tuple[Array, Array]:
+    """Solve `(H + λ) u = v` by some steps of conjugate gradients."""
 
     def damped(x: Array) -> Array:
-        return curvature(x) + config.damping * x
+        return curvature(x) + how.damping * x
 
-    u = jax.scipy.sparse.linalg.cg(damped, v, maxiter=config.iterations)[0]
-    return u, jnp.linalg.norm(damped(u) - v) / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
+    return conjugate_gradient(damped, v, iterations=how.iterations)
 
 
 SOLVERS: dict[str, Callable[..., tuple[Array, Array]]] = {"identity": solve_identity, "cg": solve_cg}
 """A `Solve`, with the settings before its arguments."""
 
 
-def build(model: Model, config: Any) -> Method:
-    """Build IWD around the method that the settings belong to.
+def weighted(task: Task, base: Method, weighting: Weighting) -> Method:
+    """Wrap a method that matches class by class: its real examples are weighed by their influence.
 
-    Every `refresh` steps the examples of the batch are scored where all weigh the same: `s = −(e + i)`, standardised
+    Every `refresh` steps the examples of the batch are scored where all weigh the same: `s = −(e + i)`, standardized
     within each class, moves the average of each. Then they are weighed by their averages, and the method takes its step
-    with them.
+    with them. Beside what the method logs,
+
+    - effective: the effective sample size, `mean_c 1 / (B Σ_i w_i²)`: 1 for uniform weights, 1/B if one example has
+      all of it; least_effective: the least among the classes.
+    - largest_score: of the batch, before standardization; 0 in a step that does not score.
+    - residual: of the linear system of conjugate gradients, relative; 0 where none is solved.
 
     Args:
-        model: The network.
-        config: What `over` gave.
+        task: What the evaluated network does.
+        base: The method. Its batches need a field `real`, examples `[C, B]` of one class a row, its states a field
+            `distilled`, and it needs an `objective`.
+        weighting: How to score and weigh.
 
     Returns:
         The method. At infinite temperature it takes the steps of the one that it wraps.
 
     Raises:
-        ValueError: That method has no objective to differentiate in the weights.
+        ValueError: The method has no objective to differentiate in the weights.
     """
-    module = wrapped(config)
-    base = module.build(model, config)
-    if base.objective is None:
-        raise ValueError(
-            f"{module.__name__} has no objective that depends on weights of real examples; IWD wraps dc, dm and ncfm"
-        )
-    losses, info_class = cross_entropy(model), info_over(module)
-    uniform = config.selection == "none" and math.isinf(config.temperature)
+    base_objective = base.objective
+    if base_objective is None:
+        raise ValueError("this method has no objective that depends on weights of real examples; wrap dc, dm or ncfm")
+    uniform = weighting.selection == "none" and math.isinf(weighting.temperature)
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:
-        scores = jnp.zeros(sources.real.labels.shape, distilled.images.dtype)
-        return State(base.init(key, distilled, sources), scores, jnp.zeros((), jnp.int32))
+        size = sources.examples.size
+        scores, counts = jnp.zeros(size, distilled.lr.dtype), jnp.zeros(size, jnp.int32)
+        return State(base.init(key, distilled, sources), scores, counts, jnp.zeros((), jnp.int32))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         evaluated = None
-        if config.score != "explicit":
-            real = sources.validation if config.evaluated_on == "validation" else sources.real
-            assert real is not None
-            rows = sampling.uniform(jax.random.fold_in(key, OWN_KEYS), real, config.evaluation_batch)
+        if weighting.score != "explicit":
+            real = sources.examples
+            if weighting.evaluated_on == "validation":
+                assert sources.validation is not None
+                real = sources.validation
+            rows = sampling.uniform(jax.random.fold_in(key, OWN_KEYS), real, weighting.evaluation_batch)
             evaluated = sampling.take(real, rows)
         return Batch(base.sample(key, step, sources), evaluated)
 
@@ -329,72 +273,79 @@ def build(model: Model, config: Any) -> Method:
         stored, weights = state.base.distilled, batch.base.real.weights
         total, residual = jnp.zeros_like(weights), jnp.zeros((), weights.dtype)
 
-        def objective(images: Array, weights: Array) -> Array:
+        def objective(inputs: Array, weights: Array) -> Array:
             real = batch.base.real._replace(weights=weights)
-            return base.objective(stored._replace(images=images), state.base, batch.base._replace(real=real))
+            return base_objective(stored._replace(inputs=inputs), state.base, batch.base._replace(real=real))
 
-        def value(images: Array) -> Array:
-            made = base.distilled(state.base._replace(distilled=stored._replace(images=images)))
-            loss, steps = mean_loss(losses, all_items(made)), jnp.arange(config.evaluation_steps)
-            lr = jnp.asarray(config.evaluation_lr)
-            params, _ = inner_sgd(lambda params, _: loss(params), model.init(key), steps, lr, how=Unroll())
+        def value(inputs: Array) -> Array:
+            made = base.distilled(state.base._replace(distilled=stored._replace(inputs=inputs)))
+            loss, steps = mean_loss(task.losses, split(all_items(task, made))), jnp.arange(weighting.evaluation_steps)
+            lr = jnp.asarray(weighting.evaluation_lr)
+            params, _ = inner_sgd(lambda params, _: loss(params), task.model.init(key), steps, lr, how=Unroll())
             assert batch.evaluated is not None
-            return mean_loss(losses, batch.evaluated)(params)
+            return mean_loss(task.losses, split(batch.evaluated))(params)
 
-        if config.score != "implicit":
-            total += explicit_scores(lambda w: objective(stored.images, w), weights)
-        if config.score != "explicit":
-            solve = functools.partial(SOLVERS[config.solver], config)
-            through_set, residual = implicit_scores(objective, value, stored.images, weights, solve)
+        if weighting.score != "implicit":
+            total += explicit_scores(lambda w: objective(stored.inputs, w), weights)
+        if weighting.score != "explicit":
+            solve = functools.partial(SOLVERS[weighting.solver], weighting)
+            through_set, residual = implicit_scores(objective, value, stored.inputs, weights, solve)
             total += through_set
-        return total if config.sign == "harmful" else -total, residual
+        return total if weighting.sign == "harmful" else -total, residual
 
-    def step(key: Array, state: State, batch: Batch) -> tuple[State, NamedTuple]:
+    def step(key: Array, state: State, batch: Batch) -> tuple[State, Scalars]:
         real = batch.base.real
+        rows = real.indices
         score_key, select_key = jax.random.split(jax.random.fold_in(key, OWN_KEYS))
-        old = state.scores[real.indices]
+        old, counts = state.scores[rows], state.counts[rows]
 
-        def refreshed() -> tuple[Array, Array, Array]:
+        def refreshed() -> tuple[Array, Array, Array, Array]:
             raw, residual = influence(score_key, state, batch)
-            found = standardise(raw)
-            moved = jnp.where(old == 0, found, config.decay * old + (1 - config.decay) * found)
-            return moved, jnp.max(jnp.abs(raw)), residual
+            found = standardize(raw)
+            moved = jnp.where(counts == 0, found, weighting.decay * old + (1 - weighting.decay) * found)
+            return moved, counts + 1, jnp.max(jnp.abs(raw)), residual
 
         none = jnp.zeros((), old.dtype)
-        due = state.steps % config.refresh == 0
-        scores, largest, residual = jax.lax.cond(due, refreshed, lambda: (old, none, none))
+        due = state.steps % weighting.refresh == 0
+        scores, counts, largest, residual = jax.lax.cond(due, refreshed, lambda: (old, counts, none, none))
         weights = real.weights
         if not uniform:
-            weighted = SELECTIONS[config.selection](select_key, scores, config)
-            weights = jnp.where(state.steps < config.warm_up, weights, weighted)
-        base_state, info = base.step(key, state.base, batch.base._replace(real=real._replace(weights=weights)))
+            by_score = SELECTIONS[weighting.selection](select_key, scores, weighting)
+            weights = jnp.where(state.steps < weighting.warm_up, weights, by_score)
+        base_state, logged = base.step(key, state.base, batch.base._replace(real=real._replace(weights=weights)))
         effective = 1 / (jnp.sum(weights**2, axis=-1) * weights.shape[-1])
-        new = State(base_state, state.scores.at[real.indices].set(scores), state.steps + 1)
-        return new, info_class(*info, jnp.mean(effective), jnp.min(effective), largest, residual)
+        new = State(base_state, state.scores.at[rows].set(scores), state.counts.at[rows].set(counts), state.steps + 1)
+        return new, {
+            **logged,
+            "effective": jnp.mean(effective),
+            "least_effective": jnp.min(effective),
+            "largest_score": largest,
+            "residual": residual,
+        }
 
-    def warn(info: dict[str, float]) -> dict[str, str]:
+    def warn(info: Mapping[str, float]) -> dict[str, str]:
         found = base.warn(info)
-        if config.selection == "none" and info["least_effective"] < COLLAPSED:
+        if weighting.selection == "none" and info["least_effective"] < COLLAPSED:
             found["effective"] = (
                 f"the weights of a class count {info['least_effective']:.1%} of its real examples: a few decide its "
-                f"statistic; raise method.temperature above {config.temperature:g}"
+                f"statistic; raise method.weighting.temperature above {weighting.temperature:g}"
             )
         if info["residual"] > 1:
             found["residual"] = (
                 f"conjugate gradients left a relative residual of {info['residual']:.2g}, so that scores are not to be "
-                f"trusted; raise method.damping above {config.damping:g}"
+                f"trusted; raise method.weighting.damping above {weighting.damping:g}"
             )
         return found
 
     def inspect(state: State) -> dict[str, Array | Scores]:
         return {**base.inspect(state.base), "scores": Scores(state.scores)}
 
-    return Method(
-        base.prepare,
-        init,
-        sample,
-        step,
+    return base._replace(
+        init=init,
+        sample=sample,
+        step=step,
         distilled=lambda state: base.distilled(state.base),
         warn=warn,
         inspect=inspect,
+        objective=None,
     )

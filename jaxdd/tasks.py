@@ -1,0 +1,107 @@
+"""Tasks, what a network is asked to do: classification. One of your own is a call of `Task` with functions like these.
+
+Axis letters: B batch, C classes, N real examples, M distilled items.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxdd.data import sampling
+from jaxdd.data.sampling import RealSet
+from jaxdd.distilled import HARD_LABEL_SCALE, Distilled
+from jaxdd.types import Array, Examples, Losses, Model, Params, Task
+
+
+def classification(model: Model, classes: int) -> Task:
+    """Build the task of classifying images: cross-entropy, labels that are logits, accuracy.
+
+    Args:
+        model: The network; its outputs are logits `[B, C]`.
+        classes: C.
+
+    Returns:
+        The task. Distilled labels are logits `[M, C]` whose softmax are the targets, hard ones
+        `HARD_LABEL_SCALE · onehot`.
+
+    Raises:
+        ValueError: `classes` is not positive.
+    """
+    if classes < 1:
+        raise ValueError(f"classes is {classes}; classification needs at least 1")
+    return Task(
+        name="classification",
+        model=model,
+        losses=cross_entropy(model),
+        examples=softened,
+        labels=lambda targets: HARD_LABEL_SCALE * targets,
+        measure=lambda params, split: {"accuracy": accuracy(model, params, split)},
+        score="accuracy",
+        classes=classes,
+    )
+
+
+def check_task(task: Task) -> None:
+    """Refuse what is no task, such as a bare model.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"a task is needed and this is a {type(task).__name__}: say what the network does, such as "
+            "jaxdd.classification(model, dataset.num_classes)"
+        )
+
+
+def cross_entropy(model: Model) -> Losses:
+    """Build the per-example cross-entropy `ℓ_i(θ) = −Σ_c y_ic log softmax(f(θ, x_i))_c`.
+
+    Args:
+        model: The network f.
+
+    Returns:
+        `(params, examples) -> [B]`, for hard and soft targets alike.
+    """
+
+    def losses(params: Params, examples: Examples) -> Array:
+        logits = model.apply(params, examples.inputs)
+        return -jnp.sum(examples.targets * jax.nn.log_softmax(logits), axis=-1)
+
+    return losses
+
+
+def softened(distilled: Distilled, indices: Array) -> Examples:
+    """Return the distilled items at `indices [B]` as examples with targets softmax(labels) and equal weights."""
+    batch = indices.shape[-1]
+    inputs = distilled.inputs[indices]
+    weights = jnp.full((batch,), 1 / batch, inputs.dtype)
+    return Examples(inputs, jax.nn.softmax(distilled.labels[indices]), weights, indices)
+
+
+def accuracy(model: Model, params: Params, split: RealSet) -> Array:
+    """Compute the fraction of a split that a network classifies right, a scalar."""
+
+    def correct(examples: Examples, params: Params) -> Array:
+        return jnp.argmax(model.apply(params, examples.inputs), -1) == jnp.argmax(examples.targets, -1)
+
+    return jnp.mean(sampling.over_all(correct, split, params))
+
+
+def all_items(task: Task, distilled: Distilled) -> Examples:
+    """Return all items of a set as examples of equal weights."""
+    return task.examples(distilled, jnp.arange(distilled.size))
+
+
+def mean_loss(losses: Losses, examples: Examples) -> Callable[[Params], Array]:
+    """Build `L(θ) = Σ_i w_i ℓ_i(θ)` of fixed examples as a function of the parameters alone.
+
+    Args:
+        losses: Per-example losses.
+        examples: The examples and their weights w, which sum to one.
+
+    Returns:
+        `(params) -> scalar`.
+    """
+    return lambda params: jnp.vdot(examples.weights, losses(params, examples))
