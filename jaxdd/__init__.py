@@ -2,23 +2,24 @@
 
 from importlib.metadata import version
 
-from jaxdd import autodiff, data, influence, methods, models
-from jaxdd.config import Config, load_config
+from jaxdd import data, influence, methods, models
+from jaxdd.app.config import Config, load_config
+from jaxdd.app.run import run
+from jaxdd.core import autodiff
+from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.parallel import make_mesh, map_over, sum_over
+from jaxdd.core.tasks import classification
+from jaxdd.core.training import Recipe
+from jaxdd.core.unroll import Unroll
 from jaxdd.data import DataConfig, Dataset, RealSet
-from jaxdd.distill import Outcome, distill
-from jaxdd.distilled import Card, Distilled
-from jaxdd.evaluate import EvaluateConfig, evaluate
+from jaxdd.driver import Outcome, distill
+from jaxdd.evaluation import EvaluateConfig, evaluate
 from jaxdd.experts import ExpertsConfig, ExpertStore, train_experts
+from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.influence import InfluenceConfig
 from jaxdd.methods import Weighting
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import make_mesh, map_over, sum_over
-from jaxdd.run import run
-from jaxdd.tasks import classification
-from jaxdd.training import Recipe
-from jaxdd.trajectories import Trajectories, Window
 from jaxdd.types import Examples, Method, Model, Scores, Snapshots, Task
-from jaxdd.unroll import Unroll
 
 __version__ = version("jaxdd")
 

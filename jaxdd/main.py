@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    from jaxdd.distill import Interrupted
+    from jaxdd.driver import Interrupted
 
     try:
         if arguments and arguments[0] in COMMANDS:
@@ -31,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from jaxdd.config import Config, parse
+    from jaxdd.app.config import Config, parse
 
     config: Config = parse(arguments)
     _ask_xla(config.deterministic)
-    from jaxdd.run import run
+    from jaxdd.app.run import run
 
     results = run(config)
     print_scores(results)
@@ -44,14 +44,14 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    from jaxdd.rescore import parse, rescore
+    from jaxdd.app.evaluate import parse, rescore
 
     print_scores(rescore(parse(arguments)))
     return 0
 
 
 def _influence(arguments: Sequence[str]) -> int:
-    from jaxdd.audit import audit, read_command
+    from jaxdd.app.influence import audit, read_command
 
     command = read_command(arguments)
     _ask_xla(command.deterministic)

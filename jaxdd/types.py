@@ -14,8 +14,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 if TYPE_CHECKING:
-    from jaxdd.data.sampling import RealSet
-    from jaxdd.distilled import Distilled
+    from jaxdd.core.distilled import Distilled
+    from jaxdd.core.sampling import RealSet
     from jaxdd.methods.base import Sources
 
 Array: TypeAlias = jax.Array

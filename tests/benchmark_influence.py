@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import classification, data, influence, models
-from jaxdd.autodiff import grad_dot
-from jaxdd.data import sampling
+from jaxdd.core import sampling
+from jaxdd.core.autodiff import grad_dot
+from jaxdd.core.tasks import cross_entropy
+from jaxdd.core.training import Recipe
 from jaxdd.data.splits import corrupt
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.influence import InfluenceConfig, Solver
 from jaxdd.models import ModelConfig
-from jaxdd.tasks import cross_entropy
-from jaxdd.training import Recipe
 
 
 def main() -> None:

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from jaxdd import classification, data, models
-from jaxdd.config import Config, parse
-from jaxdd.distill import distill
-from jaxdd.evaluate import evaluate
-from jaxdd.files import write_json
-from jaxdd.metrics import read
-from jaxdd.run import run
+from jaxdd.app.config import Config, parse
+from jaxdd.app.run import run
+from jaxdd.driver import distill
+from jaxdd.evaluation import evaluate
+from jaxdd.io.files import write_json
+from jaxdd.report.metrics import read
 
 IDC = "dc --method.network real --method.distance convolution_mse --method.factor 2 --method.network-batch 64"
 METHODS = {

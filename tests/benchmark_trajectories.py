@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd.config import parse
-from jaxdd.metrics import read
-from jaxdd.run import run
+from jaxdd.app.config import parse
+from jaxdd.app.run import run
+from jaxdd.report.metrics import read
 
 ROWS = {
     "MTT": "mtt",

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd import classification, data, models
-from jaxdd.distill import complete
-from jaxdd.distilled import Distilled, hard_labels
+from jaxdd.core.distilled import Distilled, hard_labels
+from jaxdd.core.unroll import Unroll
+from jaxdd.driver import complete
 from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.experts.trajectories import Window
 from jaxdd.methods import Sources, initial_distilled, mtt
 from jaxdd.models import ModelConfig
-from jaxdd.trajectories import Window
 from jaxdd.types import Snapshots
-from jaxdd.unroll import Unroll
 
 MODES = ("full", "segmented", "steps", "truncated", "tesla")
 

@@ -10,14 +10,14 @@ import pyarrow.parquet
 import pytest
 
 from jaxdd import classification, data, influence, models
-from jaxdd.audit import audit, read_command
-from jaxdd.config import parse
-from jaxdd.data import sampling
+from jaxdd.app.config import parse
+from jaxdd.app.influence import audit, read_command
+from jaxdd.app.run import run
+from jaxdd.core import sampling
 from jaxdd.experts import train_experts
 from jaxdd.main import main
-from jaxdd.metrics import read
-from jaxdd.report import write_scores
-from jaxdd.run import run
+from jaxdd.report.metrics import read
+from jaxdd.report.pages import write_scores
 
 FLAGS = (
     "--data.label-noise 0.2 --model.name mlp --model.width 8 --model.depth 1 --experts.count 2 "
@@ -108,7 +108,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_and_no_empty_table_is_left
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         audit(read_command([*flags, "--out", str(tmp_path / "file" / "scores.csv")]))
-    monkeypatch.setattr("jaxdd.audit.train_experts", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("jaxdd.app.influence.train_experts", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         audit(read_command([*flags, "--out", str(tmp_path / "scores.csv")]))
     assert not (tmp_path / "scores.csv").exists()
@@ -188,7 +188,7 @@ def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
 
 def test_idc_is_compared_with_as_many_pixels_as_it_stores(tmp_path, folder, monkeypatch):
     drawn = []
-    module = importlib.import_module("jaxdd.evaluate")
+    module = importlib.import_module("jaxdd.evaluation")
     original = module.random_real
     monkeypatch.setattr(module, "random_real", lambda *a: drawn.append(original(*a)) or drawn[-1])
     flags = (

@@ -12,8 +12,8 @@ from jax import lax
 from scipy import stats
 from scipy.ndimage import map_coordinates
 
-from jaxdd import augment
-from jaxdd.augment import OPERATIONS, dsa
+from jaxdd.core import augment
+from jaxdd.core.augment import OPERATIONS, dsa
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 SHAPES = [(6, 8, 8, 3), (5, 7, 10, 1)]

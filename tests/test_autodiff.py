@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd import autodiff
+from jaxdd.core import autodiff
 from jaxdd.types import Examples
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdd import checkpoint
-from jaxdd.checkpoint import Checkpoints
-from jaxdd.distilled import Distilled
+from jaxdd.core.distilled import Distilled
+from jaxdd.io import checkpoint
+from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import Optimizer
 from jaxdd.methods.base import outer_optimizer
 

@@ -1,11 +1,11 @@
 import pytest
 
+from jaxdd.core.training import Recipe
+from jaxdd.core.unroll import Unroll
 from jaxdd.experts import ExpertsConfig
+from jaxdd.experts.trajectories import Window
 from jaxdd.influence import InfluenceConfig
 from jaxdd.methods import Optimizer, Weighting, dc, infmatch
-from jaxdd.training import Recipe
-from jaxdd.trajectories import Window
-from jaxdd.unroll import Unroll
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from jaxdd import Config, Weighting, classification, data, load_config, methods, models
-from jaxdd.audit import Audit, read_command
-from jaxdd.augment import dsa
-from jaxdd.config import parse
-from jaxdd.distill import complete
+from jaxdd.app.config import parse
+from jaxdd.app.evaluate import Rescore
+from jaxdd.app.evaluate import parse as parse_rescore
+from jaxdd.app.influence import Audit, read_command
+from jaxdd.app.run import run
+from jaxdd.core.augment import dsa
+from jaxdd.core.parallel import make_mesh
+from jaxdd.driver import complete
 from jaxdd.experts import check_length
+from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.methods import ClasswiseConfig, MethodConfig
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import make_mesh
-from jaxdd.rescore import Rescore
-from jaxdd.rescore import parse as parse_rescore
-from jaxdd.run import run
-from jaxdd.trajectories import Trajectories, Window
 
 FILES = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 FAST = {f"digits_{name}" for name in ("infmatch", "mtt", "iadd", "dc", "dm", "ncfm")}

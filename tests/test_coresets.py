@@ -7,13 +7,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd import classification, models
-from jaxdd.data import sampling
-from jaxdd.data.normalization import fit
-from jaxdd.data.sampling import real_set
-from jaxdd.distilled import hard_labels
+from jaxdd.core import sampling
+from jaxdd.core.distilled import hard_labels
+from jaxdd.core.normalization import fit
+from jaxdd.core.sampling import real_set
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import MethodConfig, Sources, coresets, initial_distilled
 from jaxdd.models import ModelConfig
-from jaxdd.trajectories import Trajectories
 
 SIZES = (7, 11, 9)  # examples of each class: classes of different size are padded
 

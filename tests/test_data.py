@@ -14,8 +14,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxdd import data
-from jaxdd.data import digits, normalization, sampling, splits
-from jaxdd.parallel import make_mesh
+from jaxdd.core import normalization, sampling
+from jaxdd.core.parallel import make_mesh
+from jaxdd.data import splits
+from jaxdd.data.sources import digits
 
 
 def random_images(seed, *shape):

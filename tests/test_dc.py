@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxdd import classification, models
-from jaxdd.augment import dsa
-from jaxdd.distilled import Distilled, hard_labels
+from jaxdd.core.augment import dsa
+from jaxdd.core.distilled import Distilled, hard_labels
+from jaxdd.core.tasks import cross_entropy
 from jaxdd.methods import Optimizer, Sources, dc
 from jaxdd.models import ModelConfig
-from jaxdd.tasks import cross_entropy
 from jaxdd.types import Examples
 from tests.helpers import finite_difference, random_like
 

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdd.app.evaluate import defaults
+from jaxdd.core.distilled import HARD_LABEL_SCALE, Card, Distilled, hard_labels
+from jaxdd.core.normalization import ZCA, Standardize
+from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
-from jaxdd.data.normalization import ZCA, Standardize
-from jaxdd.distilled import HARD_LABEL_SCALE, Card, Distilled, hard_labels
-from jaxdd.evaluate import EvaluateConfig
-from jaxdd.files import atomic_write, plain, to_json, write_json
+from jaxdd.evaluation import EvaluateConfig
+from jaxdd.io.files import atomic_write, plain, to_json, write_json
 from jaxdd.models import ModelConfig
-from jaxdd.rescore import defaults
-from jaxdd.training import Recipe
 
 NAMES = ("cat", "dog", "größe")
 VERSION_1 = {kind: Path(__file__).parent / "data" / f"distilled_v1_{kind}.npz" for kind in ("logits", "hard")}

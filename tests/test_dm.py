@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd.augment import dsa
+from jaxdd.core.augment import dsa
 from jaxdd.methods import Optimizer, Sources, dm
 from tests.helpers import finite_difference, random_like
 from tests.test_dc import class_batch, distilled_set

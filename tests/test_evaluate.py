@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from jaxdd import classification, evaluate, models
-from jaxdd.data import from_arrays, sampling
-from jaxdd.data.normalization import fit
-from jaxdd.distilled import Distilled, hard_labels
-from jaxdd.evaluate import (
+from jaxdd.core import sampling
+from jaxdd.core.distilled import Distilled, hard_labels
+from jaxdd.core.keys import stage_key
+from jaxdd.core.normalization import fit
+from jaxdd.core.parallel import make_mesh, over_devices
+from jaxdd.core.tasks import accuracy, cross_entropy, softened
+from jaxdd.core.training import Recipe, train
+from jaxdd.data import from_arrays
+from jaxdd.evaluation import (
     EvaluateConfig,
     distilled_scorer,
     random_real,
@@ -19,13 +24,9 @@ from jaxdd.evaluate import (
     summary,
     validator,
 )
-from jaxdd.keys import stage_key
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import make_mesh, over_devices
-from jaxdd.tasks import accuracy, cross_entropy, softened
-from jaxdd.training import Recipe, train
 
-MODULE = sys.modules["jaxdd.evaluate"]  # the package calls a function so
+MODULE = sys.modules["jaxdd.evaluation"]
 RECIPE = Recipe(epochs=15, batch=4, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="step", augment="none")
 FULL = Recipe(epochs=15, batch=64, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none")
 CONFIG = EvaluateConfig(networks=9, recipe=RECIPE, full_recipe=FULL, validate_networks=2)

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd import checkpoint, classification, experts, models
-from jaxdd.experts import Expert, ExpertsConfig, ExpertStore, check_length, describe, timeline, train_experts
-from jaxdd.files import write_json
+from jaxdd import classification, models
+from jaxdd.core.parallel import make_mesh
+from jaxdd.core.training import Recipe
+from jaxdd.experts import Expert, ExpertsConfig, ExpertStore, check_length, describe, train_experts, training
+from jaxdd.experts import store as stores
+from jaxdd.experts.timeline import timeline
+from jaxdd.io import checkpoint
+from jaxdd.io.files import write_json
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import make_mesh
-from jaxdd.training import Recipe
 
 MODEL = ModelConfig(name="mlp", width=4, depth=1)
 # 192 examples: 3 steps an epoch, 6 in all, snapshots before steps 0, 2 and 4 and after the last.
@@ -26,7 +29,7 @@ CONFIG = ExpertsConfig(count=3, recipe=RECIPE, snapshot_every=2)
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
     """Share compiled trainers between tests: they do not depend on how many experts there are."""
-    original, compiled = experts.trainer, {}
+    original, compiled = training.trainer, {}
 
     def trainer(task, config, size):
         key = (task, dataclasses.replace(config, count=1, storage="float32"), size)
@@ -35,7 +38,7 @@ def compiled_once():
         return compiled[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experts, "trainer", trainer)
+        patch.setattr(training, "trainer", trainer)
         yield
 
 
@@ -167,7 +170,7 @@ def test_stored_experts_are_not_trained_again(train, stored, reference, monkeypa
     def refuse(*args):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(experts, "trainer", refuse)
+    monkeypatch.setattr(training, "trainer", refuse)
     same(train(stored), reference)
     same(train(stored, dataclasses.replace(CONFIG, count=2)), reference, count=2)
     with pytest.raises(AssertionError, match="trained again"):
@@ -293,7 +296,7 @@ def test_writing_that_is_cut_off_leaves_no_expert(train, tmp_path, stripes, refe
             raise KeyboardInterrupt
         write_json(path, value)
 
-    monkeypatch.setattr(experts, "write_json", cut_off)
+    monkeypatch.setattr(stores, "write_json", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     monkeypatch.undo()

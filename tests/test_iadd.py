@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdd.experts.trajectories import Window
 from jaxdd.methods import Optimizer, iadd
-from jaxdd.trajectories import Window
 from jaxdd.types import Snapshots
 from tests.helpers import random_like
 

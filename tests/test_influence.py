@@ -9,11 +9,11 @@ from jax.flatten_util import ravel_pytree
 from sklearn.datasets import load_digits
 
 from jaxdd import classification, influence, models
-from jaxdd.data import sampling
-from jaxdd.data.normalization import fit
+from jaxdd.core import sampling
+from jaxdd.core.normalization import fit
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import InfluenceConfig, Solver
 from jaxdd.models import ModelConfig
-from jaxdd.trajectories import Trajectories
 from jaxdd.types import Examples
 
 ALONG_PATH = ["tracin", "second_order", "bracket", "sgd_influence"]

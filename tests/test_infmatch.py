@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd import autodiff
-from jaxdd.distilled import Distilled
+from jaxdd.core import autodiff
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.tasks import mean_loss, softened
 from jaxdd.methods import infmatch
-from jaxdd.tasks import mean_loss, softened
 from jaxdd.types import Examples, Snapshots
 from tests.helpers import dot, finite_difference, random_like
 

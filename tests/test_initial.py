@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import jaxdd
+from jaxdd.app.run import initial_set, run
+from jaxdd.core.distilled import hard_labels
 from jaxdd.methods import Optimizer, coresets, dc, dm
-from jaxdd.run import initial_set, run
 
 SCORING = jaxdd.EvaluateConfig(recipe=jaxdd.Recipe(epochs=2, augment="none"), networks=1, full_data=False)
 CONFIG = dm.Config(ipc=2, steps=2, real_batch=4, image_optimizer=Optimizer("sgd", 0.1, 0.0))
@@ -32,7 +33,7 @@ def test_it_begins_with_the_given_set(task, stripes):
 def test_noise_of_a_users_own_is_a_start_like_any_other(task, stripes):
     noise = jaxdd.Distilled(
         np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32),
-        np.asarray(jaxdd.distilled.hard_labels(np.repeat(np.arange(3), 2), 3)),
+        np.asarray(hard_labels(np.repeat(np.arange(3), 2), 3)),
         np.float32(0.01),
     )
     first = jaxdd.distill(task, stripes, CONFIG, initial=noise, evaluate=SCORING).last

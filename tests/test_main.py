@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from jaxdd.distill import Interrupted
+from jaxdd.driver import Interrupted
 from jaxdd.main import main, print_scores
 
 
@@ -78,7 +78,7 @@ def test_what_ends_a_run_sets_the_exit_status(error, status, message, launch, mo
         assert config.workdir == "a folder"
         raise error
 
-    monkeypatch.setattr(importlib.import_module("jaxdd.run"), "run", fail)
+    monkeypatch.setattr(importlib.import_module("jaxdd.app.run"), "run", fail)
     assert launch("--workdir", "a folder") == (status, "", message)
 
 
@@ -87,7 +87,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         raise TypeError("not the user's fault")
 
     monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setattr(importlib.import_module("jaxdd.run"), "run", fail)
+    monkeypatch.setattr(importlib.import_module("jaxdd.app.run"), "run", fail)
     with pytest.raises(TypeError):
         main([])
 
@@ -102,7 +102,7 @@ def test_determinism_is_asked_of_xla_before_the_first_device(deterministic, laun
         seen.append(os.environ["XLA_FLAGS"])
         return {"distilled": {"mean": 0.5, "std": 0.0, "runs": [0.5]}}
 
-    monkeypatch.setattr(importlib.import_module("jaxdd.run"), "run", look)
+    monkeypatch.setattr(importlib.import_module("jaxdd.app.run"), "run", look)
     monkeypatch.setenv("XLA_FLAGS", "--xla_one=1")
     assert launch("--deterministic" if deterministic else "--no-deterministic")[0] == 0
     assert seen == ["--xla_one=1" + " --xla_gpu_deterministic_ops=true" * deterministic]

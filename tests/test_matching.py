@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd import matching
+from jaxdd.core import matching
 from tests.helpers import dot, finite_difference, random_like
 
 SHAPES = {

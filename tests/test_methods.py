@@ -11,11 +11,15 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd import classification, models
-from jaxdd.checkpoint import Checkpoints
-from jaxdd.distill import advance, complete, distill, draw, keys_of, run_method
-from jaxdd.distilled import Distilled
-from jaxdd.evaluate import EvaluateConfig
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.parallel import make_mesh, replicate, to_host
+from jaxdd.core.training import Recipe
+from jaxdd.core.unroll import Unroll
+from jaxdd.driver import advance, complete, distill, draw, keys_of, run_method
+from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.experts.trajectories import Window
+from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import (
     MethodConfig,
     Optimizer,
@@ -33,11 +37,7 @@ from jaxdd.methods import (
     ncfm,
 )
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import make_mesh, replicate, to_host
-from jaxdd.training import Recipe
-from jaxdd.trajectories import Window
 from jaxdd.types import Examples
-from jaxdd.unroll import Unroll
 
 # Plain SGD: Adam's first steps follow the sign of a gradient, however small, and turn rounding into a difference.
 INFMATCH = functools.partial(

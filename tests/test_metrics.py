@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxdd import metrics
-from jaxdd.metrics import Metrics, progress, read
+from jaxdd.report import metrics
+from jaxdd.report.metrics import Metrics, progress, read
 
 
 def events(folder):
@@ -144,7 +144,7 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
 
 def test_what_was_written_outlives_a_kill(tmp_path):
     child = (
-        "import os, signal, sys; from jaxdd.metrics import Metrics\n"
+        "import os, signal, sys; from jaxdd.report.metrics import Metrics\n"
         "run = Metrics(sys.argv[1])\n"
         "for step in range(3): run.write(step, 'distill', loss=step)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

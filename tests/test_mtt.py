@@ -10,12 +10,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd import classification, models
-from jaxdd.distilled import Distilled
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.unroll import Unroll
+from jaxdd.experts.trajectories import Window
 from jaxdd.methods import Optimizer, datm, ddpp, iadd, mtt
 from jaxdd.models import ModelConfig
-from jaxdd.trajectories import Window
 from jaxdd.types import Snapshots
-from jaxdd.unroll import Unroll
 from tests.helpers import dot, finite_difference, random_like
 
 # Plain SGD at rate one: a step subtracts the gradient, which can be read off.

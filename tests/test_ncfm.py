@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.augment import dsa
+from jaxdd.core.augment import dsa
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import Optimizer, Sources, ncfm
-from jaxdd.trajectories import Trajectories
 from jaxdd.types import Snapshots
 from tests.helpers import finite_difference, random_like
 from tests.test_dc import class_batch, distilled_set

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdd
-from jaxdd.config import load_config
+from jaxdd.app.config import load_config
 from jaxdd.methods import coresets
 
 METHOD = """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdd
-from jaxdd.data import sampling
+from jaxdd.core import sampling
 from jaxdd.methods import Optimizer, Weighting, dc, dm, infmatch, mtt, ncfm
 from tests.helpers import finite_difference, random_like
 

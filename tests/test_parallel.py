@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxdd.autodiff import hvp
-from jaxdd.parallel import (
+from jaxdd.core.autodiff import hvp
+from jaxdd.core.parallel import (
     lanes,
     make_mesh,
     map_over,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdd.data.normalization import ZCA, Standardize
-from jaxdd.distilled import Card, Distilled, hard_labels
-from jaxdd.metrics import Metrics, histogram
-from jaxdd.report import _by_step, _entropy, _shares, image_grid, write_report
+from jaxdd.core.distilled import Card, Distilled, hard_labels
+from jaxdd.core.normalization import ZCA, Standardize
+from jaxdd.report.metrics import Metrics, histogram
+from jaxdd.report.pages import _by_step, _entropy, _shares, image_grid, write_report
 
 
 def opened(path):

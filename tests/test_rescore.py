@@ -8,10 +8,10 @@ import pytest
 
 import jaxdd
 from jaxdd import Card, Distilled, Recipe, data
-from jaxdd.distilled import hard_labels
-from jaxdd.files import plain
+from jaxdd.app.evaluate import Rescore, parse, rescore
+from jaxdd.core.distilled import hard_labels
+from jaxdd.io.files import plain
 from jaxdd.main import main
-from jaxdd.rescore import Rescore, parse, rescore
 
 RECIPE = Recipe(epochs=20, lr=0.05, augment="none")
 
@@ -53,7 +53,7 @@ def test_a_saved_set_is_scored_with_another_network(saved, digits, capsys, monke
         calls.append((task, dataset, distilled, config, options, scores))
         return scores
 
-    monkeypatch.setattr("jaxdd.rescore.evaluate", recorded)
+    monkeypatch.setattr("jaxdd.app.evaluate.evaluate", recorded)
     path = saved()
     assert main(["evaluate", "--model.width", "8", "--networks", "2", "--seed", "3", path]) == 0
     [(task, dataset, distilled, config, options, scores)] = calls
@@ -128,7 +128,9 @@ def test_the_recipes_learning_rate_gives_way_to_a_learned_one_only(saved, monkey
     distilled, card = Distilled.load(path)
     distilled._replace(lr=np.float32(learned)).save(path, card)
     rates = []
-    monkeypatch.setattr("jaxdd.rescore.evaluate", lambda task, dataset, distilled, *_, **__: rates.append(distilled.lr))
+    monkeypatch.setattr(
+        "jaxdd.app.evaluate.evaluate", lambda task, dataset, distilled, *_, **__: rates.append(distilled.lr)
+    )
     rescore(dataclasses.replace(parse([path]), recipe=dataclasses.replace(RECIPE, lr=0.2)))
     np.testing.assert_allclose(rates, [used], rtol=1e-6)
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from jaxdd import classification, models
-from jaxdd.checkpoint import Checkpoints
-from jaxdd.distill import Interrupted, distill
-from jaxdd.evaluate import EvaluateConfig
+from jaxdd.core.parallel import make_mesh, over_devices
+from jaxdd.core.training import Recipe
+from jaxdd.driver import Interrupted, distill, on_devices
+from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.experts.placement import Fetcher, resolve
+from jaxdd.experts.trajectories import Window
+from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import Optimizer, Sources, iadd, infmatch
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import make_mesh, over_devices
-from jaxdd.residency import Fetcher, place, resolve
-from jaxdd.training import Recipe
-from jaxdd.trajectories import Window
 
 RECIPE = Recipe(epochs=6, batch=64, lr=0.05, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
 SCORING = EvaluateConfig(recipe=RECIPE, validate_every=7)
@@ -105,8 +105,8 @@ def test_snapshots_are_divided_over_the_devices_where_these_divide_the_experts(p
     snapshots, final = (np.resize(x, (experts, *x.shape[1:])) for x in (given.snapshots, given.final))
     sources = Sources(problem.dataset.real_set(), given._replace(snapshots=snapshots, final=final))
     with over_devices():
-        placed = place(sources)
-        hollow = place(sources._replace(trajectories=given._replace(snapshots=None)))
+        placed = on_devices(sources)
+        hollow = on_devices(sources._replace(trajectories=given._replace(snapshots=None)))
     shape = snapshots.shape if experts % 8 else (experts // 8, *snapshots.shape[1:])
     assert [x.data.shape for x in placed.experts.snapshots.addressable_shards] == [shape] * 8
     rest = placed._replace(trajectories=placed.experts._replace(snapshots=None))

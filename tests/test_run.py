@@ -19,14 +19,14 @@ from PIL import Image
 
 import jaxdd
 from jaxdd import classification, data, methods, models
-from jaxdd.checkpoint import Checkpoints
-from jaxdd.config import parse
-from jaxdd.distilled import Distilled
-from jaxdd.evaluate import validator
-from jaxdd.files import differences
-from jaxdd.metrics import read
-from jaxdd.parallel import make_mesh
-from jaxdd.run import StopSignal, claim, record, run
+from jaxdd.app.config import parse
+from jaxdd.app.run import StopSignal, claim, record, run
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.parallel import make_mesh
+from jaxdd.evaluation import validator
+from jaxdd.io.checkpoint import Checkpoints
+from jaxdd.io.files import differences
+from jaxdd.report.metrics import read
 
 # Three experts, one at a time; four checkpoints after the first; seconds of computing in all.
 FLAGS = shlex.split(
@@ -225,8 +225,8 @@ def test_the_highest_accuracy_selects_whatever_the_step(finished, flags, tmp_pat
         return next(script)
 
     summary = {"mean": 0.5, "std": 0.0, "runs": [0.5]}
-    monkeypatch.setattr(module("distill"), "validator", lambda *_, **__: score)
-    monkeypatch.setattr(module("run"), "evaluate", lambda *_, **__: {"distilled": summary, "random_real": summary})
+    monkeypatch.setattr(module("driver"), "validator", lambda *_, **__: score)
+    monkeypatch.setattr(module("app.run"), "evaluate", lambda *_, **__: {"distilled": summary, "random_real": summary})
     shutil.copytree(finished / "experts", tmp_path / "experts")
     results = run(parse([*flags, "--workdir", str(tmp_path)]))
     assert results["selected_step"] == 30 and results["selected_on"] == "validation"
@@ -248,10 +248,10 @@ def forbidden(*_, **__):
 def test_a_finished_run_computes_nothing_again(copy, flags, one_device, monkeypatch):
     # In another folder, too: a run may be moved.
     before = {name: (copy / name).read_bytes() for name in ("distilled.npz", "results.json", "metrics.jsonl")}
-    monkeypatch.setattr(module("experts"), "trainer", forbidden)
-    monkeypatch.setattr(module("distill"), "advance", forbidden)
-    monkeypatch.setattr(module("evaluate"), "distilled_scorer", forbidden)
-    monkeypatch.setattr(module("evaluate"), "full_data_scorer", forbidden)
+    monkeypatch.setattr(module("experts.training"), "trainer", forbidden)
+    monkeypatch.setattr(module("driver"), "advance", forbidden)
+    monkeypatch.setattr(module("evaluation"), "distilled_scorer", forbidden)
+    monkeypatch.setattr(module("evaluation"), "full_data_scorer", forbidden)
     began = time.monotonic()
     results = run(parse([*flags, "--workdir", str(copy)]))
     assert time.monotonic() - began < 60

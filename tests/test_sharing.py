@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 
 from jaxdd import classification, models
-from jaxdd.data import Standardize, sampling
-from jaxdd.distill import complete
-from jaxdd.distilled import Distilled
-from jaxdd.evaluate import distilled_scorer, full_data_scorer, stacked
-from jaxdd.experts import ExpertsConfig, trainer
+from jaxdd.core import sampling
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.parallel import make_mesh, replicate, to_host
+from jaxdd.core.training import Recipe
+from jaxdd.data import Standardize
+from jaxdd.driver import complete, on_devices
+from jaxdd.evaluation import distilled_scorer, full_data_scorer, stacked
+from jaxdd.experts import ExpertsConfig
+from jaxdd.experts.training import trainer
+from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, Solver
 from jaxdd.influence.problem import Path, problem_of
 from jaxdd.methods import Sources, Weighting, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import make_mesh, replicate, to_host
-from jaxdd.residency import place
-from jaxdd.training import Recipe
-from jaxdd.trajectories import Trajectories, Window
 from jaxdd.types import Examples, Snapshots
 from tests.helpers import matrix_work
 
@@ -169,7 +170,7 @@ def test_retraining_without_each_example_is_shared(problem):
 def test_snapshots_are_divided_and_their_table_is_never_gathered(problem):
     method = CASES["mtt"].build(problem.task)
     with jax.set_mesh(make_mesh()):
-        sources = place(problem.sources._replace(real=None))
+        sources = on_devices(problem.sources._replace(real=None))
         table = sources.experts.recorded
         assert {shard.data.shape[0] for shard in table.addressable_shards} == {1}
 

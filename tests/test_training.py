@@ -9,9 +9,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd import models
+from jaxdd.core.tasks import cross_entropy
+from jaxdd.core.training import Recipe, batching, shuffle, train
 from jaxdd.models import ModelConfig
-from jaxdd.tasks import cross_entropy
-from jaxdd.training import Recipe, batching, shuffle, train
 from jaxdd.types import Examples
 
 PLAIN = Recipe(epochs=3, batch=4, lr=0.2, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")

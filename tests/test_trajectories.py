@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.trajectories import Trajectories, Window
+from jaxdd.experts.trajectories import Trajectories, Window
 
 EXPANDING = Window(first=2, start=5, end=15)
 SLIDING = Window(first=2, start=5, end=15, kind="sliding")

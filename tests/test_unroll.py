@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdd.unroll import Footprint, Unroll, choose, footprint, inner_sgd, segmented_scan
+from jaxdd.core.unroll import Footprint, Unroll, choose, footprint, inner_sgd, segmented_scan
 from tests.helpers import finite_difference, random_like
 
 MODES = [

@@ -10,16 +10,16 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd import classification, make_mesh, models
-from jaxdd.distill import advance, distill, draw, keys_of
-from jaxdd.distilled import Distilled
-from jaxdd.evaluate import EvaluateConfig
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.matching import GRADIENT_DISTANCES
+from jaxdd.core.parallel import replicate
+from jaxdd.core.ranking import standardize
+from jaxdd.core.training import Recipe
+from jaxdd.driver import advance, distill, draw, keys_of
+from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
-from jaxdd.matching import GRADIENT_DISTANCES
 from jaxdd.methods import Optimizer, Sources, Weighting, dc, dm, initial_distilled, mtt, ncfm, weighted, weighting
 from jaxdd.models import ModelConfig
-from jaxdd.parallel import replicate
-from jaxdd.ranking import standardize
-from jaxdd.training import Recipe
 from jaxdd.types import Examples
 from tests.helpers import finite_difference, random_like
 

@@ -1,9 +1,9 @@
 """Data: from a name, a folder or arrays to uint8 splits on the host, and from there to normalized batches."""
 
-from jaxdd.data import sampling
+from jaxdd.core import sampling
+from jaxdd.core.normalization import ZCA, Standardize
+from jaxdd.core.sampling import RealSet
 from jaxdd.data.dataset import Data, DataConfig, Dataset, from_arrays, load
-from jaxdd.data.normalization import ZCA, Standardize
-from jaxdd.data.sampling import RealSet
 from jaxdd.data.splits import Split
 
 __all__ = [

@@ -10,10 +10,11 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from jaxdd.data import folder, sampling, tfds_source
-from jaxdd.data import normalization as normalizations
-from jaxdd.data.normalization import Normalization
-from jaxdd.data.sampling import RealSet
+from jaxdd.core import normalization as normalizations
+from jaxdd.core import sampling
+from jaxdd.core.normalization import Normalization
+from jaxdd.core.sampling import RealSet
+from jaxdd.data.sources import folder, tfds
 from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, subset
 
 
@@ -86,7 +87,7 @@ class Dataset:
         return digest.hexdigest()
 
     def real_set(self) -> RealSet:
-        """Index the train split by class, for the samplers of `jaxdd.data.sampling`; computed once."""
+        """Index the train split by class, for the samplers of `jaxdd.core.sampling`; computed once."""
         return self._real_set
 
     @cached_property
@@ -146,8 +147,8 @@ def load(
     """Load a dataset by name.
 
     Names are `digits` (scikit-learn's real 8×8 digits, written to `data_dir` on first use), `folder:PATH` (one folder
-    of images per class, see `jaxdd.data.folder.read`), and every TFDS image-classification set that is prepared as
-    array_record (see `jaxdd.data.tfds_source.read`). TensorFlow is never imported.
+    of images per class, see `jaxdd.data.sources.folder.read`), and every TFDS image-classification set prepared as
+    array_record (see `jaxdd.data.sources.tfds.read`). TensorFlow is never imported.
 
     Args:
         name: name of the dataset.
@@ -174,11 +175,11 @@ def load(
     if name.startswith("folder:"):
         raw = folder.read(Path(name.removeprefix("folder:")), image_size)
     elif name == "digits":
-        from jaxdd.data import digits
+        from jaxdd.data.sources import digits
 
-        raw = tfds_source.read(name, digits.prepare(data_dir), image_size)
+        raw = tfds.read(name, digits.prepare(data_dir), image_size)
     else:
-        raw = tfds_source.read(name, data_dir, image_size)
+        raw = tfds.read(name, data_dir, image_size)
     noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
     return _assemble(raw, validation, split_seed, normalization, noise)
 

@@ -27,16 +27,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.data import sampling
+from jaxdd.core import sampling
+from jaxdd.core.parallel import map_over, over_devices, replicate
+from jaxdd.core.ranking import mislabeled_auc, per_class, ranking, subset, weights
+from jaxdd.core.tasks import check_task
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence.config import InfluenceConfig
 from jaxdd.influence.estimators import ESTIMATORS, Estimate, Estimator
 from jaxdd.influence.paths import at, check, check_separable, intervals, mean_over_experts, settled
 from jaxdd.influence.problem import Data, Path, Problem, Retrain, problem_of
 from jaxdd.influence.solvers import SOLVERS, Solver
-from jaxdd.parallel import map_over, over_devices, replicate
-from jaxdd.ranking import mislabeled_auc, per_class, ranking, subset, weights
-from jaxdd.tasks import check_task
-from jaxdd.trajectories import Trajectories
 from jaxdd.types import AnyArray, Array, Examples, Task
 
 __all__ = [

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from jaxdd.choices import check_choices
 from jaxdd.influence.solvers import Solver
+from jaxdd.settings import check_choices
 
 
 @dataclasses.dataclass(frozen=True)

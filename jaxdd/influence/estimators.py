@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd.core.parallel import map_over
 from jaxdd.influence.problem import Path, Problem
 from jaxdd.influence.solvers import SOLVERS, Curvature, positive
-from jaxdd.parallel import map_over
 from jaxdd.types import Array
 
 LARGEST_GROWTH, DOUBTFUL_GROWTH = 100.0, 3.0  # of the adjoint of sgd_influence

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdd.core.tasks import check_task
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence.config import InfluenceConfig
 from jaxdd.influence.estimators import ESTIMATORS
 from jaxdd.influence.problem import Path
-from jaxdd.tasks import check_task
-from jaxdd.trajectories import Trajectories
 from jaxdd.types import AnyArray, Task
 
 LARGEST_DENSE = 10_000  # parameters up to which the Hessian is formed

@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxdd import autodiff
-from jaxdd.data import RealSet, sampling
+from jaxdd.core import autodiff, sampling
+from jaxdd.core.parallel import sum_over
+from jaxdd.core.sampling import RealSet
 from jaxdd.influence.config import InfluenceConfig
-from jaxdd.parallel import sum_over
 from jaxdd.types import Array, Examples, PyTree, Task
 
 Data: TypeAlias = Examples | RealSet

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.autodiff import conjugate_gradient
-from jaxdd.choices import check_choices
+from jaxdd.core.autodiff import conjugate_gradient
+from jaxdd.settings import check_choices
 from jaxdd.types import Array
 
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import optax
 
-from jaxdd.augment import dsa
-from jaxdd.choices import check_choices
-from jaxdd.data.sampling import RealSet
-from jaxdd.distilled import Distilled
-from jaxdd.trajectories import Trajectories
+from jaxdd.core.augment import dsa
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.sampling import RealSet
+from jaxdd.experts.trajectories import Trajectories
+from jaxdd.settings import check_choices
 from jaxdd.types import Array, Batch, Init, Method, Scalars, Step, Task
 
 

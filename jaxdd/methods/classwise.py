@@ -12,10 +12,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdd.distilled import Distilled
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.methods.base import MethodConfig
 from jaxdd.methods.weighting import Weighting, weighted
-from jaxdd.parallel import map_over, sum_over
 from jaxdd.types import Array, Method, PyTree, Task
 
 
@@ -82,7 +82,7 @@ def sum_over_classes(
         distilled: The set S, its items in the order of the classes.
         classes: C.
         entries: Trees of arrays with a leading axis C.
-        shared: What all classes are given, such as the network, see `jaxdd.parallel.map_over`.
+        shared: What all classes are given, such as the network, see `jaxdd.core.parallel.map_over`.
 
     Returns:
         A scalar. A gradient computes the terms again, class by class, and needs the memory of one.

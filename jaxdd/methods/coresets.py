@@ -10,11 +10,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.data import sampling
-from jaxdd.data.sampling import RealSet
-from jaxdd.distilled import Distilled
+from jaxdd.core import sampling
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.sampling import RealSet
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods.base import MethodConfig, Sources
-from jaxdd.trajectories import Trajectories
 from jaxdd.types import Array, Method, PyTree, Scalars, Task
 
 

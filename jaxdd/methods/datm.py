@@ -7,9 +7,9 @@ real ones that an expert classifies right.
 import dataclasses
 from typing import ClassVar, Literal
 
+from jaxdd.experts.trajectories import Window
 from jaxdd.methods import mtt
 from jaxdd.methods.base import Optimizer
-from jaxdd.trajectories import Window
 
 
 @dataclasses.dataclass(frozen=True)

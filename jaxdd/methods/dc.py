@@ -22,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdd.augment import dsa
-from jaxdd.data import sampling
-from jaxdd.distilled import Distilled
-from jaxdd.matching import GRADIENT_DISTANCES
+from jaxdd.core import sampling
+from jaxdd.core.augment import dsa
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.matching import GRADIENT_DISTANCES
+from jaxdd.core.parallel import split
+from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.training import shuffle
 from jaxdd.methods.base import Optimizer, Sources, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
-from jaxdd.parallel import split
-from jaxdd.tasks import all_items, mean_loss
-from jaxdd.training import shuffle
 from jaxdd.types import Array, Examples, Method, Params, Scalars, Task
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}

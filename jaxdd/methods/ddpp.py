@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.matching import parameter_distance
+from jaxdd.core.matching import parameter_distance
 from jaxdd.methods import mtt
 from jaxdd.methods.mtt import Metric, Pair
 from jaxdd.types import Array, Method, Params, Task

@@ -12,13 +12,13 @@ from typing import ClassVar, NamedTuple
 
 import jax
 
-from jaxdd.augment import dsa
-from jaxdd.data import sampling
-from jaxdd.distilled import Distilled
-from jaxdd.matching import mean_distance
+from jaxdd.core import sampling
+from jaxdd.core.augment import dsa
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.matching import mean_distance
+from jaxdd.core.tasks import all_items
 from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
-from jaxdd.tasks import all_items
 from jaxdd.types import Array, Examples, Method, Params, Task
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdd.matching import parameter_distance
+from jaxdd.core.matching import parameter_distance
 from jaxdd.methods import mtt
 from jaxdd.methods.base import Optimizer
 from jaxdd.methods.mtt import Metric, Pair, State

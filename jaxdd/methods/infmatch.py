@@ -19,15 +19,15 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd import autodiff
-from jaxdd.augment import dsa
-from jaxdd.data import RealSet, sampling
-from jaxdd.distilled import Distilled
+from jaxdd.core import autodiff, sampling
+from jaxdd.core.augment import dsa
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.parallel import map_over, sum_over
+from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.training import shuffle
+from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources, descent, outer_optimizer
-from jaxdd.parallel import map_over, sum_over
-from jaxdd.tasks import all_items, mean_loss
-from jaxdd.training import shuffle
-from jaxdd.trajectories import Window
 from jaxdd.types import AnyArray, Array, Examples, Method, Snapshots, Task
 
 Loss = Callable[[Array], Array]

@@ -20,16 +20,16 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.augment import dsa
-from jaxdd.distilled import Distilled
-from jaxdd.matching import parameter_distance
+from jaxdd.core.augment import dsa
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.matching import parameter_distance
+from jaxdd.core.parallel import mean_over
+from jaxdd.core.tasks import mean_loss
+from jaxdd.core.training import batching, shuffle
+from jaxdd.core.unroll import Unroll, inner_sgd
+from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources, outer_transforms
-from jaxdd.parallel import mean_over
-from jaxdd.tasks import mean_loss
-from jaxdd.training import batching, shuffle
-from jaxdd.trajectories import Window
 from jaxdd.types import Array, Method, Params, Scalars, Snapshots, Task
-from jaxdd.unroll import Unroll, inner_sgd
 
 
 @dataclasses.dataclass(frozen=True)

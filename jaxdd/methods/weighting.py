@@ -18,16 +18,16 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.autodiff import conjugate_gradient, hvp
-from jaxdd.choices import check_choices
-from jaxdd.data import sampling
-from jaxdd.distilled import Distilled
+from jaxdd.core import sampling
+from jaxdd.core.autodiff import conjugate_gradient, hvp
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.parallel import split
+from jaxdd.core.ranking import standardize
+from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.unroll import Unroll, inner_sgd
 from jaxdd.methods.base import Sources
-from jaxdd.parallel import split
-from jaxdd.ranking import standardize
-from jaxdd.tasks import all_items, mean_loss
+from jaxdd.settings import check_choices
 from jaxdd.types import Array, Examples, Method, Scalars, Scores, Task
-from jaxdd.unroll import Unroll, inner_sgd
 
 COLLAPSED = 0.2
 """Weights have collapsed if they count fewer examples of a class than this fraction of its batch. [our choice] Of DC on

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 
+from jaxdd.models import convnet, mlp
 from jaxdd.models.config import ModelConfig
-from jaxdd.models.convnet import convnet
 from jaxdd.models.layers import check_choice
-from jaxdd.models.mlp import mlp
 from jaxdd.types import Model
 
 __all__ = ["MODELS", "ModelConfig", "build"]
 
 MODELS: dict[str, Callable[[ModelConfig, tuple[int, int, int], int], Model]] = {
-    "convnet": convnet,
-    "mlp": mlp,
+    "convnet": convnet.convnet,
+    "mlp": mlp.mlp,
 }
 """Name to constructor `(config, image_shape, num_classes) -> Model`."""
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
-from jaxdd.files import NOT_FINITE, atomic_write, to_json
+from jaxdd.io.files import NOT_FINITE, atomic_write, to_json
 
 BINS = 40
 """Bins of a histogram."""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdd.data import sampling
-from jaxdd.data.sampling import RealSet
-from jaxdd.distilled import HARD_LABEL_SCALE, Distilled
+from jaxdd.core import sampling
+from jaxdd.core.distilled import HARD_LABEL_SCALE, Distilled
+from jaxdd.core.sampling import RealSet
 from jaxdd.types import Array, Examples, Losses, Model, Params, Task
 
 

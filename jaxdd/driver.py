@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.checkpoint import Checkpoints
-from jaxdd.data import Data, sampling
-from jaxdd.distilled import Distilled
-from jaxdd.evaluate import EvaluateConfig, validator
-from jaxdd.keys import stage_key
+from jaxdd.core import sampling
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.keys import stage_key
+from jaxdd.core.parallel import over_devices, replicate, to_host, whole
+from jaxdd.core.tasks import check_task
+from jaxdd.data import Data
+from jaxdd.evaluation import EvaluateConfig, validator
+from jaxdd.experts.placement import Fetcher, Residency, place, resolve
+from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
+from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
-from jaxdd.parallel import over_devices, replicate, to_host, whole
-from jaxdd.residency import Fetcher, Residency, place, resolve
-from jaxdd.tasks import check_task
-from jaxdd.trajectories import Trajectories, named_snapshots, with_params
 from jaxdd.types import Array, Method, PyTree, Scalars, Task
 
 STEPS_PER_DISPATCH = 10
@@ -151,7 +152,7 @@ def run_method(
         Interrupted: `stop` said so.
     """
     prepare_key, init_key, step_key = jax.random.split(key, 3)
-    sources = place(sources)
+    sources = on_devices(sources)
     state = jax.jit(method.init)(init_key, replicate(distilled), sources)
     progress = {
         "state": state,
@@ -281,7 +282,7 @@ def distill(
             trajectories = trajectories.first(max(config.snapshots_needed, 1))
             if resolve(residency, trajectories.recorded, mesh) == "host":
                 snapshots, trajectories = np.asarray(trajectories.snapshots), trajectories._replace(snapshots=None)
-        sources = place(Sources(real, trajectories, validation=validation))
+        sources = on_devices(Sources(real, trajectories, validation=validation))
         first = jax.jit(partial(initial_distilled, task=task, config=config, lr=evaluate.recipe.lr))
         key = stage_key(seed, "initial")
         if initial is None:
@@ -303,6 +304,12 @@ def distill(
             checkpoints=checkpoints,
             **hooks,
         )
+
+
+def on_devices(sources: Sources) -> Sources:
+    """Put sources on the devices of the mesh that is set, see `jaxdd.experts.placement.place`."""
+    trajectories = None if sources.trajectories is None else place(sources.trajectories)
+    return replicate(sources._replace(trajectories=None))._replace(trajectories=trajectories)
 
 
 def _check_initial(given: Distilled, expected: Distilled) -> None:

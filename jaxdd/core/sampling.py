@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.data.normalization import Normalization
-from jaxdd.parallel import lanes, map_over
+from jaxdd.core.normalization import Normalization
+from jaxdd.core.parallel import lanes, map_over
 from jaxdd.types import AnyArray, Array, Examples, PyTree
 
 CHUNK = 500
@@ -134,7 +134,7 @@ def over_all(
     Args:
         function: `(examples [B], *shared) -> tree of arrays [B, *]`, each row of one example.
         data: N examples.
-        shared: What every call is given, see `jaxdd.parallel.map_over`.
+        shared: What every call is given, see `jaxdd.core.parallel.map_over`.
         largest: Examples in memory at a time.
 
     Returns:

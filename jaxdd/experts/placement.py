@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdd.methods.base import Sources
-from jaxdd.parallel import replicate, spread
-from jaxdd.trajectories import named_snapshots
+from jaxdd.core.parallel import replicate, spread
+from jaxdd.experts.trajectories import Trajectories, named_snapshots
 from jaxdd.types import AnyArray, Array, PyTree
 
 Residency = Literal["auto", "device", "host"]
@@ -40,13 +39,10 @@ def resolve(residency: Residency, snapshots: AnyArray, mesh: Mesh) -> Residency:
     return "host" if limit is not None and held > SHARE * limit else "device"
 
 
-def place(sources: Sources) -> Sources:
-    """Put sources on the devices: snapshots of experts divided over them if E divides, copies of the rest."""
-    trajectories = sources.trajectories
-    if trajectories is None or trajectories.snapshots is None:
-        return replicate(sources)
-    rest = replicate(sources._replace(trajectories=trajectories._replace(snapshots=None)))
-    return rest._replace(trajectories=rest.trajectories._replace(snapshots=spread(trajectories.snapshots)))
+def place(trajectories: Trajectories) -> Trajectories:
+    """Put experts on the devices: snapshots divided over them if their number divides E, copies of the rest."""
+    rest = replicate(trajectories._replace(snapshots=None))
+    return rest if trajectories.snapshots is None else rest._replace(snapshots=spread(trajectories.snapshots))
 
 
 class Fetcher:

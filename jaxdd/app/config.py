@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import tyro
 
+from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
-from jaxdd.evaluate import EvaluateConfig
+from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
 from jaxdd.methods import ClasswiseConfig, MethodConfig, Weighting, infmatch
 from jaxdd.models import ModelConfig
-from jaxdd.training import Recipe
 
 
 @dataclasses.dataclass(frozen=True)

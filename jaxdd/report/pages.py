@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.normalization import ZCA
 from jaxdd.data import Dataset
-from jaxdd.data.normalization import ZCA
-from jaxdd.distilled import Card, Distilled
-from jaxdd.files import atomic_write, plain
 from jaxdd.influence import mislabeled_auc, ranking
-from jaxdd.metrics import read
+from jaxdd.io.files import atomic_write, plain
+from jaxdd.report.metrics import read
 from jaxdd.types import Array
 
 SHOWN_PER_CLASS = 50

@@ -18,20 +18,21 @@ import jax
 import numpy as np
 
 from jaxdd import data, models
-from jaxdd.checkpoint import Checkpoints
-from jaxdd.config import Config
+from jaxdd.app.config import Config
+from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.parallel import over_devices
+from jaxdd.core.ranking import mislabeled_auc
+from jaxdd.core.tasks import classification
 from jaxdd.data import Dataset
-from jaxdd.distill import Interrupted, Outcome, distill
-from jaxdd.distilled import Card, Distilled
-from jaxdd.evaluate import Measures, evaluate
-from jaxdd.experts import Expert, ExpertStore, check_length, describe, timeline, train_experts
-from jaxdd.files import differences, plain, write_json
-from jaxdd.metrics import Metrics, read
-from jaxdd.parallel import over_devices
-from jaxdd.ranking import mislabeled_auc
-from jaxdd.report import image_grid, write_report, write_scores
-from jaxdd.tasks import classification
-from jaxdd.trajectories import Trajectories
+from jaxdd.driver import Interrupted, Outcome, distill
+from jaxdd.evaluation import Measures, evaluate
+from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
+from jaxdd.experts.timeline import timeline
+from jaxdd.experts.trajectories import Trajectories
+from jaxdd.io.checkpoint import Checkpoints
+from jaxdd.io.files import differences, plain, write_json
+from jaxdd.report.metrics import Metrics, read
+from jaxdd.report.pages import image_grid, write_report, write_scores
 from jaxdd.types import Scores, Task
 
 log = logging.getLogger("jaxdd")

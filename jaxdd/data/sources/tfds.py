@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd.data.decode import decode, stack
+from jaxdd.data.sources.decode import decode, stack
 from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, hold_out
 
 CHUNK = 1000

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdd.choices import check_choices
+from jaxdd.settings import check_choices
 from jaxdd.types import AnyArray, Array, PyTree, Snapshots
 
 

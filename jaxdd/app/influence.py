@@ -10,18 +10,19 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxdd import data, influence, models
-from jaxdd.choices import check_choices
-from jaxdd.config import Config, parse
+from jaxdd.app.config import Config, parse
+from jaxdd.app.run import StopSignal, expert_store
+from jaxdd.core.tasks import classification
 from jaxdd.data import Dataset, RealSet
-from jaxdd.distill import Interrupted
-from jaxdd.experts import Expert, ExpertStore, Timeline, timeline, train_experts
-from jaxdd.files import plain
+from jaxdd.driver import Interrupted
+from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
+from jaxdd.experts.timeline import timeline
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import ESTIMATORS, InfluenceConfig
-from jaxdd.metrics import progress
-from jaxdd.report import check_table, write_scores
-from jaxdd.run import StopSignal, expert_store
-from jaxdd.tasks import classification
-from jaxdd.trajectories import Trajectories
+from jaxdd.io.files import plain
+from jaxdd.report.metrics import progress
+from jaxdd.report.pages import check_table, write_scores
+from jaxdd.settings import check_choices
 from jaxdd.types import Task
 
 log = logging.getLogger("jaxdd")

@@ -10,12 +10,12 @@ import numpy as np
 import tyro
 
 from jaxdd import data, models
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.tasks import classification
+from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
-from jaxdd.distilled import Distilled
-from jaxdd.evaluate import EvaluateConfig, evaluate
+from jaxdd.evaluation import EvaluateConfig, evaluate
 from jaxdd.models import ModelConfig
-from jaxdd.tasks import classification
-from jaxdd.training import Recipe
 
 
 @dataclasses.dataclass(frozen=True)

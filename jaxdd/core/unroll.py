@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxdd.choices import check_choices
-from jaxdd.parallel import device_memory
+from jaxdd.core.parallel import device_memory
+from jaxdd.settings import check_choices
 from jaxdd.types import Array, Params
 
 Carry = TypeVar("Carry")

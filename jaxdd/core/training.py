@@ -14,9 +14,9 @@ import optax
 import optax.contrib
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.augment import dsa
-from jaxdd.choices import check_choices
-from jaxdd.tasks import mean_loss
+from jaxdd.core.augment import dsa
+from jaxdd.core.tasks import mean_loss
+from jaxdd.settings import check_choices
 from jaxdd.types import Array, Examples, Losses, Params
 
 DSA = "color_crop_cutout_flip_scale_rotate"

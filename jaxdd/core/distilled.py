@@ -40,8 +40,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.data.normalization import Normalization, from_arrays
-from jaxdd.files import atomic_write, to_json
+from jaxdd.core.normalization import Normalization, from_arrays
+from jaxdd.io.files import atomic_write, to_json
 from jaxdd.types import Array, PyTree
 
 LabelKind = Literal["hard", "logits", "probabilities"]

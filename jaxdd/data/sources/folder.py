@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxdd.data.decode import decode, stack
+from jaxdd.data.sources.decode import decode, stack
 from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, hold_out
 
 

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.data import Data, RealSet, sampling
-from jaxdd.distilled import Distilled
-from jaxdd.keys import stage_key
-from jaxdd.parallel import map_over, over_devices, replicate, to_host
-from jaxdd.tasks import check_task
-from jaxdd.training import DSA, Recipe, train
+from jaxdd.core import sampling
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.keys import stage_key
+from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
+from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import check_task
+from jaxdd.core.training import DSA, Recipe, train
+from jaxdd.data import Data
 from jaxdd.types import Array, Examples, Scalars, Task
 
 Measures = dict[str, list[float]]

@@ -1,0 +1,1 @@
+"""The launcher: configuration, the pipeline of a run, and the commands."""

@@ -1,0 +1,110 @@
+"""Expert training: whole runs inside one jit, several to a dispatch.
+
+Axis letters: E experts, T snapshots, P parameters.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxdd.core import sampling
+from jaxdd.core.keys import stage_key
+from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
+from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import check_task
+from jaxdd.core.training import train
+from jaxdd.data import Data
+from jaxdd.experts.store import Expert, ExpertStore, assemble
+from jaxdd.experts.timeline import ExpertsConfig, timeline
+from jaxdd.experts.trajectories import Trajectories
+from jaxdd.types import Array, Task
+
+
+def trainer(task: Task, config: ExpertsConfig, size: int) -> Callable[[Array, RealSet], Expert]:
+    """Build the jitted function that trains experts, one for every key `[n]`, leading axis n on all that it returns."""
+    line = timeline(config, size)
+
+    def train_one(key: Array, real: RealSet) -> Expert:
+        init_key, train_key = jax.random.split(key)
+        params, recorded = train(
+            train_key,
+            task.model.init(init_key),
+            task.losses,
+            lambda indices: sampling.take(real, indices),
+            size,
+            config.recipe,
+            snapshots=len(line.steps),
+            every=line.every,
+        )
+        assert recorded is not None
+        return Expert(recorded.params, ravel_pytree(params)[0], recorded.losses)
+
+    return jax.jit(lambda keys, real: map_over(train_one, keys, real))
+
+
+@over_devices()
+def train_experts(
+    task: Task,
+    dataset: Data,
+    config: ExpertsConfig,
+    *,
+    seed: int = 0,
+    store: ExpertStore | None = None,
+    snapshots: int | None = None,
+    on_expert: Callable[[int, Expert], None] = lambda index, expert: None,
+) -> Trajectories:
+    """Train experts on the train split, or those of them that a store lacks.
+
+    Expert i depends on the seed and on i, and on nothing else: it comes out the same however many are asked for and
+    whichever are already there.
+
+    Args:
+        task: What they do.
+        dataset: Its train split is what they learn.
+        config: How many, how trained, how recorded.
+        seed: Root of their randomness.
+        store: Where to keep them; in memory only if None.
+        snapshots: Return only this many snapshots, the earliest; all by default. A store keeps the others.
+        on_expert: Called with the index of every expert trained and with what was recorded, once all experts of its
+            dispatch are stored.
+
+    Returns:
+        The trajectories, in host memory.
+
+    Raises:
+        FloatingPointError: An expert diverged; those before it are stored.
+    """
+    check_task(task)
+    real = dataset.real_set()
+    size, devices = real.size, jax.sharding.get_mesh().size
+    line = timeline(config, size)
+    todo = list(range(config.count)) if store is None else store.missing(config.count)
+    trained: dict[int, Expert] = {}
+    if todo:
+        key = stage_key(seed, "experts")
+        run, on_device = trainer(task, config, size), replicate(real)
+        group = config.per_dispatch or devices
+        for start in range(0, len(todo), group):
+            # Devices without an expert of their own train one that is thrown away: no other program is compiled.
+            members = todo[start : start + group]
+            indices = np.resize(members, -(-len(members) // devices) * devices)
+            experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
+            new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
+            # All that is good is kept before anything is refused or the caller may stop.
+            good = {index: expert for index, expert in new.items() if np.isfinite(expert.final).all()}
+            for index, expert in good.items():
+                if store is None:
+                    trained[index] = expert
+                else:
+                    store.save(index, expert)
+            if bad := sorted(new.keys() - good.keys()):
+                lr = config.recipe.lr
+                raise FloatingPointError(f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr")
+            for index, expert in good.items():
+                on_expert(index, expert)
+    if store is not None:
+        return store.load(config.count, line, snapshots)
+    kept = ((trained[i].snapshots[:snapshots], trained[i].final) for i in range(config.count))
+    return assemble(kept, config.count, line)

@@ -1,0 +1,1 @@
+"""What a run shows: metrics, figures, pages and tables."""
