@@ -145,8 +145,9 @@ def run_method(
         The best set and the last one.
 
     Raises:
-        FloatingPointError: A loss is not finite; the checkpoints before it are kept.
+        Diverged: A loss is not finite; the checkpoints before it are kept.
         Interrupted: `stop` said so.
+        SettingError: The newest checkpoint is of another run, or of more steps.
     """
     prepare_key, init_key, step_key = jax.random.split(key, 3)
     sources = on_devices(sources)
@@ -161,6 +162,11 @@ def run_method(
     done, restored = 0, checkpoints.restore(progress) if checkpoints else None
     if restored is not None:
         done, progress = restored
+        if done > steps:
+            raise SettingError(
+                f"the newest checkpoint is of step {done}, but the run has {steps} steps: it is of another run; choose "
+                "another workdir, or delete its folder checkpoints to start over"
+            )
     on_resume(-1 if restored is None else done)
     state = replicate(progress["state"])
     began = time.monotonic() - float(progress["seconds"])
@@ -255,7 +261,7 @@ def distill(
     Raises:
         ValueError: The method does not suit the task, or needs experts, or longer ones, or more examples of a class
             than there are; or the initial set does not fit.
-        FloatingPointError: A loss is not finite; the checkpoints before it are kept.
+        Diverged: A loss is not finite; the checkpoints before it are kept.
     """
     check_task(task)
     method, real = config.build(task), dataset.real_set()

@@ -17,7 +17,7 @@ from jaxdd.experts import Expert, ExpertsConfig, ExpertStore, check_length, desc
 from jaxdd.experts import store as stores
 from jaxdd.experts.timeline import timeline
 from jaxdd.io import checkpoint
-from jaxdd.io.files import write_json
+from jaxdd.io.integrity import write_sealed
 from jaxdd.models import ModelConfig
 
 MODEL = ModelConfig(name="mlp", width=4, depth=1)
@@ -294,9 +294,9 @@ def test_writing_that_is_cut_off_leaves_no_expert(train, tmp_path, stripes, refe
     def cut_off(path, value):
         if path.name == "expert_0001.json":
             raise KeyboardInterrupt
-        write_json(path, value)
+        write_sealed(path, value)
 
-    monkeypatch.setattr(stores, "write_json", cut_off)
+    monkeypatch.setattr(stores, "write_sealed", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     monkeypatch.undo()
@@ -366,7 +366,7 @@ def test_diverging_expert_is_named_with_its_learning_rate(train, tmp_path):
     config = dataclasses.replace(CONFIG, recipe=dataclasses.replace(RECIPE, lr=1e38))
     with pytest.raises(FloatingPointError, match=r"expert 0 diverged at learning rate 1e\+38: lower experts.recipe.lr"):
         train(tmp_path, config)
-    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"store.json", ".experts.lock"}
 
 
 def test_only_the_earliest_snapshots_are_kept(train, reference):

@@ -60,11 +60,11 @@ def test_host_and_device_give_the_same_bytes(problem, name, tmp_path, monkeypatc
         return fetched[-1]
 
     monkeypatch.setattr(Fetcher, "fetch", watched)
-    with Checkpoints(tmp_path) as checkpoints:
-        asked = iter([False, True])
-        with pytest.raises(Interrupted):
-            outcome_of(problem, CASES[name], "host", checkpoints=checkpoints, stop=lambda: next(asked))
-        host, said = outcome_of(problem, CASES[name], "host", checkpoints=checkpoints)
+    checkpoints = Checkpoints(tmp_path)
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        outcome_of(problem, CASES[name], "host", checkpoints=checkpoints, stop=lambda: next(asked))
+    host, said = outcome_of(problem, CASES[name], "host", checkpoints=checkpoints)
     for ours, theirs in zip([*host.distilled, *host.last], [*device.distilled, *device.last], strict=True):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
     last = [entry for entry in expected if entry[0] == 24]

@@ -20,7 +20,9 @@ from PIL import Image
 import jaxdd
 from jaxdd import classification, data, methods, models
 from jaxdd.app.config import parse
-from jaxdd.app.run import StopSignal, claim, record, run
+from jaxdd.app.run import run
+from jaxdd.app.signals import StopSignal
+from jaxdd.app.workdir import claim, record
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import make_mesh
 from jaxdd.evaluation import validator
@@ -151,10 +153,11 @@ def test_a_run_writes_everything(finished):
         "results.json",
         "report.html",
         "progress.json",
+        ".run.lock",
     }
     assert written == files | {"experts", "checkpoints", "tensorboard"}
     stored = {f"expert_{i:04d}{suffix}" for i in range(3) for suffix in ("", ".json")}
-    assert {path.name for path in (finished / "experts").iterdir()} == {"store.json"} | stored
+    assert {path.name for path in (finished / "experts").iterdir()} == {"store.json", ".experts.lock"} | stored
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"45", "60"}
     with Image.open(finished / "grid.png") as grid:
         assert min(grid.size) > 50
@@ -354,8 +357,7 @@ def test_a_diverging_run_names_step_method_and_learning_rates(copy, flags, datas
         "best": like,
         **{name: np.zeros(()) for name in ("best_step", "best_score", "seconds")},
     }
-    with Checkpoints(copy / "checkpoints") as checkpoints:
-        step, stored = checkpoints.restore(tree)
+    step, stored = Checkpoints(copy / "checkpoints").restore(tree)
     assert step == 0
     real = np.asarray(dataset.normalization(dataset.train.images))
     for digit, image in enumerate(np.asarray(stored["best"][0])):

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxdd import data, influence, models
 from jaxdd.app.config import Config, parse
-from jaxdd.app.run import StopSignal, expert_store
+from jaxdd.app.run import expert_store
+from jaxdd.app.signals import StopSignal
 from jaxdd.core.tasks import classification
 from jaxdd.data import Dataset, RealSet
 from jaxdd.errors import Interrupted, SettingError
