@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -68,10 +69,20 @@ def load_config(path: str | Path) -> Config:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
     except Exception as error:
-        raise SettingError(f"--config {path} fails with {type(error).__name__}: {error}") from error
+        raise SettingError(
+            f"--config {path} fails{_place(error, path)} with {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(config, Config):
         raise SettingError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
     return config
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Return where in the file an error arose: its own last line that was running, with its text."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f" at {path}:{error.lineno} `{(error.text or '').strip()}`"
+    return f" at {path}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
 
 
 def parse(
