@@ -314,6 +314,14 @@ def test_fault_is_described(copy, stripes, caplog, fault):
     assert re.search(f"{message}.*; it is trained anew$", said)
 
 
+def test_losses_that_are_not_finite_are_no_damage(tmp_path, stripes):
+    store = store_of(tmp_path, stripes)
+    losses = np.array([0, np.inf, np.nan, 1], np.float32)
+    store.save(0, Expert(np.zeros((4, 5), np.float32), np.zeros(5, np.float32), losses))
+    assert store.missing(1) == []
+    np.testing.assert_array_equal(store.losses(1), losses[None])
+
+
 def test_an_older_manifest_without_checksum_is_read(copy, stripes):
     def as_of_old(stored):
         del stored["sha256"], stored["description"]
@@ -341,9 +349,9 @@ def test_an_altered_header_is_named(copy, stripes):
 
 def test_experts_without_header_are_not_taken_for_others(copy, stripes):
     (copy / "store.json").unlink()
-    other = ExpertStore(copy, describe(stripes, MODEL, CONFIG, 1))
-    with pytest.raises(SettingError, match="expert_0000 is an expert of another description"):
-        other.missing(3)
+    with pytest.raises(SettingError, match="expert_0000.json is an expert of another description"):
+        ExpertStore(copy, describe(stripes, MODEL, CONFIG, 1))
+    assert not (copy / "store.json").exists()
 
 
 def test_a_store_that_another_process_fills_is_refused(train, copy, reference):

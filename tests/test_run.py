@@ -429,8 +429,10 @@ def test_a_flipped_bit_in_the_newest_checkpoint_changes_nothing(copy, finished, 
 def test_a_workdir_without_config_is_not_taken_for_another_run(copy, flags, one_device):
     (copy / "config.json").unlink()
     shutil.rmtree(copy / "experts")
-    with pytest.raises(SettingError, match="checkpoints/60 is a checkpoint of another run"):
-        run(parse([*flags, "--workdir", str(copy), "--experts.count", "1"]))
+    for change in (["--method.steps", "70"], ["--seed", "1"]):
+        with pytest.raises(SettingError, match="checkpoints/60 is a checkpoint of another run"):
+            run(parse([*flags, "--workdir", str(copy), *change]))
+    assert not (copy / "config.json").exists() and not (copy / "experts").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
@@ -513,7 +515,7 @@ def test_altered_accuracies_do_not_reach_the_results(copy, finished, flags, one_
 
 def test_errors_without_a_path_are_given_the_workdir(tmp_path, flags):
     config = parse(flags)
-    with pytest.raises(OSError) as raised, opened(tmp_path / "run", config):
+    with pytest.raises(OSError) as raised, opened(tmp_path / "run", config, "ours"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert raised.value.filename == str(tmp_path / "run")
 

@@ -86,7 +86,7 @@ def run(config: Config) -> dict[str, Any]:
     check(config, dataset, task)
     known_by = identity(config, dataset)
     with (
-        opened(workdir, config),
+        opened(workdir, config, known_by),
         Metrics(workdir, enabled=jax.process_index() == 0) as metrics,
         StopSignal() as stop,
     ):

@@ -14,6 +14,7 @@ from jaxdd.app.config import Config
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import Measures
+from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import differences, plain, write_json
 from jaxdd.io.integrity import DamagedError, digest, read_json, read_sealed, write_sealed
 from jaxdd.io.lock import in_use
@@ -22,8 +23,13 @@ log = logging.getLogger("jaxdd")
 
 
 @contextmanager
-def opened(workdir: Path, config: Config) -> Iterator[None]:
+def opened(workdir: Path, config: Config, run: str) -> Iterator[None]:
     """Keep a workdir for this process and this run.
+
+    Args:
+        workdir: The folder; made if missing.
+        config: The run.
+        run: What it is known by, see `identity`.
 
     Raises:
         SettingError: Another process has it, or it holds another run.
@@ -31,6 +37,8 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
     """
     try:
         with in_use(workdir / ".run.lock", "wait until it has ended, or choose another --workdir"):
+            if not (workdir / "config.json").exists():
+                Checkpoints(workdir / "checkpoints", run).check_run()
             claim(workdir, config)
             yield
     except OSError as error:

@@ -3,10 +3,9 @@
 Axis letters: E experts, T snapshots, P parameters.
 """
 
-import json
 import logging
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +17,13 @@ from jaxdd.errors import SettingError
 from jaxdd.experts.timeline import ExpertsConfig, Timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io import checkpoint
-from jaxdd.io.files import differences, plain, write_json
+from jaxdd.io.files import NOT_FINITE, differences, plain, write_json
 from jaxdd.io.integrity import DamagedError, damaged, digest, digests, read_json, read_sealed, write_sealed
 from jaxdd.io.lock import in_use
 from jaxdd.types import AnyArray
 
 FORMAT = 1  # of the store, and of the way that an expert follows from its description
+RETRAINED = "the expert is trained anew"
 log = logging.getLogger("jaxdd")
 
 
@@ -46,7 +46,7 @@ class ExpertStore:
 
     Raises:
         SettingError: The folder holds experts of another description; the differences are named. Or its header is
-            damaged.
+            damaged, or missing beside experts of another description.
     """
 
     def __init__(self, directory: Path, description: dict[str, Any]):
@@ -59,6 +59,9 @@ class ExpertStore:
         if header.exists():
             self._check(header)
         else:
+            for manifest in sorted(directory.glob("expert_*.json")):
+                with suppress(DamagedError):  # which `missing` names
+                    self._read_manifest(manifest)
             write_json(header, {"hash": self._hash, "description": self.description})
 
     def _check(self, header: Path) -> None:
@@ -99,11 +102,7 @@ class ExpertStore:
         )
 
     def missing(self, count: int) -> list[int]:
-        """List the experts among the first `count` that have to be trained; those that are damaged are logged.
-
-        Raises:
-            SettingError: An expert is of another description.
-        """
+        """List the experts among the first `count` that have to be trained; those that are damaged are logged."""
         absent = []
         for expert in sorted(set(range(count)) - self._sound):
             path, manifest = self._checkpoint(expert), self._manifest(expert)
@@ -121,20 +120,24 @@ class ExpertStore:
     def _fault(self, path: Path, manifest: Path) -> str | None:
         if not manifest.exists():
             return "has no manifest: its writing was interrupted"
-        unreadable = f"has an unreadable manifest {manifest}"
-        try:  # those of older versions have no seal
-            stored = read_sealed(manifest, "", seal_needed=False)
+        try:
+            stored = self._read_manifest(manifest)
         except DamagedError:
-            return unreadable
-        if not (_names_files(stored.get("files")) and _are_losses(stored.get("losses"))):
-            return unreadable
-        if stored.get("description", self._hash) != self._hash:
-            raise SettingError(
-                f"{path} is an expert of another description than {self.directory / 'store.json'}; choose another "
-                "workdir or experts.directory, or delete that folder to train new ones"
-            )
+            return f"has an unreadable manifest {manifest}"
         changed = damaged(path, stored["files"])
         return f"is damaged: {', '.join(changed[:3])} missing or changed" if changed else None
+
+    def _read_manifest(self, path: Path) -> dict[str, Any]:
+        """Read what was written with an expert, unless it is damaged or of another description."""
+        stored = read_sealed(path, RETRAINED, seal_needed=False)  # older versions wrote none
+        if not (_names_files(stored.get("files")) and _are_losses(stored.get("losses"))):
+            raise DamagedError(f"{path} is damaged (it names no files, or no losses); {RETRAINED}")
+        if stored.get("description", self._hash) != self._hash:
+            raise SettingError(
+                f"{path} is an expert of another description; choose another workdir or experts.directory, or delete "
+                "that folder to train new ones"
+            )
+        return stored
 
     def read(self, expert: int, snapshots: Iterable[int]) -> np.ndarray:
         """Read some snapshots of one expert, `[len(snapshots), P]` float32, and nothing else of the store."""
@@ -152,7 +155,7 @@ class ExpertStore:
 
     def losses(self, count: int) -> np.ndarray:
         """Read the training losses that the first `count` experts recorded at their snapshots, `[count, T]`."""
-        manifests = [json.loads(self._manifest(expert).read_text()) for expert in range(count)]
+        manifests = [self._read_manifest(self._manifest(expert)) for expert in range(count)]
         return np.array([manifest["losses"] for manifest in manifests], np.float64)
 
     @property
@@ -184,7 +187,11 @@ def _names_files(files: Any) -> bool:
 
 
 def _are_losses(losses: Any) -> bool:
-    return isinstance(losses, list) and bool(losses) and all(isinstance(loss, int | float) for loss in losses)
+    return isinstance(losses, list) and bool(losses) and all(map(_is_loss, losses))
+
+
+def _is_loss(loss: Any) -> bool:
+    return isinstance(loss, int | float) or (isinstance(loss, str) and loss in NOT_FINITE)
 
 
 def describe(dataset: Dataset, model: Any, config: ExpertsConfig, seed: int) -> dict[str, Any]:

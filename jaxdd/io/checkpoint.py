@@ -7,7 +7,9 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,10 +81,20 @@ class Checkpoints:
                 path.rename(aside)
                 warnings.warn(f"checkpoint {step} cannot be read and is now {aside}: {error}", stacklevel=2)
                 continue
-            if self._run is not None and manifest.get("run") != self._run:
-                raise SettingError(f"{path} is a checkpoint of another run; {self._remedy()}")
+            self._check_owner(path, manifest)
             return step, self._read(path, like)
         return None
+
+    def check_run(self) -> None:
+        """Refuse checkpoints of another run, before anything is written beside them.
+
+        Raises:
+            SettingError: There is one.
+        """
+        for step in self._steps():
+            path = self._directory / str(step)
+            with suppress(DamagedError):  # which `restore` names
+                self._check_owner(path, _read_manifest(path))
 
     def _steps(self) -> list[int]:
         """List the steps that have a checkpoint, the newest first."""
@@ -97,6 +109,10 @@ class Checkpoints:
                 f"{path} is a checkpoint of another method or data ({error}); {self._remedy()}"
             ) from error
         return tree
+
+    def _check_owner(self, path: Path, manifest: dict[str, Any]) -> None:
+        if self._run is not None and manifest["run"] != self._run:
+            raise SettingError(f"{path} is a checkpoint of another run; {self._remedy()}")
 
     def _remedy(self) -> str:
         return f"choose another workdir, or delete {self._directory} to start over"
@@ -135,11 +151,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_intact(path: Path) -> dict:
-    """Read the manifest of a checkpoint and compare its files with it."""
+def _read_manifest(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).exists():
         raise DamagedError("it has no manifest of its files")
-    manifest = read_sealed(path / MANIFEST, "it is passed over")
+    return read_sealed(path / MANIFEST, "it is passed over")
+
+
+def _check_intact(path: Path) -> dict[str, Any]:
+    """Read the manifest of a checkpoint and compare its files with it."""
+    manifest = _read_manifest(path)
     if changed := damaged(path, manifest["files"]):
         raise DamagedError(f"it is damaged: {', '.join(changed[:3])} missing or changed")
     return manifest
