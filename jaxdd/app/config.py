@@ -57,7 +57,7 @@ def load_config(path: str | Path) -> Config:
         What its `get_config()` returns.
 
     Raises:
-        ValueError: There is no such file, it fails, or it defines no `get_config()` that returns a `Config`.
+        SettingError: There is no such file, it fails, or it defines no `get_config()` that returns a `Config`.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,7 +103,7 @@ def parse(
         description: What the command does.
 
     Raises:
-        ValueError: A bad value.
+        SettingError: A bad value.
         SystemExit: `--help`, or an unknown field.
     """
     file = argparse.ArgumentParser(command, add_help=False, allow_abbrev=False)

@@ -54,7 +54,7 @@ def read_command(arguments: Sequence[str]) -> Audit:
     """Read the command line: that of a run, and the fields of `Audit`.
 
     Raises:
-        ValueError: A bad value.
+        SettingError: A bad value.
         SystemExit: `--help`, or an unknown field.
     """
     text = (
@@ -74,8 +74,8 @@ def audit(command: Audit) -> dict[str, Any]:
         `{"scores": [N], "page": path, "auc": how well they find wrong labels}`; no auc where none are known.
 
     Raises:
-        ValueError: A setting that cannot work, before any training.
-        FloatingPointError: An expert or an estimate diverged.
+        SettingError: A setting that cannot work, before any training.
+        Diverged: An expert or an estimate diverged.
         Interrupted: SIGINT or SIGTERM during the training of experts; those trained so far are kept.
         OSError: The table cannot be written, before any training.
     """

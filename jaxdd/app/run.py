@@ -105,7 +105,7 @@ def check(config: Config, dataset: Dataset, task: Task) -> None:
     """Refuse what cannot work, before any training.
 
     Raises:
-        ValueError: Settings that the method refuses, more images per class than there are, a validation split that
+        SettingError: Settings that the method refuses, more images per class than there are, a validation split that
             lacks a class and that the method learns from, an initial set that cannot be read, or experts too short for
             the method.
     """
@@ -123,7 +123,7 @@ def expert_store(config: Config, dataset: Dataset) -> ExpertStore:
     """Open the store of a run's experts, or make it.
 
     Raises:
-        ValueError: It holds other experts.
+        SettingError: It holds other experts.
     """
     directory = Path(config.experts.directory or Path(config.workdir) / "experts")
     return ExpertStore(directory, describe(dataset, config.model, config.experts, config.seed))
@@ -133,7 +133,7 @@ def initial_set(path: str, dataset: Dataset) -> Distilled:
     """Read a distilled set to start from, its images normalized as the dataset's are.
 
     Raises:
-        ValueError: It cannot be read.
+        SettingError: It cannot be read.
     """
     try:
         distilled, card = Distilled.load(path)
