@@ -15,6 +15,7 @@ from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import over_devices, replicate, to_host, whole
 from jaxdd.core.tasks import check_task
 from jaxdd.data import Data
+from jaxdd.errors import Diverged, Interrupted, SettingError
 from jaxdd.evaluation import EvaluateConfig, validator
 from jaxdd.experts.placement import Fetcher, Residency, place, resolve
 from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
@@ -47,10 +48,6 @@ class Outcome(NamedTuple):
     last: Distilled
     seconds: float
     inspected: dict[str, Any]
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved what it had computed."""
 
 
 def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
@@ -148,8 +145,9 @@ def run_method(
         The best set and the last one.
 
     Raises:
-        FloatingPointError: A loss is not finite; the checkpoints before it are kept.
+        Diverged: A loss is not finite; the checkpoints before it are kept.
         Interrupted: `stop` said so.
+        SettingError: The newest checkpoint is of another run, or of more steps.
     """
     prepare_key, init_key, step_key = jax.random.split(key, 3)
     sources = on_devices(sources)
@@ -164,6 +162,11 @@ def run_method(
     done, restored = 0, checkpoints.restore(progress) if checkpoints else None
     if restored is not None:
         done, progress = restored
+        if done > steps:
+            raise SettingError(
+                f"the newest checkpoint is of step {done}, but the run has {steps} steps: it is of another run; choose "
+                "another workdir, or delete its folder checkpoints to start over"
+            )
     on_resume(-1 if restored is None else done)
     state = replicate(progress["state"])
     began = time.monotonic() - float(progress["seconds"])
@@ -179,7 +182,7 @@ def run_method(
         if score:
             current = to_host(method.distilled(state))
             if not all(np.isfinite(values).all() for values in jax.tree.leaves(current)):
-                raise FloatingPointError(f"after step {step} of {name} the distilled set is not finite; {REMEDY}")
+                raise Diverged(f"after step {step} of {name} the distilled set is not finite; {REMEDY}")
             found = np.nan if validate is None else validate(current)
             if validate is not None:
                 on_metrics(step, "validate", **{score_name: found})
@@ -258,7 +261,7 @@ def distill(
     Raises:
         ValueError: The method does not suit the task, or needs experts, or longer ones, or more examples of a class
             than there are; or the initial set does not fit.
-        FloatingPointError: A loss is not finite; the checkpoints before it are kept.
+        Diverged: A loss is not finite; the checkpoints before it are kept.
     """
     check_task(task)
     method, real = config.build(task), dataset.real_set()
@@ -266,12 +269,12 @@ def distill(
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         given = "none" if trajectories is None else f"some of {have}"
-        raise ValueError(
+        raise SettingError(
             f"{config.name} needs experts of at least {max(config.snapshots_needed, 1)} snapshots and was given "
             f"{given}: train them with jaxdd.train_experts, with more epochs or snapshots more often"
         )
     if trajectories is not None and trajectories.final.shape[-1] != task.size:
-        raise ValueError(
+        raise SettingError(
             f"the experts have {trajectories.final.shape[-1]} parameters and the model {task.size}: they are of "
             "another network; build the model that they were trained with"
         )
@@ -317,7 +320,7 @@ def _check_initial(given: Distilled, expected: Distilled) -> None:
     for field, ours, theirs in zip(Distilled._fields, given, expected, strict=True):
         shapes = [jax.tree.map(np.shape, tree) for tree in (ours, theirs)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
+            raise SettingError(
                 f"the initial set has {field} of shape {shapes[0]}, but the method, data and network make {shapes[1]}; "
                 "give a set of the same ipc, image size and classes"
             )
@@ -328,4 +331,4 @@ def _check_finite(rows: dict[str, np.ndarray], done: int, name: str) -> None:
     if not finite.all():
         step = done + int(np.argmin(finite))
         values = ", ".join(f"{field} {values[step - done]}" for field, values in rows.items())
-        raise FloatingPointError(f"step {step} of {name} is not finite ({values}); {REMEDY}")
+        raise Diverged(f"step {step} of {name} is not finite ({values}); {REMEDY}")

@@ -6,6 +6,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from jaxdd.app.remedies import with_remedy
+from jaxdd.errors import Diverged, Interrupted, SettingError
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -15,14 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    from jaxdd.driver import Interrupted
-
     try:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         return _run(arguments)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (SettingError, Diverged) as error:
         print(f"jaxdd: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"jaxdd: {with_remedy(error)}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as stopped:
         what = f"{stopped}; everything up to here is saved" if isinstance(stopped, Interrupted) else "stopped at once"

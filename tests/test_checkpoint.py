@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import optax
 import pytest
 
 from jaxdd.core.distilled import Distilled
+from jaxdd.errors import SettingError
 from jaxdd.io import checkpoint
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import Optimizer
@@ -42,43 +45,37 @@ def assert_same(ours, theirs):
 
 
 def test_newest_of_the_two_that_are_kept_comes_back(tmp_path, states):
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        assert checkpoints.restore(states[10]) is None
-        for step, state in states.items():
-            checkpoints.save(step, state)
-        found, state = checkpoints.restore(states[10])
-    assert found == 30
-    assert_same(state, states[30])
-    assert sorted(int(path.name) for path in (tmp_path / "run").iterdir() if path.name.isdigit()) == [20, 30]
-    with Checkpoints(tmp_path / "run") as again:
-        found, state = again.restore(states[10])
-    assert found == 30
-    assert_same(state, states[30])
+    checkpoints = Checkpoints(tmp_path / "run")
+    assert checkpoints.restore(states[10]) is None
+    for step, state in states.items():
+        checkpoints.save(step, state)
+    for reader in (checkpoints, Checkpoints(tmp_path / "run")):
+        found, state = reader.restore(states[10])
+        assert found == 30
+        assert_same(state, states[30])
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"20", "30"}
 
 
 def largest_file(folder: Path) -> Path:
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def truncate(folder):
     os.truncate(largest_file(folder), 10)
 
 
-def flip_bytes(folder):
-    for path in folder.rglob("*"):
-        if path.is_file() and "d" in path.relative_to(folder).parts[:-1]:
-            path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
-
-
 def empty_all(folder):
-    for path in folder.rglob("*"):
-        if path.is_file():
-            os.truncate(path, 0)
+    for path in files_of(folder):
+        os.truncate(path, 0)
 
 
 def remove_data(folder):
-    for path in folder.rglob("*"):
-        if path.is_file() and "d" in path.relative_to(folder).parts[:-1]:
+    for path in files_of(folder):
+        if "d" in path.relative_to(folder).parts[:-1]:
             path.unlink()
 
 
@@ -87,34 +84,116 @@ def remove_metadata(folder):
         path.unlink()
 
 
-# Reads that Orbax gives up on end after the event loop that they report to.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [truncate, flip_bytes, empty_all, remove_data, remove_metadata])
+def remove_everything(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def manifest_of(content):
+    def damage(folder):
+        (folder / "manifest.json").write_text(content)
+
+    return damage
+
+
+def remove_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+DAMAGES = {
+    "truncated": (truncate, "it is damaged: .* missing or changed"),
+    "all files empty": (empty_all, "manifest.json is damaged"),
+    "no data": (remove_data, "it is damaged: .* missing or changed"),
+    "no metadata": (remove_metadata, "it is damaged: _METADATA missing or changed"),
+    "empty folder": (remove_everything, "it has no manifest"),
+    "no manifest": (remove_manifest, "it has no manifest"),
+    "manifest of nothing": (manifest_of('{"run": null, "files": {}}'), "does not have its checksum"),
+    "manifest of another kind": (manifest_of("[1]"), "it holds no JSON object"),
+    "nested manifest": (manifest_of("[" * 100_000), "manifest.json is damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_newest_is_passed_over(tmp_path, states, damage):
-    with Checkpoints(tmp_path) as checkpoints:
-        for step in (10, 20):
-            checkpoints.save(step, states[step])
-    damage(tmp_path / "20")
-    with Checkpoints(tmp_path) as checkpoints:
-        with pytest.warns(UserWarning, match="checkpoint 20 cannot be read and is now"):
-            found, state = checkpoints.restore(states[30])
-        assert found == 10
-        assert_same(state, states[10])
-        assert len(list(tmp_path.glob("unreadable_20_*"))) == 1  # set aside, not deleted
-        # The run goes on from 10 and reaches 20 again.
-        checkpoints.save(20, states[30])
-        found, state = checkpoints.restore(states[10])
+    for step in (10, 20):
+        Checkpoints(tmp_path).save(step, states[step])
+    harm, message = DAMAGES[damage]
+    harm(tmp_path / "20")
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match=f"checkpoint 20 cannot be read and is now .*unreadable_20_.*{message}"):
+        found, state = checkpoints.restore(states[30])
+    assert found == 10
+    assert_same(state, states[10])
+    assert len(list(tmp_path.glob("unreadable_20_*"))) == 1  # set aside, not deleted
+    # The run goes on from 10 and reaches 20 again.
+    checkpoints.save(20, states[30])
+    found, state = checkpoints.restore(states[10])
     assert found == 20
     assert_same(state, states[30])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_flipped_bit_is_restored(tmp_path, states):
+    """One random bit of every file of a checkpoint, three times: none may come back in silence."""
+    rng = np.random.default_rng(0)
+    for step in (10, 20):
+        Checkpoints(tmp_path / "whole").save(step, states[step])
+    files = [path.relative_to(tmp_path / "whole" / "20") for path in files_of(tmp_path / "whole" / "20")]
+    assert sum("d" in path.parts[:-1] for path in files) >= 3  # of arrays
+    for trial, name in enumerate(files * 3):
+        directory = Path(shutil.copytree(tmp_path / "whole", tmp_path / str(trial)))
+        content = bytearray((directory / "20" / name).read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        (directory / "20" / name).write_bytes(content)
+        with pytest.warns(UserWarning, match="checkpoint 20 cannot be read"):
+            found, state = Checkpoints(directory).restore(states[30])
+        assert found == 10, name
+        assert_same(state, states[10])
+
+
 def test_nothing_readable_is_no_checkpoint(tmp_path, states):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(10, states[10])
+    Checkpoints(tmp_path).save(10, states[10])
     truncate(tmp_path / "10")
-    with Checkpoints(tmp_path) as checkpoints, pytest.warns(UserWarning, match="checkpoint 10"):
-        assert checkpoints.restore(states[10]) is None
+    with pytest.warns(UserWarning, match="checkpoint 10"):
+        assert Checkpoints(tmp_path).restore(states[10]) is None
+
+
+def test_what_a_kill_left_is_no_checkpoint(tmp_path, states, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(10, states[10])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for function in ("write_sealed", "_remove"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(checkpoint, function, killed)
+            checkpoints.save(20, states[20])
+        found, state = checkpoints.restore(states[30])
+        assert found == 10
+        assert_same(state, states[10])
+    checkpoints.save(20, states[20])
+    assert {path.name for path in tmp_path.iterdir()} == {"10", "20"}
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, states):
+    Checkpoints(tmp_path, "ours").save(10, states[10])
+    assert Checkpoints(tmp_path, "ours").restore(states[10])[0] == 10
+    with pytest.raises(SettingError, match="10 is a checkpoint of another run; choose another workdir, or delete"):
+        Checkpoints(tmp_path, "theirs").restore(states[10])
+    other = {**states[10], "best_step": np.zeros(3)}
+    for like in (other, {"elsewhere": np.zeros(3)}):
+        with pytest.raises(SettingError, match="10 is a checkpoint of another method or data"):
+            Checkpoints(tmp_path, "ours").restore(like)
+    assert {path.name for path in tmp_path.iterdir()} == {"10"}  # intact, so not set aside
+
+
+def test_no_write_begins_without_room(tmp_path, states, monkeypatch):
+    free = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match="No space left") as refused:
+        Checkpoints(tmp_path).save(10, states[10])
+    assert refused.value.errno == errno.ENOSPC and refused.value.filename.startswith(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_named_arrays_are_read_exactly_and_alone(tmp_path):

@@ -13,11 +13,13 @@ import pytest
 from jaxdd import classification, models
 from jaxdd.core.parallel import make_mesh
 from jaxdd.core.training import Recipe
+from jaxdd.errors import SettingError
 from jaxdd.experts import Expert, ExpertsConfig, ExpertStore, check_length, describe, train_experts, training
 from jaxdd.experts import store as stores
 from jaxdd.experts.timeline import timeline
 from jaxdd.io import checkpoint
-from jaxdd.io.files import write_json
+from jaxdd.io.integrity import DamagedError, write_sealed
+from jaxdd.io.lock import in_use
 from jaxdd.models import ModelConfig
 
 MODEL = ModelConfig(name="mlp", width=4, depth=1)
@@ -249,7 +251,29 @@ def manifest_of(content):
     return damage
 
 
+def altered_manifest(change):
+    def damage(directory):
+        path = directory / "expert_0001.json"
+        stored = json.loads(path.read_text())
+        change(stored)
+        path.write_text(json.dumps(stored))
+
+    return damage
+
+
+def put_a_file_in_its_place(directory):
+    delete_checkpoint(directory)
+    (directory / "expert_0001").write_text("")
+
+
 FAULTS = {
+    "a file in its place": (put_a_file_in_its_place, "is damaged: .* missing or changed"),
+    "altered losses": (altered_manifest(lambda stored: stored["losses"].append(0.5)), "has an unreadable manifest"),
+    "no losses": (altered_manifest(lambda stored: stored.pop("losses")), "has an unreadable manifest"),
+    "manifest of no files": (manifest_of(b'{"files": {}, "losses": [0.0, 1.0]}'), "has an unreadable manifest"),
+    "no losses, no checksum": (manifest_of(b'{"files": {"a": "b"}, "losses": []}'), "has an unreadable manifest"),
+    "losses of another kind": (manifest_of(b'{"files": {"a": "b"}, "losses": ["0"]}'), "has an unreadable manifest"),
+    "nested manifest": (manifest_of(b"[" * 100_000), "has an unreadable manifest"),
     "no checkpoint": (delete_checkpoint, "is damaged: .* missing or changed"),
     "truncated file": (truncate_file, "is damaged: .* missing or changed"),
     "flipped byte": (flip_byte, "is damaged: .* missing or changed"),
@@ -290,13 +314,60 @@ def test_fault_is_described(copy, stripes, caplog, fault):
     assert re.search(f"{message}.*; it is trained anew$", said)
 
 
+def test_losses_that_are_not_finite_are_no_damage(tmp_path, stripes):
+    store = store_of(tmp_path, stripes)
+    losses = np.array([0, np.inf, np.nan, 1], np.float32)
+    store.save(0, Expert(np.zeros((4, 5), np.float32), np.zeros(5, np.float32), losses))
+    assert store.missing(1) == []
+    np.testing.assert_array_equal(store.losses(1), losses[None])
+
+
+def test_an_older_manifest_without_checksum_is_read(copy, stripes):
+    def as_of_old(stored):
+        del stored["sha256"], stored["description"]
+
+    altered_manifest(as_of_old)(copy)
+    assert store_of(copy, stripes).missing(3) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"null", b"\xff", b'{"description": {}}', b"[" * 100_000])
+def test_a_damaged_header_is_named_with_its_remedy(copy, stripes, content):
+    (copy / "store.json").write_bytes(content)
+    with pytest.raises(DamagedError, match="store.json is damaged .*; delete it if the experts are those of this run"):
+        store_of(copy, stripes)
+    (copy / "store.json").unlink()
+    assert store_of(copy, stripes).missing(3) == []
+
+
+def test_an_altered_header_is_named(copy, stripes):
+    stored = json.loads((copy / "store.json").read_text())
+    stored["description"]["seed"] = 1
+    (copy / "store.json").write_text(json.dumps(stored))
+    with pytest.raises(DamagedError, match="store.json is damaged"):
+        store_of(copy, stripes)
+
+
+def test_experts_without_header_are_not_taken_for_others(copy, stripes):
+    (copy / "store.json").unlink()
+    with pytest.raises(SettingError, match="expert_0000.json is an expert of another description"):
+        ExpertStore(copy, describe(stripes, MODEL, CONFIG, 1))
+    assert not (copy / "store.json").exists()
+
+
+def test_a_store_that_another_process_fills_is_refused(train, copy, reference):
+    with in_use(copy / ".experts.lock", ""):
+        same(train(copy), reference)  # all are there
+        with pytest.raises(SettingError, match="in use by process .*; wait until it has trained its experts"):
+            train(copy, dataclasses.replace(CONFIG, count=4))
+
+
 def test_writing_that_is_cut_off_leaves_no_expert(train, tmp_path, stripes, reference, monkeypatch, caplog):
     def cut_off(path, value):
         if path.name == "expert_0001.json":
             raise KeyboardInterrupt
-        write_json(path, value)
+        write_sealed(path, value)
 
-    monkeypatch.setattr(stores, "write_json", cut_off)
+    monkeypatch.setattr(stores, "write_sealed", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     monkeypatch.undo()
@@ -366,7 +437,7 @@ def test_diverging_expert_is_named_with_its_learning_rate(train, tmp_path):
     config = dataclasses.replace(CONFIG, recipe=dataclasses.replace(RECIPE, lr=1e38))
     with pytest.raises(FloatingPointError, match=r"expert 0 diverged at learning rate 1e\+38: lower experts.recipe.lr"):
         train(tmp_path, config)
-    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"store.json", ".experts.lock"}
 
 
 def test_only_the_earliest_snapshots_are_kept(train, reference):

@@ -1,10 +1,11 @@
 """The launcher: exit statuses and messages, on the standard error and without a traceback."""
 
+import errno
 import importlib
 
 import pytest
 
-from jaxdd.driver import Interrupted
+from jaxdd.errors import Diverged, Interrupted, SettingError
 from jaxdd.main import main, print_scores
 
 
@@ -61,9 +62,21 @@ def test_bad_input_is_refused_before_any_work(arguments, message, launch, tmp_pa
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (ValueError("no such thing"), 2, "jaxdd: no such thing"),
-        (FloatingPointError("step 3 of mtt is not finite"), 2, "jaxdd: step 3 of mtt is not finite"),
-        (PermissionError(13, "Permission denied", "/there"), 2, "jaxdd: [Errno 13] Permission denied: '/there'"),
+        (SettingError("no such thing"), 2, "jaxdd: no such thing"),
+        (Diverged("step 3 of mtt is not finite"), 2, "jaxdd: step 3 of mtt is not finite"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/there"),
+            2,
+            "jaxdd: /there: Permission denied; choose a place that you may read and write, or change its permissions",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/full/x"),
+            2,
+            "jaxdd: /full/x: No space left on device; make room and run the same command again: what was computed is "
+            "kept",
+        ),
+        (OSError(errno.EIO, "Input/output error", "/there"), 2, "jaxdd: /there: Input/output error"),
+        (OSError("something odd"), 2, "jaxdd: something odd"),
         (
             Interrupted("distillation stopped after step 5 of 9"),
             130,
@@ -82,14 +95,51 @@ def test_what_ends_a_run_sets_the_exit_status(error, status, message, launch, mo
     assert launch("--workdir", "a folder") == (status, "", message)
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
+@pytest.mark.parametrize("bug", [TypeError, ValueError, FloatingPointError, KeyError])
+def test_a_bug_keeps_its_traceback(bug, monkeypatch):
     def fail(config):
-        raise TypeError("not the user's fault")
+        raise bug("not the user's fault")
 
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(importlib.import_module("jaxdd.app.run"), "run", fail)
-    with pytest.raises(TypeError):
+    with pytest.raises(bug, match="not the user's fault"):
         main([])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "import jaxdd\n\ndef helper():\n    return 1 / 0\n\n\ndef get_config():\n    return helper()\n",
+            "own.py:4 `return 1 / 0` with ZeroDivisionError: division by zero",
+        ),
+        ("import jaxdd\nx = jaxdd.Config(nonsense=3)\n", "own.py:2 `x = jaxdd.Config(nonsense=3)` with TypeError: "),
+        ("import json\njson.loads('x')\n", "own.py:2 `json.loads('x')` with JSONDecodeError: "),
+        ("x = = 3\n", "own.py:1 `x = = 3` with SyntaxError: "),
+        ("import nonsense\n", "own.py:1 `import nonsense` with ModuleNotFoundError: No module named 'nonsense'"),
+    ],
+)
+def test_a_failing_config_file_shows_its_own_line(content, message, launch, tmp_path):
+    (tmp_path / "own.py").write_text(content)
+    status, out, err = launch("--config", "own.py")
+    assert status == 2 and out == ""
+    assert err.startswith(f"jaxdd: --config own.py fails at {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--workdir file", "jaxdd: file: File exists; a file stands where a folder is needed"),
+        ("--workdir file/below", "jaxdd: file/below: Not a directory; a file stands where a folder is needed"),
+        ("--workdir /proc/run", "jaxdd: /proc/run: No such file or directory; check the path"),
+        ("--workdir " + 300 * "x", "x: File name too long; choose a shorter name"),
+        ("evaluate .", "jaxdd: .: Is a directory; name a file"),
+    ],
+)
+def test_an_error_of_the_system_names_the_path_and_the_remedy(arguments, message, launch, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, out, err = launch(*arguments.split())
+    assert status == 2 and message in err and out == ""
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

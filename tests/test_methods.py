@@ -436,9 +436,9 @@ def test_methods_without_an_objective_say_so(problem):
 @pytest.mark.parametrize("name", CASES)
 def test_state_survives_a_checkpoint_bit_by_bit(one_device, name, tmp_path):
     run = one_device(name)
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(40, {"state": to_host(run.states[-1])})
-        step, restored = checkpoints.restore({"state": run.states[0]})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(40, {"state": to_host(run.states[-1])})
+    step, restored = checkpoints.restore({"state": run.states[0]})
     assert step == 40
     # The structure too: named tuples of optimizers come back as what they were.
     assert jax.tree.structure(restored["state"]) == jax.tree.structure(run.states[-1])

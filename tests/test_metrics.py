@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from jaxdd.errors import SettingError
 from jaxdd.report import metrics
 from jaxdd.report.metrics import Metrics, progress, read
 
@@ -155,13 +156,23 @@ def test_what_was_written_outlives_a_kill(tmp_path):
     assert [record["loss"] for record in read(tmp_path / "metrics.jsonl")] == [0, 1, 2]
 
 
-def test_read_names_the_line_that_is_broken(tmp_path):
+@pytest.mark.parametrize(
+    "line, fault",
+    [
+        ('{"step": ', "Expecting value"),
+        ("3", "'int' object has no attribute"),
+        ("[" * 100_000, "recursion"),
+        ('{"stage": "distill", "loss": 1}', "its step is 'missing'"),
+        ('{"step": "2", "stage": "distill"}', "its step is '2'"),
+        ('{"step": 2, "loss": 1}', "its stage is 'missing'"),
+        ('{"step": 2, "stage": "distill", "loss": "one"}', "its loss is 'one'"),
+        ('{"step": 2, "stage": "distill", "loss": null}', "its loss is None"),
+    ],
+)
+def test_read_names_the_line_that_is_broken(tmp_path, line, fault):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0, "stage": "distill"}\n{"step": \n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not a JSON object"):
-        read(path)
-    path.write_text("3\n")
-    with pytest.raises(ValueError, match="line 1"):
+    path.write_text('{"step": 0, "stage": "distill"}\n' + line + "\n")
+    with pytest.raises(SettingError, match=rf"metrics\.jsonl, line 2 is damaged \(.*{fault}.*\): remove the line"):
         read(path)
 
 

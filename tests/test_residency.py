@@ -9,7 +9,8 @@ import pytest
 from jaxdd import classification, models
 from jaxdd.core.parallel import make_mesh, over_devices
 from jaxdd.core.training import Recipe
-from jaxdd.driver import Interrupted, distill, on_devices
+from jaxdd.driver import distill, on_devices
+from jaxdd.errors import Interrupted
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.experts.placement import Fetcher, resolve
@@ -59,11 +60,11 @@ def test_host_and_device_give_the_same_bytes(problem, name, tmp_path, monkeypatc
         return fetched[-1]
 
     monkeypatch.setattr(Fetcher, "fetch", watched)
-    with Checkpoints(tmp_path) as checkpoints:
-        asked = iter([False, True])
-        with pytest.raises(Interrupted):
-            outcome_of(problem, CASES[name], "host", checkpoints=checkpoints, stop=lambda: next(asked))
-        host, said = outcome_of(problem, CASES[name], "host", checkpoints=checkpoints)
+    checkpoints = Checkpoints(tmp_path)
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        outcome_of(problem, CASES[name], "host", checkpoints=checkpoints, stop=lambda: next(asked))
+    host, said = outcome_of(problem, CASES[name], "host", checkpoints=checkpoints)
     for ours, theirs in zip([*host.distilled, *host.last], [*device.distilled, *device.last], strict=True):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
     last = [entry for entry in expected if entry[0] == 24]

@@ -1,6 +1,7 @@
 """The pipeline end to end: what it writes, which set it keeps, and that a stopped run goes on as if it had not been."""
 
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -20,12 +21,17 @@ from PIL import Image
 import jaxdd
 from jaxdd import classification, data, methods, models
 from jaxdd.app.config import parse
-from jaxdd.app.run import StopSignal, claim, record, run
+from jaxdd.app.run import run
+from jaxdd.app.signals import StopSignal
+from jaxdd.app.workdir import Progress, claim, opened, record
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import make_mesh
+from jaxdd.errors import SettingError
 from jaxdd.evaluation import validator
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import differences
+from jaxdd.io.integrity import DamagedError
+from jaxdd.io.lock import in_use
 from jaxdd.report.metrics import read
 
 # Three experts, one at a time; four checkpoints after the first; seconds of computing in all.
@@ -151,10 +157,11 @@ def test_a_run_writes_everything(finished):
         "results.json",
         "report.html",
         "progress.json",
+        ".run.lock",
     }
     assert written == files | {"experts", "checkpoints", "tensorboard"}
     stored = {f"expert_{i:04d}{suffix}" for i in range(3) for suffix in ("", ".json")}
-    assert {path.name for path in (finished / "experts").iterdir()} == {"store.json"} | stored
+    assert {path.name for path in (finished / "experts").iterdir()} == {"store.json", ".experts.lock"} | stored
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"45", "60"}
     with Image.open(finished / "grid.png") as grid:
         assert min(grid.size) > 50
@@ -217,8 +224,11 @@ def test_experts_curve_is_their_mean_loss_over_sgd_steps(finished):
     np.testing.assert_allclose([line["loss"] for line in lines], expected, rtol=1e-12)
 
 
-def test_the_highest_accuracy_selects_whatever_the_step(finished, flags, tmp_path, monkeypatch, one_device):
-    scored, script = [], iter([0.2, 0.5, 0.9, 0.9, 0.3])
+@pytest.mark.parametrize(("script", "best"), [([0.2, 0.5, 0.9, 0.9, 0.3], 2), ([0.9, 0.5, 0.8, 0.9, 0.3], 0)])
+def test_the_highest_accuracy_selects_whatever_the_step(
+    script, best, finished, flags, tmp_path, monkeypatch, one_device, caplog
+):
+    scored, script = [], iter(script)
 
     def score(distilled):
         scored.append(np.asarray(distilled.images))
@@ -229,10 +239,12 @@ def test_the_highest_accuracy_selects_whatever_the_step(finished, flags, tmp_pat
     monkeypatch.setattr(module("app.run"), "evaluate", lambda *_, **__: {"distilled": summary, "random_real": summary})
     shutil.copytree(finished / "experts", tmp_path / "experts")
     results = run(parse([*flags, "--workdir", str(tmp_path)]))
-    assert results["selected_step"] == 30 and results["selected_on"] == "validation"
+    assert results["selected_step"] == 15 * best and results["selected_on"] == "validation"
     assert results["full_data"] is None
-    np.testing.assert_array_equal(Distilled.load(tmp_path / "distilled.npz")[0].images, scored[2])
-    assert not np.array_equal(scored[2], scored[3])
+    np.testing.assert_array_equal(Distilled.load(tmp_path / "distilled.npz")[0].images, scored[best])
+    assert not np.array_equal(scored[best], scored[3])
+    assert json.loads((tmp_path / "results.json").read_text())["selected_step"] == 15 * best
+    assert ("distillation never improved on the first set" in caplog.text) == (best == 0)
 
 
 # Continuing
@@ -354,8 +366,7 @@ def test_a_diverging_run_names_step_method_and_learning_rates(copy, flags, datas
         "best": like,
         **{name: np.zeros(()) for name in ("best_step", "best_score", "seconds")},
     }
-    with Checkpoints(copy / "checkpoints") as checkpoints:
-        step, stored = checkpoints.restore(tree)
+    step, stored = Checkpoints(copy / "checkpoints").restore(tree)
     assert step == 0
     real = np.asarray(dataset.normalization(dataset.train.images))
     for digit, image in enumerate(np.asarray(stored["best"][0])):
@@ -388,6 +399,127 @@ def test_what_cannot_work_is_refused_before_any_training(arguments, message, fla
     assert not workdir.exists()
 
 
+def test_a_workdir_or_experts_in_use_are_refused(copy, flags, one_device):
+    config = parse([*flags, "--workdir", str(copy)])
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.name != ".run.lock"}
+    with in_use(copy / ".run.lock", ""), pytest.raises(SettingError, match="moved is in use by process .*--workdir"):
+        run(config)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.name != ".run.lock"} == before
+    with in_use(copy / "experts" / ".experts.lock", ""):
+        run(config)  # all are there
+        (copy / "experts" / "expert_0001.json").unlink()
+        with pytest.raises(SettingError, match="experts is in use by process .*experts.directory"):
+            run(config)
+
+
+# Damage
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_changes_nothing(copy, finished, flags, one_device):
+    arrays = [path for path in (copy / "checkpoints/60").rglob("d/*") if path.is_file()]
+    largest = max(arrays, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[424] ^= 0x40
+    largest.write_bytes(content)
+    with pytest.warns(UserWarning, match="checkpoint 60 cannot be read and is now .*missing or changed"):
+        run(parse([*flags, "--workdir", str(copy)]))
+    assert_same_run(copy, finished)
+
+
+def test_a_workdir_without_config_is_not_taken_for_another_run(copy, flags, one_device):
+    (copy / "config.json").unlink()
+    shutil.rmtree(copy / "experts")
+    for change in (["--method.steps", "70"], ["--seed", "1"]):
+        with pytest.raises(SettingError, match="checkpoints/60 is a checkpoint of another run"):
+            run(parse([*flags, "--workdir", str(copy), *change]))
+    assert not (copy / "config.json").exists() and not (copy / "experts").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_config_is_named_with_its_remedy(content, flags, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(DamagedError, match="config.json is damaged .*; delete it if the folder is that of this run"):
+        claim(tmp_path, parse(flags))
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"{}"])
+def test_a_config_of_another_kind_is_another_configuration(content, flags, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(SettingError, match="holds a run of another configuration"):
+        claim(tmp_path, parse(flags))
+
+
+ACCURACIES = {"distilled": {"accuracy": [0.5, 0.25]}, "full_data": {"accuracy": [0.75, 1.0]}}
+
+
+@pytest.fixture
+def progress_file(tmp_path):
+    """A file of progress with accuracies of the set "its"."""
+    done = Progress(tmp_path / "progress.json", "ours")
+    done.score("its")
+    done.add("evaluate", 2.5, **ACCURACIES)
+    return tmp_path / "progress.json"
+
+
+def test_progress_is_read_back(progress_file):
+    done = Progress(progress_file, "ours")
+    done.score("its")
+    assert done.accuracies == ACCURACIES and done.seconds == {"experts": 0.0, "evaluate": 2.5}
+
+
+def test_accuracies_of_another_set_or_run_are_not_reported(progress_file, caplog):
+    done = Progress(progress_file, "ours")
+    done.score("another")
+    assert done.accuracies == {"full_data": ACCURACIES["full_data"]}
+    assert not caplog.records
+    assert Progress(progress_file, "theirs").accuracies == {}
+    assert "progress.json is that of another run; what it held is computed again" in caplog.text
+
+
+def altered(change):
+    def damage(content):
+        stored = json.loads(content)
+        change(stored)
+        return json.dumps(stored).encode()
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda _, content=content: content for content in (b"", b"[]", b"null", b"{}", b"\xff", b"[" * 100_000)),
+        lambda content: content[:40],
+        altered(lambda stored: stored["accuracies"]["distilled"].update(accuracy=[0.99, 0.99])),
+        altered(lambda stored: stored["accuracies"]["distilled"].update(accuracy=[])),
+        altered(lambda stored: stored.update(accuracies=None)),
+        altered(lambda stored: stored["seconds"].pop("evaluate")),
+        altered(lambda stored: stored.update(set="another")),
+    ],
+)
+def test_damaged_progress_is_named_and_not_believed(progress_file, damage, caplog):
+    progress_file.write_bytes(damage(progress_file.read_bytes()))
+    done = Progress(progress_file, "ours")
+    assert done.accuracies == {} and done.seconds == {"experts": 0.0, "evaluate": 0.0}
+    assert f"{progress_file} is damaged" in caplog.text and "what it held is computed again" in caplog.text
+
+
+def test_altered_accuracies_do_not_reach_the_results(copy, finished, flags, one_device, caplog):
+    content = (copy / "progress.json").read_bytes()
+    altered_ = altered(lambda stored: stored["accuracies"]["distilled"].update(accuracy=[0.99, 0.99]))
+    (copy / "progress.json").write_bytes(altered_(content))
+    run(parse([*flags, "--workdir", str(copy)]))
+    assert "progress.json is damaged" in caplog.text
+    assert_same_run(copy, finished)
+
+
+def test_errors_without_a_path_are_given_the_workdir(tmp_path, flags):
+    config = parse(flags)
+    with pytest.raises(OSError) as raised, opened(tmp_path / "run", config, "ours"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "run")
+
+
 # Without the pipeline
 
 
@@ -404,6 +536,22 @@ def test_the_stages_in_a_notebook(stripes):
     scores = jaxdd.evaluate(task, dataset, outcome.distilled, scoring)
     assert outcome.distilled.images.shape == (3, 8, 8, 1)
     assert scores["distilled"]["mean"] > 0.8  # chance is a third
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(stripes, tmp_path):
+    model = models.build(jaxdd.ModelConfig("mlp", width=4, depth=1), stripes.image_shape, stripes.num_classes)
+    task, scoring = classification(model, stripes.num_classes), jaxdd.EvaluateConfig(validate_every=1000)
+    train, test = stripes.train, stripes.test
+    stripes = data.from_arrays(train.images, train.labels, test.images, test.labels, name="stripes", validation=0)
+
+    def distill(steps):
+        method = methods.dm.Config(steps=steps, real_batch=4, augment="none")
+        return jaxdd.distill(task, stripes, method, evaluate=scoring, checkpoints=Checkpoints(tmp_path))
+
+    distill(2)
+    with pytest.raises(SettingError, match="newest checkpoint is of step 2, but the run has 1 steps"):
+        distill(1)
+    assert distill(2).step == 2
 
 
 def test_the_record_of_a_run_is_json(flags):

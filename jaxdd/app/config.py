@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ import tyro
 
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
+from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
 from jaxdd.methods import ClasswiseConfig, MethodConfig, Weighting, infmatch
@@ -55,20 +57,32 @@ def load_config(path: str | Path) -> Config:
         What its `get_config()` returns.
 
     Raises:
-        ValueError: There is no such file, it fails, or it defines no `get_config()` that returns a `Config`.
+        SettingError: There is no such file, it fails, or it defines no `get_config()` that returns a `Config`.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"--config {path}: no such file; give a Python file that defines get_config() -> jaxdd.Config")
+        raise SettingError(
+            f"--config {path}: no such file; give a Python file that defines get_config() -> jaxdd.Config"
+        )
     sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a method of one's own may lie beside it
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
     except Exception as error:
-        raise ValueError(f"--config {path} fails with {type(error).__name__}: {error}") from error
+        raise SettingError(
+            f"--config {path} fails{_place(error, path)} with {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(config, Config):
-        raise ValueError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
+        raise SettingError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
     return config
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Return where in the file an error arose: its own last line that was running, with its text."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f" at {path}:{error.lineno} `{(error.text or '').strip()}`"
+    return f" at {path}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
 
 
 def parse(
@@ -89,7 +103,7 @@ def parse(
         description: What the command does.
 
     Raises:
-        ValueError: A bad value.
+        SettingError: A bad value.
         SystemExit: `--help`, or an unknown field.
     """
     file = argparse.ArgumentParser(command, add_help=False, allow_abbrev=False)

@@ -14,6 +14,7 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
+from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig, evaluate
 from jaxdd.models import ModelConfig
 
@@ -49,7 +50,7 @@ def defaults(path: str) -> Rescore:
     try:
         card = Distilled.load(path)[1]
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; give the distilled.npz of a run") from error
+        raise SettingError(f"{path}: no such file; give the distilled.npz of a run") from error
     config = card.provenance.get("config", {})
     scoring = config.get("evaluate", {})
     try:
@@ -62,7 +63,7 @@ def defaults(path: str) -> Rescore:
             seed=config.get("seed", 0),
         )
     except TypeError as error:
-        raise ValueError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
+        raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
 
 
 def parse(arguments: Sequence[str]) -> Rescore:
@@ -77,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Rescore:
     path = read(args=[argument for argument in arguments if argument not in ("-h", "--help")]).distilled
     command = read(args=arguments, default=defaults(path) if path else Rescore())
     if not path:
-        raise ValueError("evaluate needs a file: python -m jaxdd.main evaluate DISTILLED.npz")
+        raise SettingError("evaluate needs a file: python -m jaxdd.main evaluate DISTILLED.npz")
     return command
 
 
@@ -90,7 +91,7 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
     distilled, card = Distilled.load(command.distilled)
     dataset = data.load(**dataclasses.asdict(command.data))
     if distilled.images.shape[1:] != dataset.image_shape or distilled.labels.shape[1] != dataset.num_classes:
-        raise ValueError(
+        raise SettingError(
             f"{command.distilled} holds images {distilled.images.shape[1:]} of {distilled.labels.shape[1]} classes, "
             f"but {dataset.name} has {dataset.image_shape} of {dataset.num_classes}; name its dataset with --data.name"
         )

@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxdd import data, influence, models
 from jaxdd.app.config import Config, parse
-from jaxdd.app.run import StopSignal, expert_store
+from jaxdd.app.run import expert_store
+from jaxdd.app.signals import StopSignal
 from jaxdd.core.tasks import classification
 from jaxdd.data import Dataset, RealSet
-from jaxdd.driver import Interrupted
+from jaxdd.errors import Interrupted, SettingError
 from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
@@ -53,7 +54,7 @@ def read_command(arguments: Sequence[str]) -> Audit:
     """Read the command line: that of a run, and the fields of `Audit`.
 
     Raises:
-        ValueError: A bad value.
+        SettingError: A bad value.
         SystemExit: `--help`, or an unknown field.
     """
     text = (
@@ -73,8 +74,8 @@ def audit(command: Audit) -> dict[str, Any]:
         `{"scores": [N], "page": path, "auc": how well they find wrong labels}`; no auc where none are known.
 
     Raises:
-        ValueError: A setting that cannot work, before any training.
-        FloatingPointError: An expert or an estimate diverged.
+        SettingError: A setting that cannot work, before any training.
+        Diverged: An expert or an estimate diverged.
         Interrupted: SIGINT or SIGTERM during the training of experts; those trained so far are kept.
         OSError: The table cannot be written, before any training.
     """
@@ -86,7 +87,7 @@ def audit(command: Audit) -> dict[str, Any]:
     config = dataclasses.replace(command.influence, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     along_path = ESTIMATORS[config.estimator].along_path
     if along_path and len(line.steps) == 1:
-        raise ValueError(
+        raise SettingError(
             f"experts record one snapshot (experts.keep {command.experts.keep}), but {config.estimator} reads the way; "
             "raise experts.keep or leave it out, in another workdir, or choose --influence.estimator endpoint"
         )
@@ -141,7 +142,7 @@ def audit(command: Audit) -> dict[str, Any]:
 def _target(dataset: Dataset, name: str) -> RealSet:
     target = dataset.test_set() if name == "test" else dataset.validation_set()
     if target is None:
-        raise ValueError("the validation split is empty; raise data.validation, or choose --target test")
+        raise SettingError("the validation split is empty; raise data.validation, or choose --target test")
     return target
 
 

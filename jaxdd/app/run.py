@@ -1,41 +1,65 @@
 """The pipeline: data → experts → distill → evaluate → report. Every stage continues from what the workdir holds."""
 
 import dataclasses
-import json
 import logging
-import os
-import platform
-import signal
-import threading
 import time
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxdd import data, models
 from jaxdd.app.config import Config
+from jaxdd.app.signals import StopSignal
+from jaxdd.app.workdir import Progress, identity, opened, record, versions
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.parallel import over_devices
 from jaxdd.core.ranking import mislabeled_auc
 from jaxdd.core.tasks import classification
 from jaxdd.data import Dataset
-from jaxdd.driver import Interrupted, Outcome, distill
+from jaxdd.driver import Outcome, distill
+from jaxdd.errors import Interrupted, SettingError
 from jaxdd.evaluation import Measures, evaluate
 from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io.checkpoint import Checkpoints
-from jaxdd.io.files import differences, plain, write_json
+from jaxdd.io.files import plain, write_json
+from jaxdd.io.integrity import digest_of_arrays
 from jaxdd.report.metrics import Metrics, read
 from jaxdd.report.pages import image_grid, write_report, write_scores
 from jaxdd.types import Scores, Task
 
 log = logging.getLogger("jaxdd")
+
+
+class Job(NamedTuple):
+    """A run under way: what it works on, where it writes, and whether it should stop.
+
+    Attributes:
+        config: Its settings.
+        dataset: The real data.
+        task: What the networks do.
+        run: The sha256 of all that determines its results, see `jaxdd.app.workdir.identity`.
+        metrics: Where curves go.
+        done: What was computed before.
+        stop: Whether a signal asked it to stop.
+    """
+
+    config: Config
+    dataset: Dataset
+    task: Task
+    run: str
+    metrics: Metrics
+    done: Progress
+    stop: StopSignal
+
+    @property
+    def workdir(self) -> Path:
+        """The folder that it writes into."""
+        return Path(self.config.workdir)
 
 
 @over_devices()
@@ -49,37 +73,31 @@ def run(config: Config) -> dict[str, Any]:
         The content of `results.json`.
 
     Raises:
-        ValueError: A setting that cannot work, before any training; or a workdir that holds another run.
-        FloatingPointError: Training or distillation diverged; what was computed before is kept.
+        SettingError: A setting that cannot work, before any training; or a workdir that holds another run, or that
+            another process uses.
+        Diverged: Training or distillation diverged; what was computed before is kept.
         Interrupted: SIGINT or SIGTERM; the same call continues.
+        OSError: The workdir cannot be written to, or the disk is full; what was computed before is kept.
     """
     workdir = Path(config.workdir)
     dataset = data.load(**dataclasses.asdict(config.data))
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     task = classification(model, dataset.num_classes)
     check(config, dataset, task)
-    claim(workdir, config)
-    with Metrics(workdir, enabled=jax.process_index() == 0) as metrics, StopSignal() as stop:
-        done = Progress(workdir / "progress.json")
-        trajectories = None
-        if config.method.needs_experts:
-            trajectories = _experts(config, dataset, task, metrics, stop, done)
-        outcome = _distill(config, workdir, dataset, task, trajectories, metrics, stop)
-        scores = _evaluate(config, dataset, task, outcome, metrics, stop, done)
-    results = {
-        "dataset": dataset.name,
-        "method": config.method.title,
-        "ipc": config.method.ipc,
-        "stored_pixels": outcome.distilled.images.size * config.method.ipc // config.method.items_per_class,
-        **{name: scores.get(name) for name in ("distilled", "random_real", "full_data")},
-        "selected_on": "last step" if np.isnan(outcome.score) else "validation",
-        "selected_step": outcome.step,
-        "steps": config.method.steps,
-        "seconds": {**done.seconds, "distill": outcome.seconds},
-        "versions": versions(),
-    }
-    if jax.process_index() == 0:
-        _write_outputs(config, workdir, dataset, outcome, results)
+    known_by = identity(config, dataset)
+    with (
+        opened(workdir, config, known_by),
+        Metrics(workdir, enabled=jax.process_index() == 0) as metrics,
+        StopSignal() as stop,
+    ):
+        done = Progress(workdir / "progress.json", known_by)
+        job = Job(config, dataset, task, known_by, metrics, done, stop)
+        trajectories = _experts(job) if config.method.needs_experts else None
+        outcome = _distill(job, trajectories)
+        scores = _evaluate(job, outcome)
+        results = _results(job, outcome, scores)
+        if jax.process_index() == 0:
+            _write_outputs(job, outcome, results)
     return results
 
 
@@ -87,7 +105,7 @@ def check(config: Config, dataset: Dataset, task: Task) -> None:
     """Refuse what cannot work, before any training.
 
     Raises:
-        ValueError: Settings that the method refuses, more images per class than there are, a validation split that
+        SettingError: Settings that the method refuses, more images per class than there are, a validation split that
             lacks a class and that the method learns from, an initial set that cannot be read, or experts too short for
             the method.
     """
@@ -101,18 +119,11 @@ def check(config: Config, dataset: Dataset, task: Task) -> None:
         check_length(config.experts, len(dataset.train.labels), config.method.snapshots_needed)
 
 
-def record(config: Config) -> dict[str, Any]:
-    """Give the configuration as JSON, its method by name; without what does not change the results."""
-    fields = plain(config)
-    del fields["workdir"], fields["experts"]["residency"]
-    return {**fields, "method": {"name": config.method.name, **fields["method"]}}
-
-
 def expert_store(config: Config, dataset: Dataset) -> ExpertStore:
     """Open the store of a run's experts, or make it.
 
     Raises:
-        ValueError: It holds other experts.
+        SettingError: It holds other experts.
     """
     directory = Path(config.experts.directory or Path(config.workdir) / "experts")
     return ExpertStore(directory, describe(dataset, config.model, config.experts, config.seed))
@@ -122,12 +133,12 @@ def initial_set(path: str, dataset: Dataset) -> Distilled:
     """Read a distilled set to start from, its images normalized as the dataset's are.
 
     Raises:
-        ValueError: It cannot be read.
+        SettingError: It cannot be read.
     """
     try:
         distilled, card = Distilled.load(path)
     except FileNotFoundError as error:
-        raise ValueError(f"--initial {path}: no such file; give a distilled.npz") from error
+        raise SettingError(f"--initial {path}: no such file; give a distilled.npz") from error
     theirs, ours = (jax.tree.leaves(n) for n in (card.normalization, dataset.normalization))
     if card.normalization.kind != dataset.normalization.kind or not all(map(np.array_equal, theirs, ours)):
         pixels = card.normalization.inverse(distilled.images)
@@ -135,110 +146,33 @@ def initial_set(path: str, dataset: Dataset) -> Distilled:
     return distilled
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Write `config.json`, or make sure that the run in the workdir is this one.
-
-    Raises:
-        ValueError: The workdir holds a run of another configuration; the differences are named.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        if jax.process_index() == 0:
-            write_json(path, record(config))
-    elif found := differences(json.loads(path.read_text()), record(config)):
-        raise ValueError(
-            f"{workdir} holds a run of another configuration ({'; '.join(found)}); choose another --workdir, or delete "
-            "that folder to start over"
-        )
-
-
-def versions() -> dict[str, str]:
-    """Name what the numbers were computed with."""
-    packages = {name: metadata.version(name) for name in ("jaxdd", "jax", "jaxlib", "flax", "optax", "numpy")}
-    return {**packages, "python": platform.python_version(), "device": jax.devices()[0].device_kind}
-
-
-class StopSignal:
-    """Turns SIGINT and SIGTERM into a question that the stages ask: `stop()`. A second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._previous: dict[int, Any] = {}
-
-    def __call__(self) -> bool:
-        """Say whether the run was asked to stop."""
-        return self._asked
-
-    def __enter__(self) -> Self:
-        # Python delivers signals to the main thread only; a run on another one is stopped by whoever started it.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self._asked:
-            # At once, as kill would: every file is written atomically, and unwinding would race with running kernels.
-            os._exit(128 + number)
-        self._asked = True
-        log.warning("%s: stopping as soon as the work in progress is saved", signal.Signals(number).name)
-
-
-class Progress:
-    """What the run has computed besides experts and checkpoints, in a file: accuracies, and seconds spent."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        self.accuracies: dict[str, Measures] = stored.get("accuracies", {})
-        self.seconds: dict[str, float] = stored.get("seconds", {"experts": 0.0, "evaluate": 0.0})
-
-    def add(self, stage: str, seconds: float, **accuracies: Measures) -> None:
-        """Record time spent in a stage, and accuracies if it computed any."""
-        self.seconds[stage] += seconds
-        self.accuracies.update(accuracies)
-        if jax.process_index() == 0:
-            write_json(self._path, {"accuracies": self.accuracies, "seconds": self.seconds})
-
-
-def _experts(
-    config: Config,
-    dataset: Dataset,
-    task: Task,
-    metrics: Metrics,
-    stop: StopSignal,
-    done: Progress,
-) -> Trajectories:
-    store = expert_store(config, dataset)
-    missing = len(store.missing(config.experts.count))
+def _experts(job: Job) -> Trajectories:
+    config, count = job.config, job.config.experts.count
+    store = expert_store(config, job.dataset)
     clock = time.monotonic()
-    with metrics.progress("experts", config.experts.count, config.experts.count - missing) as bar:
+    with job.metrics.progress("experts", count, count - len(store.missing(count))) as bar:
 
         def on_expert(index: int, expert: Expert) -> None:
             nonlocal clock
             now = time.monotonic()
-            done.add("experts", now - clock)
+            job.done.add("experts", now - clock)
             clock = now
             bar.set_postfix(loss=float(expert.losses[-1]))
             bar.update()
-            if stop():
-                raise Interrupted(f"expert training stopped after expert {index + 1} of {config.experts.count}")
+            if job.stop():
+                raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
         trajectories = train_experts(
-            task,
-            dataset,
+            job.task,
+            job.dataset,
             config.experts,
             seed=config.seed,
             store=store,
             snapshots=max(config.method.snapshots_needed, 1),
             on_expert=on_expert,
         )
-    steps = timeline(config.experts, len(dataset.train.labels)).steps
-    _write_losses(metrics, steps.tolist(), store.losses(config.experts.count))
+    steps = timeline(config.experts, len(job.dataset.train.labels)).steps
+    _write_losses(job.metrics, steps.tolist(), store.losses(count))
     return trajectories
 
 
@@ -251,19 +185,11 @@ def _write_losses(metrics: Metrics, steps: list[int], losses: np.ndarray) -> Non
             metrics.write(step, "experts", loss=loss)
 
 
-def _distill(
-    config: Config,
-    workdir: Path,
-    dataset: Dataset,
-    task: Task,
-    trajectories: Trajectories | None,
-    metrics: Metrics,
-    stop: StopSignal,
-) -> Outcome:
+def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
+    config, metrics = job.config, job.metrics
     shown: dict[str, float] = {}
     bar: Any = None
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
 
         def on_resume(step: int) -> None:
             nonlocal bar
@@ -272,27 +198,33 @@ def _distill(
             bar = stack.enter_context(metrics.progress("distill", config.method.steps, max(step, 0)))
 
         def on_metrics(step: int, stage: str, **values: Any) -> None:
-            metrics.write(step, stage, **_by_label(values, dataset.mislabeled))
+            metrics.write(step, stage, **_by_label(values, job.dataset.mislabeled))
             if stage != "inspect":
                 shown.update(values)
                 bar.set_postfix(shown)
             bar.update(step - bar.n)
 
-        return distill(
-            task,
-            dataset,
+        outcome = distill(
+            job.task,
+            job.dataset,
             config.method,
             trajectories,
-            initial=None if config.initial is None else initial_set(config.initial, dataset),
+            initial=None if config.initial is None else initial_set(config.initial, job.dataset),
             seed=config.seed,
             evaluate=config.evaluate,
             residency=config.experts.residency,
-            checkpoints=checkpoints,
+            checkpoints=Checkpoints(job.workdir / "checkpoints", job.run),
             on_resume=on_resume,
             on_metrics=on_metrics,
             on_warning=log.warning,
-            stop=stop,
+            stop=job.stop,
         )
+    if outcome.step == 0 < config.method.steps:
+        log.warning(
+            "the best set on the validation split is that of step 0: distillation never improved on the first set, "
+            "which is what was kept; lower the method's learning rates, or give it more steps, in a new workdir"
+        )
+    return outcome
 
 
 def _by_label(values: dict[str, Any], mislabeled: np.ndarray | None) -> dict[str, Any]:
@@ -309,21 +241,15 @@ def _by_label(values: dict[str, Any], mislabeled: np.ndarray | None) -> dict[str
     return shown
 
 
-def _evaluate(
-    config: Config,
-    dataset: Dataset,
-    task: Task,
-    outcome: Outcome,
-    metrics: Metrics,
-    stop: StopSignal,
-    done: Progress,
-) -> dict[str, dict[str, Any]]:
+def _evaluate(job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
+    config, done = job.config.evaluate, job.done
+    done.score(digest_of_arrays(outcome.distilled))
     clock = time.monotonic()
-    total = 1 + config.evaluate.random_real + config.evaluate.full_data
-    with metrics.progress("evaluate", total, len(done.accuracies)) as bar:
+    total = 1 + config.random_real + config.full_data
+    with job.metrics.progress("evaluate", total, len(done.accuracies)) as bar:
 
         def leave(when: str) -> None:
-            if stop() and len(done.accuracies) < total:
+            if job.stop() and len(done.accuracies) < total:
                 raise Interrupted(f"evaluation stopped {when}")
 
         def on_result(name: str, measures: Measures) -> None:
@@ -336,19 +262,35 @@ def _evaluate(
 
         leave("before its start")
         return evaluate(
-            task,
-            dataset,
+            job.task,
+            job.dataset,
             outcome.distilled,
-            config.evaluate,
-            ipc=config.method.ipc,
-            seed=config.seed,
+            config,
+            ipc=job.config.method.ipc,
+            seed=job.config.seed,
             known=done.accuracies,
             on_result=on_result,
         )
 
 
-def _write_outputs(config: Config, workdir: Path, dataset: Dataset, outcome: Outcome, results: dict[str, Any]) -> None:
-    distilled = outcome.distilled
+def _results(job: Job, outcome: Outcome, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    method = job.config.method
+    return {
+        "dataset": job.dataset.name,
+        "method": method.title,
+        "ipc": method.ipc,
+        "stored_pixels": outcome.distilled.images.size * method.ipc // method.items_per_class,
+        **{name: scores.get(name) for name in ("distilled", "random_real", "full_data")},
+        "selected_on": "last step" if np.isnan(outcome.score) else "validation",
+        "selected_step": outcome.step,
+        "steps": method.steps,
+        "seconds": {**job.done.seconds, "distill": outcome.seconds},
+        "versions": versions(),
+    }
+
+
+def _write_outputs(job: Job, outcome: Outcome, results: dict[str, Any]) -> None:
+    config, workdir, dataset, distilled = job.config, job.workdir, job.dataset, outcome.distilled
     card = Card(
         dataset=dataset.name,
         class_names=dataset.class_names,
@@ -373,5 +315,5 @@ def _write_outputs(config: Config, workdir: Path, dataset: Dataset, outcome: Out
         card=card,
         results=results,
         config=record(config),
-        metrics_path=workdir / "metrics.jsonl",
+        metrics_path=job.metrics.path,
     )

@@ -3,11 +3,9 @@
 Axis letters: E experts, T snapshots, P parameters.
 """
 
-import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +13,17 @@ import ml_dtypes
 import numpy as np
 
 from jaxdd.data import Dataset
+from jaxdd.errors import SettingError
 from jaxdd.experts.timeline import ExpertsConfig, Timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io import checkpoint
-from jaxdd.io.files import differences, plain, write_json
+from jaxdd.io.files import NOT_FINITE, differences, plain, write_json
+from jaxdd.io.integrity import DamagedError, damaged, digest, digests, read_json, read_sealed, write_sealed
+from jaxdd.io.lock import in_use
 from jaxdd.types import AnyArray
 
 FORMAT = 1  # of the store, and of the way that an expert follows from its description
+RETRAINED = "the expert is trained anew"
 log = logging.getLogger("jaxdd")
 
 
@@ -36,31 +38,39 @@ class Expert(NamedTuple):
 class ExpertStore:
     """A folder of experts, each an Orbax checkpoint with one array per snapshot, beside a manifest of its files.
 
-    An expert counts as stored once its manifest is there and every file has the size and the checksum that it names.
+    An expert counts as stored once its manifest is there and every file has the checksum that it names.
 
     Args:
         directory: The folder; created if missing.
         description: All that determines the experts; a store made for another description is refused.
 
     Raises:
-        ValueError: The folder holds experts of another description; the differences are named.
+        SettingError: The folder holds experts of another description; the differences are named. Or its header is
+            damaged, or missing beside experts of another description.
     """
 
     def __init__(self, directory: Path, description: dict[str, Any]):
         self.directory = directory
         self.description = plain(description)
+        self._hash = digest(self.description)
         self._sound: set[int] = set()  # experts whose files were read and found whole, which takes time
+        self._named: set[int] = set()  # those that were found damaged
         header = directory / "store.json"
         if header.exists():
-            self._check(json.loads(header.read_text())["description"])
+            self._check(header)
         else:
-            directory.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
-            write_json(header, {"hash": digest, "description": self.description})
+            for manifest in sorted(directory.glob("expert_*.json")):
+                with suppress(DamagedError):  # which `missing` names
+                    self._read_manifest(manifest)
+            write_json(header, {"hash": self._hash, "description": self.description})
 
-    def _check(self, stored: dict[str, Any]) -> None:
-        if found := differences(stored, self.description):
-            raise ValueError(
+    def _check(self, header: Path) -> None:
+        remedy = "delete it if the experts are those of this run: each knows which description it is of"
+        stored = read_json(header, remedy)
+        if not isinstance(stored, dict) or stored.get("hash") != digest(stored.get("description")):
+            raise DamagedError(f"{header} is damaged (its content does not have its checksum); {remedy}")
+        if found := differences(stored["description"], self.description):
+            raise SettingError(
                 f"{self.directory} holds experts of another description ({'; '.join(found)}); choose another "
                 "workdir or experts.directory, or delete that folder to train new ones"
             )
@@ -74,25 +84,60 @@ class ExpertStore:
     def save(self, expert: int, trained: Expert) -> None:
         """Store an expert; it counts only when the last of its files is in place."""
         path = self._checkpoint(expert)
+        self._named.discard(expert)
         self._manifest(expert).unlink(missing_ok=True)
         checkpoint.save(path, self._encode(np.asarray(trained.snapshots), np.asarray(trained.final)))
-        write_json(self._manifest(expert), {"files": _digests(path), "losses": plain(np.asarray(trained.losses))})
+        manifest = {"files": digests(path), "losses": plain(np.asarray(trained.losses)), "description": self._hash}
+        write_sealed(self._manifest(expert), manifest)
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep the folder for this process while it trains experts.
+
+        Raises:
+            SettingError: Another process trains experts there.
+        """
+        return in_use(
+            self.directory / ".experts.lock",
+            "wait until it has trained its experts, or choose another experts.directory",
+        )
 
     def missing(self, count: int) -> list[int]:
-        """List the experts among the first `count` that have to be trained, removing and naming damaged ones."""
+        """List the experts among the first `count` that have to be trained; those that are damaged are logged."""
         absent = []
         for expert in sorted(set(range(count)) - self._sound):
             path, manifest = self._checkpoint(expert), self._manifest(expert)
             if not path.exists() and not manifest.exists():
                 absent.append(expert)
-            elif fault := _fault(path, manifest):
-                log.warning("expert %s %s; it is trained anew", path, fault)
-                shutil.rmtree(path, ignore_errors=True)
-                manifest.unlink(missing_ok=True)
+            elif fault := self._fault(path, manifest):
+                if expert not in self._named:
+                    log.warning("expert %s %s; it is trained anew", path, fault)
+                self._named.add(expert)
                 absent.append(expert)
             else:
                 self._sound.add(expert)
         return absent
+
+    def _fault(self, path: Path, manifest: Path) -> str | None:
+        if not manifest.exists():
+            return "has no manifest: its writing was interrupted"
+        try:
+            stored = self._read_manifest(manifest)
+        except DamagedError:
+            return f"has an unreadable manifest {manifest}"
+        changed = damaged(path, stored["files"])
+        return f"is damaged: {', '.join(changed[:3])} missing or changed" if changed else None
+
+    def _read_manifest(self, path: Path) -> dict[str, Any]:
+        """Read what was written with an expert, unless it is damaged or of another description."""
+        stored = read_sealed(path, RETRAINED, seal_needed=False)  # older versions wrote none
+        if not (_names_files(stored.get("files")) and _are_losses(stored.get("losses"))):
+            raise DamagedError(f"{path} is damaged (it names no files, or no losses); {RETRAINED}")
+        if stored.get("description", self._hash) != self._hash:
+            raise SettingError(
+                f"{path} is an expert of another description; choose another workdir or experts.directory, or delete "
+                "that folder to train new ones"
+            )
+        return stored
 
     def read(self, expert: int, snapshots: Iterable[int]) -> np.ndarray:
         """Read some snapshots of one expert, `[len(snapshots), P]` float32, and nothing else of the store."""
@@ -110,7 +155,7 @@ class ExpertStore:
 
     def losses(self, count: int) -> np.ndarray:
         """Read the training losses that the first `count` experts recorded at their snapshots, `[count, T]`."""
-        manifests = [json.loads(self._manifest(expert).read_text()) for expert in range(count)]
+        manifests = [self._read_manifest(self._manifest(expert)) for expert in range(count)]
         return np.array([manifest["losses"] for manifest in manifests], np.float64)
 
     @property
@@ -137,25 +182,16 @@ def _name(snapshot: int) -> str:
     return f"{snapshot:05d}"
 
 
-def _digests(path: Path) -> dict[str, str]:
-    return {str(file.relative_to(path)): _digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
+def _names_files(files: Any) -> bool:
+    return isinstance(files, dict) and bool(files)
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _are_losses(losses: Any) -> bool:
+    return isinstance(losses, list) and bool(losses) and all(map(_is_loss, losses))
 
 
-def _fault(path: Path, manifest: Path) -> str | None:
-    if not manifest.exists():
-        return "has no manifest: its writing was interrupted"
-    try:
-        expected = dict(json.loads(manifest.read_text())["files"])
-    except (ValueError, KeyError, TypeError):
-        return f"has an unreadable manifest {manifest}"
-    found = _digests(path) if path.exists() else {}
-    damaged = sorted(name for name in expected if expected[name] != found.get(name))
-    return f"is damaged: {', '.join(damaged[:3])} missing or changed" if damaged else None
+def _is_loss(loss: Any) -> bool:
+    return isinstance(loss, int | float) or (isinstance(loss, str) and loss in NOT_FINITE)
 
 
 def describe(dataset: Dataset, model: Any, config: ExpertsConfig, seed: int) -> dict[str, Any]:

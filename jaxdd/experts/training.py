@@ -16,6 +16,7 @@ from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
 from jaxdd.core.training import train
 from jaxdd.data import Data
+from jaxdd.errors import Diverged
 from jaxdd.experts.store import Expert, ExpertStore, assemble
 from jaxdd.experts.timeline import ExpertsConfig, timeline
 from jaxdd.experts.trajectories import Trajectories
@@ -74,37 +75,53 @@ def train_experts(
         The trajectories, in host memory.
 
     Raises:
-        FloatingPointError: An expert diverged; those before it are stored.
+        Diverged: An expert diverged; those before it are stored.
+        SettingError: The store holds an expert of another description, or another process trains experts there.
     """
     check_task(task)
-    real = dataset.real_set()
-    size, devices = real.size, jax.sharding.get_mesh().size
-    line = timeline(config, size)
-    todo = list(range(config.count)) if store is None else store.missing(config.count)
-    trained: dict[int, Expert] = {}
-    if todo:
-        key = stage_key(seed, "experts")
-        run, on_device = trainer(task, config, size), replicate(real)
-        group = config.per_dispatch or devices
-        for start in range(0, len(todo), group):
-            # Devices without an expert of their own train one that is thrown away: no other program is compiled.
-            members = todo[start : start + group]
-            indices = np.resize(members, -(-len(members) // devices) * devices)
-            experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
-            new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
-            # All that is good is kept before anything is refused or the caller may stop.
-            good = {index: expert for index, expert in new.items() if np.isfinite(expert.final).all()}
-            for index, expert in good.items():
-                if store is None:
-                    trained[index] = expert
-                else:
-                    store.save(index, expert)
-            if bad := sorted(new.keys() - good.keys()):
-                lr = config.recipe.lr
-                raise FloatingPointError(f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr")
-            for index, expert in good.items():
-                on_expert(index, expert)
-    if store is not None:
-        return store.load(config.count, line, snapshots)
-    kept = ((trained[i].snapshots[:snapshots], trained[i].final) for i in range(config.count))
-    return assemble(kept, config.count, line)
+    line = timeline(config, dataset.real_set().size)
+    if store is None:
+        trained: dict[int, Expert] = {}
+        _train(task, dataset, config, seed, list(range(config.count)), trained.__setitem__, on_expert)
+        kept = ((trained[i].snapshots[:snapshots], trained[i].final) for i in range(config.count))
+        return assemble(kept, config.count, line)
+    if store.missing(config.count):
+        with store.in_use():  # some may have been trained by whoever had it before
+            _train(task, dataset, config, seed, store.missing(config.count), store.save, on_expert)
+    return store.load(config.count, line, snapshots)
+
+
+def _train(
+    task: Task,
+    dataset: Data,
+    config: ExpertsConfig,
+    seed: int,
+    todo: list[int],
+    keep: Callable[[int, Expert], None],
+    on_expert: Callable[[int, Expert], None],
+) -> None:
+    """Train the experts `todo`, in groups; each is kept before the caller hears of any of its group."""
+    if not todo:
+        return
+    real, devices = dataset.real_set(), jax.sharding.get_mesh().size
+    key = stage_key(seed, "experts")
+    run, on_device = trainer(task, config, real.size), replicate(real)
+    group = config.per_dispatch or devices
+    for start in range(0, len(todo), group):
+        # Devices without an expert of their own train one that is thrown away: no other program is compiled.
+        members = todo[start : start + group]
+        indices = np.resize(members, -(-len(members) // devices) * devices)
+        experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
+        new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
+        # All that is good is kept before anything is refused or the caller may stop.
+        good = {index: expert for index, expert in new.items() if np.isfinite(expert.final).all()}
+        for index, expert in good.items():
+            keep(index, expert)
+        if bad := sorted(new.keys() - good.keys()):
+            lr = config.recipe.lr
+            raise Diverged(
+                f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr, in a new workdir or "
+                "experts.directory"
+            )
+        for index, expert in good.items():
+            on_expert(index, expert)

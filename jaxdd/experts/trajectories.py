@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdd.errors import SettingError
 from jaxdd.settings import check_choices
 from jaxdd.types import AnyArray, Array, PyTree, Snapshots
 
@@ -41,7 +42,7 @@ class Trajectories(NamedTuple):
             ValueError: They are kept elsewhere.
         """
         if self.snapshots is None:
-            raise ValueError(
+            raise SettingError(
                 "this needs the experts' snapshots on the devices; set experts.residency to device if they fit"
             )
         return self.snapshots

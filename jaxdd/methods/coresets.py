@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxdd.core import sampling
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.sampling import RealSet
+from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods.base import MethodConfig, Sources
 from jaxdd.types import Array, Method, PyTree, Scalars, Task
@@ -153,7 +154,7 @@ def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Arr
         return sampling.balanced(key, real, ipc)
     if name == "correct":
         if task.classes is None:
-            raise ValueError(f"method.init is 'correct', but the task {task.name!r} has no classes; choose real")
+            raise SettingError(f"method.init is 'correct', but the task {task.name!r} has no classes; choose real")
         params = task.unravel(sources.experts.final[0])
         found = sampling.over_all(lambda e, params: jnp.argmax(task.model.apply(params, e.inputs), -1), real, params)
         return sampling.balanced(key, real, ipc, preferred=found == real.targets)
@@ -205,7 +206,7 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
         inputs = _noise_like(key, inputs)
     if config.labels != "hard":
         if trajectories is None:
-            raise ValueError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
+            raise SettingError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
         outputs = final_outputs(task, trajectories, inputs)
         labels = jax.tree.map(lambda x: jnp.mean(x, axis=0), outputs)
     return Distilled(inputs, labels, jnp.asarray(lr, jnp.result_type(float)))

@@ -26,6 +26,7 @@ from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import all_items, mean_loss
 from jaxdd.core.training import shuffle
+from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources, descent, outer_optimizer
 from jaxdd.types import AnyArray, Array, Examples, Method, Snapshots, Task
@@ -427,7 +428,7 @@ def matching_influence(task: Task, config: Config) -> Method:
             return Cached(gradient, mean_over(hessian_key, lambda loss: hvp(loss, params, gradient)))
 
         if sources.experts.snapshots is None:
-            raise ValueError(
+            raise SettingError(
                 "method.cache needs the experts on the devices, and up to twice their size for itself: leave the cache "
                 "out, or set experts.residency to device if all that fits"
             )

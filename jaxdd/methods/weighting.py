@@ -25,6 +25,7 @@ from jaxdd.core.parallel import split
 from jaxdd.core.ranking import standardize
 from jaxdd.core.tasks import all_items, mean_loss
 from jaxdd.core.unroll import Unroll, inner_sgd
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import Sources
 from jaxdd.settings import check_choices
 from jaxdd.types import Array, Examples, Method, Scalars, Scores, Task
@@ -250,7 +251,7 @@ def weighted(task: Task, base: Method, weighting: Weighting) -> Method:
     """
     base_objective = base.objective
     if base_objective is None:
-        raise ValueError("this method has no objective that depends on weights of real examples; wrap dc, dm or ncfm")
+        raise SettingError("this method has no objective that depends on weights of real examples; wrap dc, dm or ncfm")
     uniform = weighting.selection == "none" and math.isinf(weighting.temperature)
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:

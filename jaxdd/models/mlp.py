@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from jaxdd.errors import SettingError
 from jaxdd.models.config import ModelConfig
 from jaxdd.models.layers import ACTIVATIONS, Linear, as_model, check_choice
 from jaxdd.types import Array, Model
@@ -47,7 +48,7 @@ def mlp(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
     """
     check_choice("activation", config.activation, ACTIVATIONS)
     if config.width < 1:
-        raise ValueError(f"width is {config.width}; a hidden layer needs at least 1 unit")
+        raise SettingError(f"width is {config.width}; a hidden layer needs at least 1 unit")
     if config.depth < 0:
-        raise ValueError(f"depth is {config.depth}; use 0 or more hidden layers")
+        raise SettingError(f"depth is {config.depth}; use 0 or more hidden layers")
     return as_model(MLP(config.width, config.depth, config.activation), image_shape, num_classes)

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
+from jaxdd.errors import SettingError
 from jaxdd.io.files import NOT_FINITE, atomic_write, to_json
 
 BINS = 40
@@ -62,7 +63,7 @@ class Metrics:
         if not self.enabled:
             return
         if "time" in values:
-            raise ValueError("a metric cannot be called 'time', which holds the clock: rename it, e.g. to 'seconds'")
+            raise SettingError("a metric cannot be called 'time', which holds the clock: rename it, e.g. to 'seconds'")
         scalars = {name: float(value) for name, value in values.items() if np.shape(value) == ()}
         histograms = {name: histogram(value) for name, value in values.items() if np.shape(value) != ()}
         now = time.time()
@@ -91,7 +92,7 @@ class Metrics:
         if not self.enabled:
             return
         self._file.close()
-        kept = [line for line in read(self.path) if line.get("stage") != stage or line["step"] <= step]
+        kept = [line for line in read(self.path) if line["stage"] != stage or line["step"] <= step]
         atomic_write(self.path, "".join(to_json(line) + "\n" for line in kept).encode())
         self._file = open(self.path, "ab")
         if stage in self._writers:
@@ -153,16 +154,17 @@ def read(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
         One dict per line; values that are not finite are floats again.
 
     Raises:
-        ValueError: if a finished line is not a JSON object.
+        SettingError: if a finished line is not a JSON object with a step and a stage.
     """
     lines = Path(path).read_bytes().split(b"\n")[:-1]
     records = []
     for number, line in enumerate(lines, start=1):
         try:
             record = {name: _restore(name, value) for name, value in json.loads(line).items()}
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number} is not a JSON object ({error}): remove the line") from error
-        if stage is None or record.get("stage") == stage:
+            _check_line(record)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise SettingError(f"{path}, line {number} is damaged ({error}): remove the line") from error
+        if stage is None or record["stage"] == stage:
             records.append(record)
     return records
 
@@ -234,6 +236,15 @@ def histogram(values: Any) -> dict[str, list[float]]:
 def _finite(values: Any) -> np.ndarray:
     flat = np.asarray(values, np.float64).ravel()  # in float32 the bins of a narrow range would coincide
     return flat[np.isfinite(flat)]
+
+
+def _check_line(record: dict[str, Any]) -> None:
+    for name, kind in {"step": int, "stage": str}.items():
+        if type(record.get(name)) is not kind:
+            raise ValueError(f"its {name} is {record.get(name, 'missing')!r}")
+    for name, value in record.items():
+        if name != "stage" and not isinstance(value, int | float | dict):
+            raise ValueError(f"its {name} is {value!r}")
 
 
 def _restore(name: str, value: Any) -> Any:
