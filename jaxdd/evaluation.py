@@ -5,7 +5,7 @@ Axis letters: R networks, M distilled items, N real examples, C classes.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
 from jaxdd.core.training import DSA, Recipe, train
 from jaxdd.data import Data
+from jaxdd.settings import AtLeast, Settings
 from jaxdd.types import Array, Examples, Scalars, Task
 
 Measures = dict[str, list[float]]
@@ -26,10 +27,10 @@ Measures = dict[str, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings, path="evaluate"):
     """How distilled sets are scored, and what they are compared with."""
 
-    networks: int = 5
+    networks: Annotated[int, AtLeast(1)] = 5
     """R, fresh networks; as many random draws of real images are scored beside them."""
     recipe: Recipe = Recipe(
         epochs=300, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="step", augment=DSA
@@ -43,15 +44,10 @@ class EvaluateConfig:
         epochs=30, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
     )
     """Training on all real data."""
-    validate_every: int = 50
+    validate_every: Annotated[int, AtLeast(1)] = 50
     """Outer steps between checkpoints, each of which is scored on the validation split; the best one is kept."""
-    validate_networks: int = 2
+    validate_networks: Annotated[int, AtLeast(1)] = 2
     """Networks per validation."""
-
-    def __post_init__(self) -> None:
-        for name in ("networks", "validate_every", "validate_networks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluate.{name} is {getattr(self, name)}; give 1 or more")
 
 
 def distilled_scorer(task: Task, recipe: Recipe) -> Callable[[Array, Distilled, RealSet], Scalars]:

@@ -22,7 +22,6 @@ from jaxdd.influence import ESTIMATORS, InfluenceConfig
 from jaxdd.io.files import plain
 from jaxdd.report.metrics import progress
 from jaxdd.report.pages import check_table, write_scores
-from jaxdd.settings import check_choices
 from jaxdd.types import Task
 
 log = logging.getLogger("jaxdd")
@@ -40,7 +39,7 @@ class Audit(Config):
     """The table of scores, .csv or .parquet, and beside it the page, .html; influence.csv in the workdir by default."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         check_table(self.table)
 
     @property

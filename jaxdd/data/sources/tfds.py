@@ -5,12 +5,14 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxdd.data.sources.decode import decode, stack
+from jaxdd.data.sources.decode import check_memory, decode, stack
 from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, hold_out
+from jaxdd.errors import SettingError
 
 CHUNK = 1000
 """Records that are read at once."""
@@ -48,6 +50,7 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
     if "train" not in splits:
         raise ValueError(f"{name} has no train split, only {sorted(splits)}; choose a set that has one")
     sources = {split: _source(builder, split) for split in ("train", "test", "validation") if split in splits}
+    check_memory(sum(map(len, sources.values())), image_size)
     train = _read_split(sources["train"], builder.info, image_key, label_key, image_size, f"{name} train")
     for split in ("test", "validation"):
         # Where the labels of a split are withheld, TFDS says −1.
@@ -62,8 +65,14 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
 def _find(name: str, data_dir: str | None) -> Any:
     """Return the builder of the files of a set; its code is not needed, nor the TensorFlow that the code may import."""
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import read_only_builder, registered
+    from tensorflow_datasets.core import naming, read_only_builder, registered
 
+    if Path(name).is_dir():
+        raise SettingError(f"data.name is {name!r}, a folder; to read its images give folder:{name}")
+    try:
+        naming.parse_builder_name_kwargs(name)
+    except ValueError as error:
+        raise SettingError(f"data.name is {name!r}; give digits, folder:PATH or the name of a TFDS dataset") from error
     try:
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except registered.DatasetNotFoundError:
