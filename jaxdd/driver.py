@@ -14,18 +14,20 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import over_devices, replicate, to_host, whole
 from jaxdd.core.tasks import check_task
-from jaxdd.data import Data
+from jaxdd.data import Data, check_data
+from jaxdd.errors import Diverged, Interrupted, SettingError
 from jaxdd.evaluation import EvaluateConfig, validator
 from jaxdd.experts.placement import Fetcher, Residency, place, resolve
 from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
+from jaxdd.settings import check_argument
 from jaxdd.types import Array, Method, PyTree, Scalars, Task
 
 STEPS_PER_DISPATCH = 10
 REMEDY = (
-    "lower a learning rate, in a new workdir (experts.directory can name this one's experts). "
-    "Checkpoints before it are kept"
+    "lower a learning rate, or method.tau where there is one, in a new workdir (experts.directory can name this one's "
+    "experts). Checkpoints before it are kept"
 )
 
 
@@ -47,10 +49,6 @@ class Outcome(NamedTuple):
     last: Distilled
     seconds: float
     inspected: dict[str, Any]
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved what it had computed."""
 
 
 def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
@@ -179,7 +177,7 @@ def run_method(
         if score:
             current = to_host(method.distilled(state))
             if not all(np.isfinite(values).all() for values in jax.tree.leaves(current)):
-                raise FloatingPointError(f"after step {step} of {name} the distilled set is not finite; {REMEDY}")
+                raise Diverged(f"after step {step} of {name} the distilled set is not finite; {REMEDY}")
             found = np.nan if validate is None else validate(current)
             if validate is not None:
                 on_metrics(step, "validate", **{score_name: found})
@@ -213,6 +211,11 @@ def run_method(
             save(done, score=scheduled)
         if stopping and done < steps:
             raise Interrupted(f"distillation stopped after step {done} of {steps}")
+    if validate is not None and steps and progress["best_step"] == 0:
+        on_warning(
+            f"no step of {name} made a better set on the validation split: the set of step 0, before any, is kept; "
+            "change its learning rates, or give it more steps"
+        )
     return Outcome(
         Distilled(*progress["best"]),
         int(progress["best_step"]),
@@ -261,17 +264,19 @@ def distill(
         FloatingPointError: A loss is not finite; the checkpoints before it are kept.
     """
     check_task(task)
+    check_data(dataset)
+    check_argument("the method's config", config, MethodConfig, "give one such as jaxdd.methods.dm.Config(ipc=1)")
     method, real = config.build(task), dataset.real_set()
     sampling.check_per_class(real, config.items_per_class)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         given = "none" if trajectories is None else f"some of {have}"
-        raise ValueError(
+        raise SettingError(
             f"{config.name} needs experts of at least {max(config.snapshots_needed, 1)} snapshots and was given "
             f"{given}: train them with jaxdd.train_experts, with more epochs or snapshots more often"
         )
     if trajectories is not None and trajectories.final.shape[-1] != task.size:
-        raise ValueError(
+        raise SettingError(
             f"the experts have {trajectories.final.shape[-1]} parameters and the model {task.size}: they are of "
             "another network; build the model that they were trained with"
         )
@@ -317,7 +322,7 @@ def _check_initial(given: Distilled, expected: Distilled) -> None:
     for field, ours, theirs in zip(Distilled._fields, given, expected, strict=True):
         shapes = [jax.tree.map(np.shape, tree) for tree in (ours, theirs)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
+            raise SettingError(
                 f"the initial set has {field} of shape {shapes[0]}, but the method, data and network make {shapes[1]}; "
                 "give a set of the same ipc, image size and classes"
             )
@@ -328,4 +333,4 @@ def _check_finite(rows: dict[str, np.ndarray], done: int, name: str) -> None:
     if not finite.all():
         step = done + int(np.argmin(finite))
         values = ", ".join(f"{field} {values[step - done]}" for field, values in rows.items())
-        raise FloatingPointError(f"step {step} of {name} is not finite ({values}); {REMEDY}")
+        raise Diverged(f"step {step} of {name} is not finite ({values}); {REMEDY}")

@@ -18,8 +18,9 @@ from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
 from jaxdd.core.training import DSA, Recipe, train
-from jaxdd.data import Data
-from jaxdd.settings import AtLeast, Settings
+from jaxdd.data import Data, check_data
+from jaxdd.errors import Diverged
+from jaxdd.settings import AtLeast, Settings, check_argument
 from jaxdd.types import Array, Examples, Scalars, Task
 
 Measures = dict[str, list[float]]
@@ -154,7 +155,9 @@ def validator(
 
     @over_devices()
     def score(distilled: Distilled) -> float:
-        return float(np.mean(measure(keys, stacked(distilled, len(keys)), split)[task.score]))
+        found = np.asarray(measure(keys, stacked(distilled, len(keys)), split)[task.score])
+        check_converged(f"validation of a set with learning rate {float(distilled.lr):g}", found, "evaluate.recipe.lr")
+        return float(np.mean(found))
 
     return score
 
@@ -188,8 +191,15 @@ def evaluate(
         `{"distilled": {"mean", "std", "runs"}, "random_real": …, "full_data": …}` of the task's score, accuracies as
         fractions, the standard deviation over the runs; one run a network, and for random real examples one draw a
         network. Further measures of the task stand in each by their names.
+
+    Raises:
+        SettingError: An argument is something else.
+        Diverged: The outputs of a network are not finite.
     """
     check_task(task)
+    check_argument("config", config, EvaluateConfig, "give a jaxdd.EvaluateConfig")
+    check_argument("the set", distilled, Distilled, "give a jaxdd.Distilled, such as the `distilled` of an outcome")
+    check_data(dataset)
     keys = jax.random.split(stage_key(seed, "evaluate"), config.networks)
     split, real = replicate(dataset.test_set()), replicate(dataset.real_set())
     small = distilled_scorer(task, config.recipe)
@@ -212,10 +222,31 @@ def evaluate(
             measures = dict(known[name])
         else:
             measures = {key: np.asarray(runs, np.float64).tolist() for key, runs in to_host(score()).items()}
+            scheme = "full_recipe" if name == "full_data" else "recipe"
+            check_converged(f"evaluation of {name}", np.array(measures[task.score]), f"evaluate.{scheme}.lr")
             on_result(name, measures)
         summaries = {key: summary(np.array(runs)) for key, runs in measures.items()}
         results[name] = {**summaries.pop(task.score), **summaries}
     return results
+
+
+def check_converged(where: str, scores: np.ndarray, setting: str) -> None:
+    """Refuse scores of networks that diverged, which are NaN.
+
+    Args:
+        where: What was scored.
+        scores: `[R]`.
+        setting: The learning rate that they were trained with.
+
+    Raises:
+        Diverged: Some score is not finite.
+    """
+    bad = int(np.sum(~np.isfinite(scores)))
+    if bad:
+        raise Diverged(
+            f"{where}: the outputs of {bad} of {len(scores)} networks are not finite; lower {setting}, or the learning "
+            "rate of the set if its method learns one"
+        )
 
 
 def summary(runs: np.ndarray) -> dict[str, float | list[float]]:

@@ -147,13 +147,13 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise SettingError(f"{name} is {_shown(value)}; choose one of {', '.join(choices)}")
 
 
-def check_argument(name: str, value: Any, kind: type, remedy: str) -> None:
+def check_argument(name: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:
     """Refuse an argument of another type.
 
     Args:
         name: What the argument is called.
         value: The argument.
-        kind: What it should be an instance of.
+        kind: What it should be an instance of, or several.
         remedy: What to give.
 
     Raises:
@@ -175,5 +175,5 @@ def _shown(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
-_NUMBERS: dict[Any, tuple[type, str]] = {int: (numbers.Integral, "a whole number"), float: (numbers.Real, "a number")}
+_NUMBERS: dict[Any, tuple[Any, str]] = {int: (numbers.Integral, "a whole number"), float: (numbers.Real, "a number")}
 _NAMES = {str: "text", bool: "True or False"}

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from jaxdd.driver import Interrupted
+from jaxdd.errors import Interrupted
 from jaxdd.main import main, print_scores
 
 

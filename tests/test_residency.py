@@ -9,7 +9,8 @@ import pytest
 from jaxdd import classification, models
 from jaxdd.core.parallel import make_mesh, over_devices
 from jaxdd.core.training import Recipe
-from jaxdd.driver import Interrupted, distill, on_devices
+from jaxdd.driver import distill, on_devices
+from jaxdd.errors import Interrupted
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.experts.placement import Fetcher, resolve

@@ -67,15 +67,17 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"--config {path}: no such file; give a Python file that defines get_config() -> jaxdd.Config")
+        raise SettingError(
+            f"--config {path}: no such file; give a Python file that defines get_config() -> jaxdd.Config"
+        )
     sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a method of one's own may lie beside it
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config() if callable(get_config) else None
     except Exception as error:
-        raise ValueError(f"--config {path} fails with {type(error).__name__}: {error}") from error
+        raise SettingError(f"--config {path} fails with {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
-        raise ValueError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
+        raise SettingError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
     return config
 
 

@@ -10,16 +10,20 @@ import numpy as np
 import tyro
 
 from jaxdd import data, models
-from jaxdd.core.distilled import Distilled
+from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
+from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig, evaluate
 from jaxdd.models import ModelConfig
+from jaxdd.settings import AtLeast, Seed, Settings, check_value
+
+FOLDER = "folder:"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rescore:
+class Rescore(Settings):
     """Score a saved distilled set beside random real images of its size."""
 
     distilled: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DISTILLED.npz")] = ""
@@ -30,13 +34,13 @@ class Rescore:
     """The network to train on the set."""
     recipe: Recipe = EvaluateConfig().recipe
     """How to train it; a learning rate that the method learned with the set takes precedence."""
-    networks: int = 5
+    networks: Annotated[int, AtLeast(1)] = 5
     """Fresh networks to train."""
     full_data: bool = False
     """Train on all real data as well, for reference."""
     full_recipe: Recipe = EvaluateConfig().full_recipe
     """How to train on all real data."""
-    seed: int = 0
+    seed: Annotated[int, Seed] = 0
     """Seed of the networks."""
 
 
@@ -49,20 +53,30 @@ def defaults(path: str) -> Rescore:
     try:
         card = Distilled.load(path)[1]
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; give the distilled.npz of a run") from error
+        raise SettingError(f"{path}: no such file; give the distilled.npz of a run") from error
     config = card.provenance.get("config", {})
-    scoring = config.get("evaluate", {})
+    source = _part(card, "data") or {"name": card.dataset}
+    if str(source.get("name")).startswith(FOLDER):
+        source["name"] = FOLDER  # a card from elsewhere does not decide which folder of this machine is read
+    full_recipe = _part(card, "evaluate").get("full_recipe")
     try:
         return Rescore(
             path,
-            DataConfig(**config.get("data", {"name": card.dataset})),
-            ModelConfig(**config.get("model", {})),
+            DataConfig(**source),
+            ModelConfig(**_part(card, "model")),
             Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
-            full_recipe=Recipe(**scoring["full_recipe"]) if scoring else EvaluateConfig().full_recipe,
-            seed=config.get("seed", 0),
+            full_recipe=Recipe(**full_recipe) if full_recipe else EvaluateConfig().full_recipe,
+            seed=config.get("seed", 0) if isinstance(config, dict) else 0,
         )
-    except TypeError as error:
-        raise ValueError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
+    except (TypeError, SettingError) as error:
+        raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
+
+
+def _part(card: Card, name: str) -> dict[str, Any]:
+    """Return a part of the configuration that a card tells of; none of it, where it tells something else."""
+    config = card.provenance.get("config")
+    part = config.get(name) if isinstance(config, dict) else None
+    return dict(part) if isinstance(part, dict) else {}
 
 
 def parse(arguments: Sequence[str]) -> Rescore:
@@ -77,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Rescore:
     path = read(args=[argument for argument in arguments if argument not in ("-h", "--help")]).distilled
     command = read(args=arguments, default=defaults(path) if path else Rescore())
     if not path:
-        raise ValueError("evaluate needs a file: python -m jaxdd.main evaluate DISTILLED.npz")
+        raise SettingError("evaluate needs a file: python -m jaxdd.main evaluate DISTILLED.npz")
     return command
 
 
@@ -88,9 +102,14 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
         ValueError: The set does not fit the dataset.
     """
     distilled, card = Distilled.load(command.distilled)
+    if command.data.name == FOLDER:
+        raise SettingError(
+            f"{command.distilled} was distilled from a folder of images, {card.dataset}; say where it is: --data.name "
+            "folder:PATH"
+        )
     dataset = data.load(**dataclasses.asdict(command.data))
     if distilled.images.shape[1:] != dataset.image_shape or distilled.labels.shape[1] != dataset.num_classes:
-        raise ValueError(
+        raise SettingError(
             f"{command.distilled} holds images {distilled.images.shape[1:]} of {distilled.labels.shape[1]} classes, "
             f"but {dataset.name} has {dataset.image_shape} of {dataset.num_classes}; name its dataset with --data.name"
         )
@@ -104,6 +123,7 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
         full_data=command.full_data,
         full_recipe=command.full_recipe,
     )
-    ipc = card.provenance.get("config", {}).get("method", {}).get("ipc")
+    ipc = _part(card, "method").get("ipc")
+    check_value("the ipc of its card", ipc, Annotated[int | None, AtLeast(1)])
     task = classification(model, dataset.num_classes)
     return evaluate(task, dataset, distilled, config, ipc=ipc, seed=command.seed)

@@ -14,7 +14,7 @@ from jaxdd.app.config import Config, parse
 from jaxdd.app.run import StopSignal, expert_store
 from jaxdd.core.tasks import classification
 from jaxdd.data import Dataset, RealSet
-from jaxdd.driver import Interrupted
+from jaxdd.errors import Interrupted, SettingError
 from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
@@ -85,7 +85,7 @@ def audit(command: Audit) -> dict[str, Any]:
     config = dataclasses.replace(command.influence, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     along_path = ESTIMATORS[config.estimator].along_path
     if along_path and len(line.steps) == 1:
-        raise ValueError(
+        raise SettingError(
             f"experts record one snapshot (experts.keep {command.experts.keep}), but {config.estimator} reads the way; "
             "raise experts.keep or leave it out, in another workdir, or choose --influence.estimator endpoint"
         )
@@ -140,7 +140,7 @@ def audit(command: Audit) -> dict[str, Any]:
 def _target(dataset: Dataset, name: str) -> RealSet:
     target = dataset.test_set() if name == "test" else dataset.validation_set()
     if target is None:
-        raise ValueError("the validation split is empty; raise data.validation, or choose --target test")
+        raise SettingError("the validation split is empty; raise data.validation, or choose --target test")
     return target
 
 

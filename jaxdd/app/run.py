@@ -24,7 +24,8 @@ from jaxdd.core.parallel import over_devices
 from jaxdd.core.ranking import mislabeled_auc
 from jaxdd.core.tasks import classification
 from jaxdd.data import Dataset
-from jaxdd.driver import Interrupted, Outcome, distill
+from jaxdd.driver import Outcome, distill
+from jaxdd.errors import Interrupted, SettingError
 from jaxdd.evaluation import Measures, evaluate
 from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
 from jaxdd.experts.timeline import timeline
@@ -127,7 +128,7 @@ def initial_set(path: str, dataset: Dataset) -> Distilled:
     try:
         distilled, card = Distilled.load(path)
     except FileNotFoundError as error:
-        raise ValueError(f"--initial {path}: no such file; give a distilled.npz") from error
+        raise SettingError(f"--initial {path}: no such file; give a distilled.npz") from error
     theirs, ours = (jax.tree.leaves(n) for n in (card.normalization, dataset.normalization))
     if card.normalization.kind != dataset.normalization.kind or not all(map(np.array_equal, theirs, ours)):
         pixels = card.normalization.inverse(distilled.images)
@@ -146,7 +147,7 @@ def claim(workdir: Path, config: Config) -> None:
         if jax.process_index() == 0:
             write_json(path, record(config))
     elif found := differences(json.loads(path.read_text()), record(config)):
-        raise ValueError(
+        raise SettingError(
             f"{workdir} holds a run of another configuration ({'; '.join(found)}); choose another --workdir, or delete "
             "that folder to start over"
         )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdd.errors import SettingError
 from jaxdd.types import Array, Augment
 
 
@@ -198,7 +199,7 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
     names = [] if strategy in ("", "none", "None") else strategy.split("_")
     unknown = [name for name in names if name not in OPERATIONS]
     if unknown:
-        raise ValueError(
+        raise SettingError(
             f"unknown operation {unknown[0]!r} in augmentation {strategy!r}; "
             f"join some of {', '.join(OPERATIONS)} by underscores, or give none"
         )
@@ -208,7 +209,7 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
         if not operations:
             return images
         if jnp.ndim(images) != 4:
-            raise ValueError(
+            raise SettingError(
                 f"images have shape {jnp.shape(images)}; augmentation needs four axes, [B, H, W, K]: set augment to "
                 "none for other inputs"
             )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxdd.errors import SettingError
 from jaxdd.types import Array, Params
 
 
@@ -107,7 +108,7 @@ def convolution_distance(synthetic: Params, real: Params) -> Array:
         [published] IDC, Kim et al. 2022, arXiv 2205.14959, as its code computes it.
     """
     if not any(jnp.ndim(leaf) == 4 for leaf in jax.tree.leaves(real)):
-        raise ValueError("distance convolution_mse compares convolutions and the network has none; choose cosine")
+        raise SettingError("distance convolution_mse compares convolutions and the network has none; choose cosine")
     return _sum_over_tensors(lambda g, h: jnp.sum((g - h) ** 2), synthetic, real, axes=(4,))
 
 

@@ -139,7 +139,7 @@ class ZCA(NamedTuple):
         flat = images.reshape(len(images), -1)
         size = flat.shape[1]
         if size > LARGEST_ZCA:
-            raise ValueError(
+            raise SettingError(
                 f"ZCA of {'×'.join(map(str, images.shape[1:]))} images needs {size} × {size} matrices; up to "
                 f'{LARGEST_ZCA} is supported: pass a smaller image_size, or normalization="standard"'
             )
@@ -219,12 +219,12 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Normalization:
         ValueError: if the kind is unknown, or an array is missing or cannot be one of a normalization.
     """
     if "kind" not in arrays:
-        raise ValueError(f"no entry 'kind' among {sorted(arrays)}; pass the arrays that to_arrays() returned")
+        raise SettingError(f"no entry 'kind' among {sorted(arrays)}; pass the arrays that to_arrays() returned")
     kind = str(arrays["kind"])
     check_choice("normalization", kind, KINDS)
     missing = [name for name in KINDS[kind]._fields if name not in arrays]
     if missing:
-        raise ValueError(f"the {kind!r} normalization lacks {missing}; pass all arrays that to_arrays() returned")
+        raise SettingError(f"the {kind!r} normalization lacks {missing}; pass all arrays that to_arrays() returned")
     fields = {name: np.asarray(arrays[name]) for name in KINDS[kind]._fields}
     for name, values in fields.items():
         axes = 2 if kind == "zca" and name != "mean" else 1
@@ -248,7 +248,7 @@ def check_images(images: np.ndarray) -> None:
         ValueError: if it is not.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
-        raise ValueError(
+        raise SettingError(
             f"a normalization is fitted on uint8 images [N, H, W, K] with N ≥ 1, got {images.dtype} {images.shape}"
         )
 

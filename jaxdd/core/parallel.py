@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxdd.errors import SettingError
 from jaxdd.types import AnyArray, Array, Examples, PyTree
 
 AXIS = "data"
@@ -43,7 +44,7 @@ def over_devices() -> Iterator[Mesh]:
         with jax.set_mesh(mesh):
             yield mesh
     elif ambient.axis_names != (AXIS,):
-        raise ValueError(f"the mesh that is set has the axes {ambient.axis_names}; set jaxdd.make_mesh(devices)")
+        raise SettingError(f"the mesh that is set has the axes {ambient.axis_names}; set jaxdd.make_mesh(devices)")
     else:
         yield ambient
 
@@ -212,7 +213,7 @@ def _refuse_closures(function: Callable[..., PyTree]) -> None:
     for name, cell in zip(code.co_freevars if code else (), cells, strict=True):
         value = cell.cell_contents
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
-            raise ValueError(
+            raise SettingError(
                 f"{function.__name__}, which devices are to share, closes over the array {name}: pass it as a "
                 "shared argument, function(item, *shared)"
             )

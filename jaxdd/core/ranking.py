@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxdd.errors import SettingError
 from jaxdd.types import AnyArray
 
 
@@ -46,7 +47,7 @@ def weights(scores: AnyArray, labels: AnyArray, temperature: float = 1.0) -> np.
     """
     scores, labels = _scored(scores, labels)
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; give a positive one")
+        raise SettingError(f"temperature is {temperature}; give a positive one")
     result = np.empty(len(scores))
     for label in np.unique(labels):
         members = labels == label
@@ -80,10 +81,10 @@ def subset(
     scores, labels = _scored(scores, labels)
     signs = {"helpful": -1, "harmful": 1}
     if keep not in signs:
-        raise ValueError(f"keep is {keep!r}; choose one of {', '.join(signs)}")
+        raise SettingError(f"keep is {keep!r}; choose one of {', '.join(signs)}")
     classes, counts = np.unique(labels, return_counts=True)
     if not 1 <= per_class <= counts.min():
-        raise ValueError(
+        raise SettingError(
             f"per_class is {per_class}, but class {classes[counts.argmin()]} has {counts.min()} examples; "
             f"choose 1 to {counts.min()}"
         )
@@ -132,8 +133,8 @@ def mislabeled_auc(scores: AnyArray, mislabeled: AnyArray) -> float:
 def _scored(scores: AnyArray, labels: AnyArray) -> tuple[np.ndarray, np.ndarray]:
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape or not len(scores):
-        raise ValueError(f"scores are {list(scores.shape)} and labels {list(labels.shape)}; both must be [N], N >= 1")
+        raise SettingError(f"scores are {list(scores.shape)} and labels {list(labels.shape)}; both must be [N], N >= 1")
     if not np.isfinite(scores).all():
         first = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(f"the score of example {first} is {scores[first]}; scores must be finite")
+        raise SettingError(f"the score of example {first} is {scores[first]}; scores must be finite")
     return scores, labels

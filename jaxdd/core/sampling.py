@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdd.core.normalization import Normalization
 from jaxdd.core.parallel import lanes, map_over
+from jaxdd.errors import SettingError
 from jaxdd.types import AnyArray, Array, Examples, PyTree
 
 CHUNK = 500
@@ -76,9 +77,9 @@ def real_set(images: np.ndarray, labels: np.ndarray, num_classes: int, normaliza
         ValueError: if the lengths differ or a label is out of range.
     """
     if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels; every image needs one label")
+        raise SettingError(f"{len(images)} images but {len(labels)} labels; every image needs one label")
     if len(labels) and not (0 <= labels.min() and labels.max() < num_classes):
-        raise ValueError(f"labels span {labels.min()}..{labels.max()}, but {num_classes} classes need 0..C−1")
+        raise SettingError(f"labels span {labels.min()}..{labels.max()}, but {num_classes} classes need 0..C−1")
     members = [np.flatnonzero(labels == label) for label in range(num_classes)]
     sizes = np.array([len(indices) for indices in members], np.int32)
     table = np.stack([np.resize(indices, sizes.max(initial=1)) for indices in members]).astype(np.int32)
@@ -161,7 +162,7 @@ def uniform(key: Array, real: RealSet, batch: int) -> Array:
         ValueError: if `batch` is not positive.
     """
     if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+        raise SettingError(f"batch must be at least 1, got {batch}")
     return jax.random.randint(key, (batch,), 0, real.size, jnp.int32)
 
 
@@ -190,7 +191,7 @@ def balanced(key: Array, real: RealSet, per_class: int, preferred: Array | None 
     table = jnp.asarray(real.groups.table)
     largest = table.shape[1]
     if not 1 <= per_class <= largest:
-        raise ValueError(f"per_class must lie in 1..{largest}, the size of the largest class, got {per_class}")
+        raise SettingError(f"per_class must lie in 1..{largest}, the size of the largest class, got {per_class}")
     return jnp.take_along_axis(table, _shuffled(key, real.groups, per_class, preferred), axis=1)
 
 
@@ -214,7 +215,7 @@ def classwise(key: Array, real: RealSet, batch: int) -> Array:
         [published] without replacement, DC's code; [our choice] repetition, where that code makes the batch smaller.
     """
     if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+        raise SettingError(f"batch must be at least 1, got {batch}")
     table, sizes = (jnp.asarray(x) for x in real.groups)
     order = _shuffled(key, real.groups, min(batch, table.shape[1]))
     turns = jnp.arange(batch)[None] % sizes[:, None]
@@ -244,7 +245,7 @@ def check_per_class(real: RealSet, per_class: int) -> None:
     sizes = np.asarray(real.groups.sizes)
     if not 1 <= per_class <= sizes.min():
         where = "the set" if real.classes is None else f"class {int(sizes.argmin())}"
-        raise ValueError(
+        raise SettingError(
             f"cannot draw {per_class} examples per class without replacement: {where} has {sizes.min()}; choose 1 to "
             f"{sizes.min()} (method.ipc)"
         )
@@ -257,10 +258,10 @@ def check_validation(split: RealSet | None) -> RealSet:
         ValueError: if there is none, or it lacks a class.
     """
     if split is None:
-        raise ValueError("the method learns from the validation split, which is empty; raise data.validation")
+        raise SettingError("the method learns from the validation split, which is empty; raise data.validation")
     if split.classes is not None and not np.asarray(split.classes.sizes).all():
         missing = int(np.argmin(np.asarray(split.classes.sizes)))
-        raise ValueError(
+        raise SettingError(
             f"the validation split has no example of class {missing}: raise data.validation, or do without it"
         )
     return split

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxdd.core import sampling
 from jaxdd.core.distilled import HARD_LABEL_SCALE, Distilled
 from jaxdd.core.sampling import RealSet
+from jaxdd.errors import SettingError
 from jaxdd.types import Array, Examples, Losses, Model, Params, Task
 
 
@@ -29,7 +30,7 @@ def classification(model: Model, classes: int) -> Task:
         ValueError: `classes` is not positive.
     """
     if classes < 1:
-        raise ValueError(f"classes is {classes}; classification needs at least 1")
+        raise SettingError(f"classes is {classes}; classification needs at least 1")
     return Task(
         name="classification",
         model=model,
@@ -49,7 +50,7 @@ def check_task(task: Task) -> None:
         ValueError: It is something else.
     """
     if not isinstance(task, Task):
-        raise ValueError(
+        raise SettingError(
             f"a task is needed and this is a {type(task).__name__}: say what the network does, such as "
             "jaxdd.classification(model, dataset.num_classes)"
         )
@@ -81,10 +82,13 @@ def softened(distilled: Distilled, indices: Array) -> Examples:
 
 
 def accuracy(model: Model, params: Params, split: RealSet) -> Array:
-    """Compute the fraction of a split that a network classifies right, a scalar."""
+    """Compute the fraction of a split that a network classifies right, a scalar; NaN if it has diverged."""
 
     def correct(examples: Examples, params: Params) -> Array:
-        return jnp.argmax(model.apply(params, examples.inputs), -1) == jnp.argmax(examples.targets, -1)
+        logits = model.apply(params, examples.inputs)
+        right = jnp.argmax(logits, -1) == jnp.argmax(examples.targets, -1)
+        # Logits that are not numbers have an argmax too: they would pass for a network at chance.
+        return jnp.where(jnp.isfinite(logits).all(-1), right.astype(float), jnp.nan)
 
     return jnp.mean(sampling.over_all(correct, split, params))
 

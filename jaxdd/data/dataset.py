@@ -37,6 +37,19 @@ class Data(Protocol):
         """Return the split that results are reported on."""
 
 
+def check_data(dataset: Any) -> None:
+    """Refuse what is no data to distill, such as a split, arrays, or arguments in another order.
+
+    Raises:
+        SettingError: It is something else.
+    """
+    if not all(hasattr(dataset, name) for name in ("real_set", "validation_set", "test_set")):
+        raise SettingError(
+            f"the dataset is of type {type(dataset).__name__}; give what jaxdd.data.load or jaxdd.data.from_arrays "
+            "returns, after the task"
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A labeled image dataset in host memory.
@@ -180,9 +193,7 @@ def load(
         ValueError: if an argument is out of range, or the dataset is unknown, not prepared or damaged.
     """
     # The settings check themselves, wherever they come from.
-    DataConfig(
-        name, data_dir, validation, split_seed, normalization, image_size, label_noise, noise_kind, noise_seed
-    )
+    DataConfig(name, data_dir, validation, split_seed, normalization, image_size, label_noise, noise_kind, noise_seed)
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     if data_dir and Path(data_dir).exists() and not Path(data_dir).is_dir():
         raise SettingError(f"data.data_dir is {data_dir}, which is no folder; give a TFDS directory, or leave it out")
@@ -280,7 +291,7 @@ def _as_split(images: Any, labels: Any, split: str) -> Split:
             )
         span = f"[{images.min()}, {images.max()}]" if images.size else "[]"
         scale = " * 255" if images.size and 0 <= images.min() and images.max() <= 1 else ""
-        raise ValueError(
+        raise SettingError(
             f"{split} images have dtype {images.dtype} and range {span}, but uint8 in 0..255 is needed: undo any "
             f"normalization and pass np.round(images{scale}).astype(np.uint8)"
         )
@@ -299,7 +310,7 @@ def _as_split(images: Any, labels: Any, split: str) -> Split:
             "a gap"
         )
     if len(images) != len(labels):
-        raise ValueError(f"{split} has {len(images)} images but {len(labels)} labels; every image needs one label")
+        raise SettingError(f"{split} has {len(images)} images but {len(labels)} labels; every image needs one label")
     return Split(images, labels.astype(np.int32))
 
 
@@ -313,28 +324,28 @@ def _assemble(
     """Check what was read, carve off the validation split, add noise and normalization to what remains."""
     for split, (images, labels) in (("train", raw.train), ("test", raw.test)):
         if len(images) == 0:
-            raise ValueError(f"the {split} split has no examples; add some")
+            raise SettingError(f"the {split} split has no examples; add some")
         if images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise ValueError(
+            raise SettingError(
                 f"{split} images have shape {list(images.shape)}, but [N, H, W, K] with 1 or 3 channels K last is "
                 "needed; transpose channels to the end and drop an alpha channel"
             )
         if 0 in images.shape:
-            raise SettingError(f"{split} images have shape {list(images.shape)}, which holds no pixels; pass larger ones")
+            raise SettingError(f"{split} images have shape {list(images.shape)}, without a pixel; pass larger ones")
         if images.shape[1:] != raw.train.images.shape[1:]:
-            raise ValueError(
+            raise SettingError(
                 f"train images are {list(raw.train.images.shape[1:])} but {split} images {list(images.shape[1:])}; "
                 "resize them to one shape"
             )
         if labels.min() < 0 or labels.max() >= len(raw.class_names):
-            raise ValueError(
+            raise SettingError(
                 f"{split} labels span {labels.min()}..{labels.max()}, but {len(raw.class_names)} classes need "
                 f"0..{len(raw.class_names) - 1}"
             )
     sizes = np.bincount(raw.train.labels, minlength=len(raw.class_names))
     if not sizes.all():
         empty = int(np.argmin(sizes))
-        raise ValueError(
+        raise SettingError(
             f"class {empty} ({raw.class_names[empty]!r}) has no train example; add some, or remove the class and "
             "number the others without a gap"
         )

@@ -4,6 +4,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxdd.errors import SettingError
+
 TEST_FRACTION = 0.2
 """Part of every class that becomes the test split where the set brings none. [our choice]"""
 
@@ -90,7 +92,7 @@ def draw_held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         ValueError: if `fraction` is outside [0, 1).
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"the fraction to hold out must lie in [0, 1), got {fraction}; 0.1 is a common choice")
+        raise SettingError(f"the fraction to hold out must lie in [0, 1), got {fraction}; 0.1 is a common choice")
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -123,9 +125,9 @@ def corrupt(labels: np.ndarray, num_classes: int, fraction: float, kind: Noise, 
         [published] both kinds: Patrini et al. 2017, arXiv 1609.03683, and the literature on label noise since.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"label_noise must be a fraction of the train split in [0, 1), got {fraction}; try 0.2")
+        raise SettingError(f"label_noise must be a fraction of the train split in [0, 1), got {fraction}; try 0.2")
     if fraction and num_classes < 2:
-        raise ValueError(f"label noise of {fraction} needs at least 2 classes to confuse; leave it out")
+        raise SettingError(f"label noise of {fraction} needs at least 2 classes to confuse; leave it out")
     rng = np.random.default_rng([seed, 1])  # not the stream that carves off a split with the same seed
     noisy = labels.copy()
     for label in range(num_classes):

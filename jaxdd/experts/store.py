@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxdd.data import Dataset
+from jaxdd.errors import SettingError
 from jaxdd.experts.timeline import ExpertsConfig, Timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io import checkpoint
@@ -60,7 +61,7 @@ class ExpertStore:
 
     def _check(self, stored: dict[str, Any]) -> None:
         if found := differences(stored, self.description):
-            raise ValueError(
+            raise SettingError(
                 f"{self.directory} holds experts of another description ({'; '.join(found)}); choose another "
                 "workdir or experts.directory, or delete that folder to train new ones"
             )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.core.training import Recipe, batching, schedule_of
+from jaxdd.errors import SettingError
 from jaxdd.experts.placement import Residency
 from jaxdd.settings import AtLeast, Settings
 
@@ -87,7 +88,7 @@ def check_length(config: ExpertsConfig, size: int, needed: int) -> None:
     have = len(line.steps)
     if have < needed:
         epochs = -(-(needed - 1) * line.every // batching(size, config.recipe.batch)[0])
-        raise ValueError(
+        raise SettingError(
             f"the method reads {needed} snapshots of every expert, but experts of {config.recipe.epochs} epochs with "
             f"snapshot_every={config.snapshot_every} and keep={config.keep} have {have}; {epochs} epochs "
             f"(experts.recipe.epochs) with experts.keep of {needed} or more will do, or a lower method.window"

@@ -16,6 +16,7 @@ from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
 from jaxdd.core.training import train
 from jaxdd.data import Data
+from jaxdd.errors import Diverged
 from jaxdd.experts.store import Expert, ExpertStore, assemble
 from jaxdd.experts.timeline import ExpertsConfig, timeline
 from jaxdd.experts.trajectories import Trajectories
@@ -101,7 +102,7 @@ def train_experts(
                     store.save(index, expert)
             if bad := sorted(new.keys() - good.keys()):
                 lr = config.recipe.lr
-                raise FloatingPointError(f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr")
+                raise Diverged(f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr")
             for index, expert in good.items():
                 on_expert(index, expert)
     if store is not None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdd.errors import SettingError
 from jaxdd.settings import AtLeast, Settings
 from jaxdd.types import AnyArray, Array, PyTree, Snapshots
 
@@ -41,7 +42,7 @@ class Trajectories(NamedTuple):
             ValueError: They are kept elsewhere.
         """
         if self.snapshots is None:
-            raise ValueError(
+            raise SettingError(
                 "this needs the experts' snapshots on the devices; set experts.residency to device if they fit"
             )
         return self.snapshots
@@ -105,7 +106,7 @@ class Window(Settings, path="window"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.first < self.start <= self.last:
-            raise ValueError(
+            raise SettingError(
                 f"window has first={self.first}, start={self.start}, end={self.end}; it needs 0 <= first < start <= end"
             )
 

@@ -30,13 +30,16 @@ import numpy as np
 from jaxdd.core import sampling
 from jaxdd.core.parallel import map_over, over_devices, replicate
 from jaxdd.core.ranking import mislabeled_auc, per_class, ranking, subset, weights
+from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
+from jaxdd.errors import Diverged, SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence.config import InfluenceConfig
 from jaxdd.influence.estimators import ESTIMATORS, Estimate, Estimator
 from jaxdd.influence.paths import at, check, check_separable, intervals, mean_over_experts, settled
 from jaxdd.influence.problem import Data, Path, Problem, Retrain, problem_of
 from jaxdd.influence.solvers import SOLVERS, Solver
+from jaxdd.settings import check_argument
 from jaxdd.types import AnyArray, Array, Examples, Task
 
 __all__ = [
@@ -96,13 +99,19 @@ def scores(
         FloatingPointError: The estimate diverged; the message says what to change.
     """
     check_separable(task)
+    for name, given in (("train", train), ("target", target)):
+        check_argument(name, given, (RealSet, Examples), "give a set of real examples, such as dataset.real_set()")
+    check_argument("trajectories", trajectories, Trajectories, "give what jaxdd.train_experts returns")
+    check_argument("config", config, InfluenceConfig, "give a jaxdd.InfluenceConfig")
     of_target = _target_weights(target, target_weights)
     estimator = ESTIMATORS[config.estimator]
     if retrain is not None and config.estimator != "leave_one_out":
-        raise ValueError(f"retrain was given with estimator={config.estimator!r}; only leave_one_out retrains")
+        raise SettingError(f"retrain was given with estimator={config.estimator!r}; only leave_one_out retrains")
     if config.estimator == "leave_one_out" and isinstance(train, Examples) and not np.all(train.weights):
         first = int(np.argmin(np.abs(train.weights)))
-        raise ValueError(f"training example {first} has weight 0: leaving it out changes nothing; give all some weight")
+        raise SettingError(
+            f"training example {first} has weight 0: leaving it out changes nothing; give all some weight"
+        )
     if retrain is None:
         check(task, config, sampling.size_of(train), trajectories.time, trajectories.total_time)
     constants = replicate((train, target, of_target.astype(trajectories.final.dtype)))
@@ -149,7 +158,7 @@ def retrained(
     """
     check_task(task)
     if np.ndim(weights) != 2 or np.shape(weights)[1] != sampling.size_of(train):
-        raise ValueError(
+        raise SettingError(
             f"weights are {np.shape(weights)} for {sampling.size_of(train)} training examples; give [G, N]"
         )
     if retrain is None:
@@ -253,7 +262,7 @@ def _target_weights(target: Data, weights: AnyArray | None) -> Array:
     if weights is None:
         weights = target.weights if isinstance(target, Examples) else np.full(size, 1 / size)
     if np.ndim(weights) not in (1, 2) or np.shape(weights)[-1] != size:
-        raise ValueError(f"target_weights are {np.shape(weights)} for {size} target examples; give [B] or [Q, B]")
+        raise SettingError(f"target_weights are {np.shape(weights)} for {size} target examples; give [B] or [Q, B]")
     return jnp.atleast_2d(jnp.asarray(weights))
 
 
@@ -265,8 +274,8 @@ def _as_asked(values: np.ndarray, target_weights: AnyArray | None) -> np.ndarray
 def _check(result: Estimate, estimator: Estimator, config: InfluenceConfig) -> None:
     worst, advice = float(np.max(result.fault)), estimator.advice(config.solver.name)
     if not np.isfinite(result.scores).all():
-        raise FloatingPointError(f"{config.estimator} gave scores that are not finite; {advice}")
+        raise Diverged(f"{config.estimator} gave scores that are not finite; {advice}")
     if not worst <= estimator.limit:
-        raise FloatingPointError(f"{config.estimator} diverged, {estimator.measure} {worst:.2g}; {advice}")
+        raise Diverged(f"{config.estimator} diverged, {estimator.measure} {worst:.2g}; {advice}")
     if worst > estimator.doubtful:
         log.warning("%s is doubtful, %s %.2g; %s", config.estimator, estimator.measure, worst, advice)

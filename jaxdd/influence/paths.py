@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.core.tasks import check_task
+from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence.config import InfluenceConfig
 from jaxdd.influence.estimators import ESTIMATORS
@@ -77,12 +78,12 @@ def intervals(
         times, total = times[:-1], float(times[-1])
     steps = np.diff(np.append(times, total))
     if recorded and not steps.sum() > 0:
-        raise ValueError(
+        raise SettingError(
             f"the trajectories record no training time before the parameters that are judged (end={config.end!r}), but "
             "the snapshots on the way are needed; only endpoint does without"
         )
     if recorded and len(steps) > 1 and steps[-1] > 2 * steps[:-1].max():
-        raise ValueError(
+        raise SettingError(
             f"the last snapshot was taken at training time {times[-1]:.4g} of {total:.4g}, too early to stand for all "
             "that follows; judge the last snapshot (influence.end 'last'), or record the whole training (experts.keep)"
         )
@@ -97,7 +98,7 @@ def check_separable(task: Task) -> None:
     """
     check_task(task)
     if not task.separable:
-        raise ValueError(
+        raise SettingError(
             f"the task {task.name!r} has losses that depend on the whole batch; influence scores "
             "examples one by one and needs a task whose losses are separable"
         )
@@ -119,17 +120,17 @@ def check(task: Task, config: InfluenceConfig, size: int, time: AnyArray, total_
     """
     check_separable(task)
     if config.estimator == "leave_one_out" and size > LARGEST_RETRAINED:
-        raise ValueError(
+        raise SettingError(
             f"leave_one_out would train {size} times and more; choose another estimator, or at most "
             f"{LARGEST_RETRAINED} examples"
         )
     if config.estimator == "leave_one_out" and config.stride > 1:
-        raise ValueError(
+        raise SettingError(
             f"influence.stride is {config.stride}, but leave_one_out trains again with the steps of the recorded "
             "training; set it to 1"
         )
     if config.estimator == "endpoint" and config.solver.name == "explicit" and task.size > LARGEST_DENSE:
-        raise ValueError(
+        raise SettingError(
             f"solver.name is 'explicit' for a network of {task.size} parameters, whose Hessian would have that many "
             f"rows; it is formed up to {LARGEST_DENSE}, use cg beyond"
         )

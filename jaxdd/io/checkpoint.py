@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxdd.errors import SettingError
 from jaxdd.types import AnyArray, PyTree
 
 # Orbax reports every save on the root logger's INFO and some of its own deprecations as warnings.
@@ -78,4 +79,4 @@ class Checkpoints:
 
 def _check_alike(stored: np.ndarray, like: AnyArray) -> None:
     if np.shape(stored) != np.shape(like):
-        raise ValueError(f"an array of shape {np.shape(stored)} is stored where {np.shape(like)} is expected")
+        raise SettingError(f"an array of shape {np.shape(stored)} is stored where {np.shape(like)} is expected")

@@ -12,6 +12,7 @@ import optax
 from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.sampling import RealSet
+from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.settings import AtLeast, Fraction, NonNegative, Settings
 from jaxdd.types import Array, Batch, Init, Method, Scalars, Step, Task
@@ -41,7 +42,7 @@ class Sources(NamedTuple):
             ValueError: It is not there.
         """
         if self.real is None:
-            raise ValueError("this method samples real examples and was given none; say so by needs_real")
+            raise SettingError("this method samples real examples and was given none; say so by needs_real")
         return self.real
 
     @property
@@ -52,7 +53,7 @@ class Sources(NamedTuple):
             ValueError: There are none.
         """
         if self.trajectories is None:
-            raise ValueError("this method samples from expert trajectories and was given none; train experts first")
+            raise SettingError("this method samples from expert trajectories and was given none; train experts first")
         return self.trajectories
 
 
@@ -108,7 +109,7 @@ class MethodConfig(Settings, path="method"):
             ValueError: These settings belong to no method, or the method does not suit the task.
         """
         del task
-        raise ValueError(f"{type(self).__qualname__} belongs to no method: give it build(task) -> Method, and a name")
+        raise SettingError(f"{type(self).__qualname__} belongs to no method: give it build(task) -> Method, and a name")
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over, sum_over
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import MethodConfig
 from jaxdd.methods.weighting import Weighting, weighted
 from jaxdd.settings import AtLeast
@@ -48,14 +49,14 @@ class ClasswiseConfig(MethodConfig):
             ValueError: The task has no classes, or the weighting would never begin.
         """
         if task.classes is None:
-            raise ValueError(
+            raise SettingError(
                 f"{self.name} matches class by class, and the task {task.name!r} has no classes; choose mtt or infmatch"
             )
         base = self.unweighted(task)
         if self.weighting is None:
             return base
         if 0 < self.steps <= self.weighting.warm_up:
-            raise ValueError(
+            raise SettingError(
                 f"method.weighting.warm_up is {self.weighting.warm_up} and method.steps {self.steps}: all weights "
                 "would stay uniform; lower the first (a third of the steps did well), or leave method.weighting out"
             )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxdd.core import sampling
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.sampling import RealSet
+from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods.base import MethodConfig, Sources
 from jaxdd.settings import AtLeast
@@ -30,7 +31,7 @@ class Config(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init == "noise":
-            raise ValueError(
+            raise SettingError(
                 "method.init is 'noise'; a coreset is made of real images: real, correct, herding or k_center"
             )
 
@@ -154,7 +155,7 @@ def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Arr
         return sampling.balanced(key, real, ipc)
     if name == "correct":
         if task.classes is None:
-            raise ValueError(f"method.init is 'correct', but the task {task.name!r} has no classes; choose real")
+            raise SettingError(f"method.init is 'correct', but the task {task.name!r} has no classes; choose real")
         params = task.unravel(sources.experts.final[0])
         found = sampling.over_all(lambda e, params: jnp.argmax(task.model.apply(params, e.inputs), -1), real, params)
         return sampling.balanced(key, real, ipc, preferred=found == real.targets)
@@ -206,7 +207,7 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
         inputs = _noise_like(key, inputs)
     if config.labels != "hard":
         if trajectories is None:
-            raise ValueError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
+            raise SettingError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
         outputs = final_outputs(task, trajectories, inputs)
         labels = jax.tree.map(lambda x: jnp.mean(x, axis=0), outputs)
     return Distilled(inputs, labels, jnp.asarray(lr, jnp.result_type(float)))

@@ -29,6 +29,7 @@ from jaxdd.core.matching import GRADIENT_DISTANCES
 from jaxdd.core.parallel import split
 from jaxdd.core.tasks import all_items, mean_loss
 from jaxdd.core.training import shuffle
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import Optimizer, Sources, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
 from jaxdd.settings import AtLeast
@@ -192,7 +193,7 @@ def encode(distilled: Distilled, factor: int) -> Distilled:
 
 def _check_divisible(height: int, breadth: int, factor: int) -> None:
     if height % factor or breadth % factor:
-        raise ValueError(
+        raise SettingError(
             f"method.factor is {factor} and images are {height}×{breadth}, which do not divide into {factor}×{factor} "
             "patches; choose another factor, or scale the images (data.image_size)"
         )

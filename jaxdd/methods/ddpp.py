@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.core.matching import parameter_distance
+from jaxdd.errors import SettingError
 from jaxdd.methods import mtt
 from jaxdd.methods.mtt import Metric, Pair
 from jaxdd.settings import Range
@@ -39,9 +40,9 @@ class Config(mtt.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rule == "threshold" and not self.dropped > 0:
-            raise ValueError(f"method.amount is {self.amount}; a threshold of 0 drops every parameter, raise it")
+            raise SettingError(f"method.amount is {self.amount}; a threshold of 0 drops every parameter, raise it")
         if self.rule != "threshold" and not 0 <= self.dropped < 1:
-            raise ValueError(f"method.amount is {self.amount}; the fraction of dropped parameters must lie in [0, 1)")
+            raise SettingError(f"method.amount is {self.amount}; the fraction of dropped parameters must lie in [0, 1)")
 
     @property
     def dropped(self) -> float:

@@ -17,6 +17,7 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import mean_distance
 from jaxdd.core.tasks import all_items
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
 from jaxdd.settings import AtLeast
@@ -36,7 +37,7 @@ class Config(ClasswiseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.labels == "learned":
-            raise ValueError("method.labels is 'learned', but features do not depend on labels; choose hard or soft")
+            raise SettingError("method.labels is 'learned', but features do not depend on labels; choose hard or soft")
 
     def unweighted(self, task: Task) -> Method:
         """Build DM for a task, see `matching_means`."""

@@ -26,6 +26,7 @@ from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import all_items, mean_loss
 from jaxdd.core.training import shuffle
+from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources, descent, outer_optimizer
 from jaxdd.settings import AtLeast, Positive
@@ -72,11 +73,11 @@ class Config(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cache is not None and self.cache < self.real_batch:
-            raise ValueError(
+            raise SettingError(
                 f"method.cache is {self.cache}; cache at least method.real_batch={self.real_batch} examples"
             )
         if self.cache is not None and self.augment != "none":
-            raise ValueError(
+            raise SettingError(
                 f"method.cache={self.cache} with method.augment={self.augment!r}: cached real gradients cannot share "
                 "the distilled set's augmentation; leave one of them out"
             )
@@ -423,7 +424,7 @@ def matching_influence(task: Task, config: Config) -> Method:
             return Cached(gradient, mean_over(hessian_key, lambda loss: hvp(loss, params, gradient)))
 
         if sources.experts.snapshots is None:
-            raise ValueError(
+            raise SettingError(
                 "method.cache needs the experts on the devices, and up to twice their size for itself: leave the cache "
                 "out, or set experts.residency to device if all that fits"
             )

@@ -18,6 +18,7 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import characteristic_distance, characteristic_function, unit_norm
 from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
 from jaxdd.settings import AtLeast, Between, NonNegative
@@ -43,7 +44,7 @@ class Config(ClasswiseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.labels == "learned":
-            raise ValueError(
+            raise SettingError(
                 "method.labels is 'learned', but only the calibration sees labels: they would become whatever the "
                 "expert says; choose hard, or soft, which are the experts' own"
             )

@@ -25,6 +25,7 @@ from jaxdd.core.parallel import split
 from jaxdd.core.ranking import standardize
 from jaxdd.core.tasks import all_items, mean_loss
 from jaxdd.core.unroll import Unroll, inner_sgd
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import Sources
 from jaxdd.settings import Above, AtLeast, Fraction, Positive, Range, Settings
 from jaxdd.types import Array, Examples, Method, Scalars, Scores, Task
@@ -83,7 +84,7 @@ class Weighting(Settings, path="method.weighting"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.score == "explicit" and self.evaluated_on == "validation":
-            raise ValueError(
+            raise SettingError(
                 "method.weighting.evaluated_on is 'validation', but the explicit score evaluates nothing; set "
                 "method.weighting.score to implicit or both"
             )
@@ -231,7 +232,7 @@ def weighted(task: Task, base: Method, weighting: Weighting) -> Method:
     """
     base_objective = base.objective
     if base_objective is None:
-        raise ValueError("this method has no objective that depends on weights of real examples; wrap dc, dm or ncfm")
+        raise SettingError("this method has no objective that depends on weights of real examples; wrap dc, dm or ncfm")
     uniform = weighting.selection == "none" and math.isinf(weighting.temperature)
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:

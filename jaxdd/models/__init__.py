@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jaxdd.errors import SettingError
 from jaxdd.models import convnet, mlp
 from jaxdd.models.config import ModelConfig
 from jaxdd.settings import check_argument
@@ -33,7 +34,7 @@ def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: i
     """
     check_argument("the model's config", config, ModelConfig, "give a jaxdd.ModelConfig")
     if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape is {image_shape}; give (height, width, channels), all positive")
+        raise SettingError(f"image_shape is {image_shape}; give (height, width, channels), all positive")
     if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}; a classifier needs at least 1 class")
+        raise SettingError(f"num_classes is {num_classes}; a classifier needs at least 1 class")
     return MODELS[config.name](config, image_shape, num_classes)

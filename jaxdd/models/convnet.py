@@ -2,8 +2,9 @@
 
 import flax.linen as nn
 
+from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution, ModelConfig
-from jaxdd.models.layers import ACTIVATIONS, GROUPS, NORMS, POOLINGS, Conv, Norm, as_model
+from jaxdd.models.layers import ACTIVATIONS, GROUPS, POOLINGS, Conv, Norm, as_model
 from jaxdd.types import Array, Model
 
 
@@ -59,16 +60,16 @@ def convnet(config: ModelConfig, image_shape: tuple[int, int, int], num_classes:
     """
     height, breadth, _ = image_shape
     if config.depth < 1:
-        raise ValueError(f"depth is {config.depth}; a convnet needs at least 1 block")
+        raise SettingError(f"depth is {config.depth}; a convnet needs at least 1 block")
     largest = min(height, breadth).bit_length() - 1
     if config.pooling != "none" and config.depth > largest:
-        raise ValueError(
+        raise SettingError(
             f"depth {config.depth} halves {height}x{breadth} images to nothing; "
             f"the largest depth with pooling is {largest}, or set pooling to none"
         )
     if config.norm == "group" and config.width % GROUPS:
-        raise ValueError(f"width {config.width} does not divide into {GROUPS} groups; use a multiple of {GROUPS}")
+        raise SettingError(f"width {config.width} does not divide into {GROUPS} groups; use a multiple of {GROUPS}")
     if config.norm == "instance" and height * breadth == 1:
-        raise ValueError("instance normalization turns images of one pixel into a constant; set norm to none")
+        raise SettingError("instance normalization turns images of one pixel into a constant; set norm to none")
     body = ConvNet(config.width, config.depth, config.norm, config.pooling, config.activation, config.convolution)
     return as_model(body, image_shape, num_classes)

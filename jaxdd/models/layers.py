@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution
 from jaxdd.types import Array, Model, Params
 
@@ -268,7 +269,7 @@ def as_model(body: nn.Module, image_shape: tuple[int, int, int], num_classes: in
 
     def check(images: Array) -> Array:
         if images.ndim != 4 or images.shape[1:] != tuple(image_shape):
-            raise ValueError(
+            raise SettingError(
                 f"images have shape {images.shape}; the network was built for [B, H, W, K] = B, {image_shape}"
             )
         return images

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
+from jaxdd.errors import SettingError
 from jaxdd.io.files import NOT_FINITE, atomic_write, to_json
 
 BINS = 40
@@ -62,7 +63,7 @@ class Metrics:
         if not self.enabled:
             return
         if "time" in values:
-            raise ValueError("a metric cannot be called 'time', which holds the clock: rename it, e.g. to 'seconds'")
+            raise SettingError("a metric cannot be called 'time', which holds the clock: rename it, e.g. to 'seconds'")
         scalars = {name: float(value) for name, value in values.items() if np.shape(value) == ()}
         histograms = {name: histogram(value) for name, value in values.items() if np.shape(value) != ()}
         now = time.time()
@@ -161,7 +162,7 @@ def read(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
         try:
             record = {name: _restore(name, value) for name, value in json.loads(line).items()}
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number} is not a JSON object ({error}): remove the line") from error
+            raise SettingError(f"{path}, line {number} is not a JSON object ({error}): remove the line") from error
         if stage is None or record.get("stage") == stage:
             records.append(record)
     return records

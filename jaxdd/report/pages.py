@@ -19,6 +19,7 @@ from PIL import Image
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.normalization import ZCA
 from jaxdd.data import Dataset
+from jaxdd.errors import SettingError
 from jaxdd.influence import mislabeled_auc, ranking
 from jaxdd.io.files import atomic_write, plain
 from jaxdd.report.metrics import read
@@ -170,11 +171,11 @@ def check_table(path: str | Path) -> None:
         ValueError: the name ends neither in `.csv` nor in `.parquet`, or its page would be a run's report.
     """
     if Path(path).stem == "report":
-        raise ValueError(
+        raise SettingError(
             f"the table of scores is called {path}, and its page would replace a run's report.html; rename it"
         )
     if Path(path).suffix not in TABLES:
-        raise ValueError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
+        raise SettingError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
 
 
 def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None, kind: str) -> bytes:
@@ -279,9 +280,9 @@ def _grid(
     from matplotlib.font_manager import FontProperties
 
     if images.ndim != 4 or classes.shape != images.shape[:1]:
-        raise ValueError(f"need images [M, H, W, K] and classes [M], got {images.shape} and {classes.shape}")
+        raise SettingError(f"need images [M, H, W, K] and classes [M], got {images.shape} and {classes.shape}")
     if classes.size and not 0 <= classes.min() <= classes.max() < len(class_names):
-        raise ValueError(f"classes run from {classes.min()} to {classes.max()}, with {len(class_names)} class names")
+        raise SettingError(f"classes run from {classes.min()} to {classes.max()}, with {len(class_names)} class names")
     rows = [np.flatnonzero(classes == c)[:per_class] for c in range(len(class_names))]
     widest = max([1, *map(len, rows)])
     height, width = _cell_size(images.shape[1], images.shape[2], widest, len(rows), pixels)

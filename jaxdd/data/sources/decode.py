@@ -38,9 +38,9 @@ def decode(data: bytes, source: str, *, channels: int | None = None, image_size:
     except UnidentifiedImageError as error:  # whose message names the buffer, not the file
         raise SettingError(f"cannot decode the image {source} (of no known format); replace or delete it") from error
     except Exception as error:  # pillow's decoders raise whatever a corrupt file makes them stumble over
-        raise ValueError(f"cannot decode the image {source} ({error}); replace or delete it") from error
+        raise SettingError(f"cannot decode the image {source} ({error}); replace or delete it") from error
     if image.mode[0] in "IF":
-        raise ValueError(
+        raise SettingError(
             f"the image {source} has mode {image.mode}, more than 8 bits per channel; convert it to 8 bits"
         )
     if image.format == "GIF" and getattr(image, "n_frames", 1) > 1:
@@ -93,7 +93,7 @@ def stack(images: Sequence[np.ndarray], sources: Sequence[str]) -> np.ndarray:
                 f"{name} is {array.shape[0]}×{array.shape[1]}"
                 for name, array in ((sources[0], images[0]), (source, image))
             ]
-            raise ValueError(
+            raise SettingError(
                 f"images differ in size ({', '.join(sizes)}): set data.image_size (the argument image_size of "
                 "jaxdd.data.load) to resize them all, e.g. --data.image-size 64"
             )

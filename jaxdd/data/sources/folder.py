@@ -34,7 +34,7 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     """
     path = path.expanduser()
     if not path.is_dir():
-        raise ValueError(f"the folder {path} does not exist; pass folder:PATH where PATH holds one folder per class")
+        raise SettingError(f"the folder {path} does not exist; pass folder:PATH where PATH holds one folder per class")
     _check_split_names(path)
     has_splits = bool(_subfolders(path / "train"))
     train_files = _files(path / "train" if has_splits else path)
@@ -42,7 +42,7 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     class_names = tuple(train_files)
     unknown = sorted(set(test_files) - set(class_names))
     if unknown:
-        raise ValueError(f"class {unknown[0]!r} is in {path / 'test'} but not in {path / 'train'}; add it there")
+        raise SettingError(f"class {unknown[0]!r} is in {path / 'test'} but not in {path / 'train'}; add it there")
 
     # Decoded together: whether the set is grayscale or RGB is one decision for both splits.
     parts = (train_files, test_files)
@@ -92,7 +92,7 @@ def _files(root: Path) -> dict[str, list[Path]]:
         for folder in _subfolders(root)
     }
     if not any(files.values()):
-        raise ValueError(f"no images found in {root}; put the images of each class in a folder {root}/CLASS/")
+        raise SettingError(f"no images found in {root}; put the images of each class in a folder {root}/CLASS/")
     beside = sorted(entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in suffixes)
     if beside:
         raise SettingError(
@@ -106,5 +106,5 @@ def _files(root: Path) -> dict[str, list[Path]]:
             raise SettingError(f"the classes {same!r} and {name!r} of {root} are one folder; delete the link to it")
     for name, members in files.items():
         if not members:
-            raise ValueError(f"class {name!r} is empty: no images in {root / name}; add some or delete the folder")
+            raise SettingError(f"class {name!r} is empty: no images in {root / name}; add some or delete the folder")
     return files
