@@ -231,7 +231,7 @@ def _labels_from_file(kind: str, labels: np.ndarray, num_classes: int) -> Array:
 
 def _read_arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
     """Read the arrays that a set has, and no others, none of which is larger than its file explains."""
-    if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):
+    if file.read(2) != b"PK":
         raise SettingError("it is not an npz file")
     size = file.seek(0, os.SEEK_END)
     arrays = {}
@@ -274,7 +274,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
     version = arrays["format_version"]
     if version.shape != () or version.dtype.kind not in "iu" or version not in range(1, FORMAT_VERSION + 1):
         raise SettingError(
-            f"its format version is {version!r}, and this jaxdd reads 1 to {FORMAT_VERSION}: use a newer jaxdd"
+            f"its format version is {version}, and this jaxdd reads 1 to {FORMAT_VERSION}: use a newer jaxdd"
         )
     spelled = _spelled_as_now if version == 1 else dict
     arrays = spelled(arrays)
