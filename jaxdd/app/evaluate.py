@@ -17,13 +17,11 @@ from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig, evaluate
 from jaxdd.models import ModelConfig
-from jaxdd.settings import AtLeast, Seed, Settings, check_value
-
-FOLDER = "folder:"
+from jaxdd.settings import AtLeast, Seed, check_value
 
 
 @dataclasses.dataclass(frozen=True)
-class Rescore(Settings):
+class Rescore:
     """Score a saved distilled set beside random real images of its size."""
 
     distilled: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DISTILLED.npz")] = ""
@@ -34,13 +32,13 @@ class Rescore(Settings):
     """The network to train on the set."""
     recipe: Recipe = EvaluateConfig().recipe
     """How to train it; a learning rate that the method learned with the set takes precedence."""
-    networks: Annotated[int, AtLeast(1)] = 5
+    networks: int = 5
     """Fresh networks to train."""
     full_data: bool = False
     """Train on all real data as well, for reference."""
     full_recipe: Recipe = EvaluateConfig().full_recipe
     """How to train on all real data."""
-    seed: Annotated[int, Seed] = 0
+    seed: int = 0
     """Seed of the networks."""
 
 
@@ -54,19 +52,18 @@ def defaults(path: str) -> Rescore:
         card = Distilled.load(path)[1]
     except FileNotFoundError as error:
         raise SettingError(f"{path}: no such file; give the distilled.npz of a run") from error
-    config = card.provenance.get("config", {})
-    source = _part(card, "data") or {"name": card.dataset}
-    if str(source.get("name")).startswith(FOLDER):
-        source["name"] = FOLDER  # a card from elsewhere does not decide which folder of this machine is read
+    config = card.provenance.get("config")
+    seed = config.get("seed", 0) if isinstance(config, dict) else 0
     full_recipe = _part(card, "evaluate").get("full_recipe")
     try:
+        check_value("seed", seed, Annotated[int, Seed])
         return Rescore(
             path,
-            DataConfig(**source),
+            DataConfig(**(_part(card, "data") or {"name": card.dataset})),
             ModelConfig(**_part(card, "model")),
             Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
             full_recipe=Recipe(**full_recipe) if full_recipe else EvaluateConfig().full_recipe,
-            seed=config.get("seed", 0) if isinstance(config, dict) else 0,
+            seed=seed,
         )
     except (TypeError, SettingError) as error:
         raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
@@ -102,11 +99,6 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
         ValueError: The set does not fit the dataset.
     """
     distilled, card = Distilled.load(command.distilled)
-    if command.data.name == FOLDER:
-        raise SettingError(
-            f"{command.distilled} was distilled from a folder of images, {card.dataset}; say where it is: --data.name "
-            "folder:PATH"
-        )
     dataset = data.load(**dataclasses.asdict(command.data))
     if distilled.images.shape[1:] != dataset.image_shape or distilled.labels.shape[1] != dataset.num_classes:
         raise SettingError(

@@ -91,9 +91,14 @@ def audit(command: Audit) -> dict[str, Any]:
         )
     config = influence.settled(config, line.time, line.total_time, recorded=along_path)
     influence.check(task, config, len(dataset.train.labels), line.time, line.total_time)
-    command.table.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=command.table.parent):  # refuses a place that cannot be written to
-        pass
+    try:
+        command.table.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=command.table.parent):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"--out {command.table} cannot be written ({error.strerror}); name a file in a folder of yours"
+        ) from error
     store, ignored = expert_store(command, dataset), []
     if recipe.augment != "none":
         ignored.append("their augmentation")

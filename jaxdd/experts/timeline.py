@@ -89,7 +89,8 @@ def check_length(config: ExpertsConfig, size: int, needed: int) -> None:
     if have < needed:
         epochs = -(-(needed - 1) * line.every // batching(size, config.recipe.batch)[0])
         raise SettingError(
-            f"the method reads {needed} snapshots of every expert, but experts of {config.recipe.epochs} epochs with "
+            f"the method reads {needed} snapshots of every expert, but experts of {config.recipe.epochs} epochs on "
+            f"{size} training examples with "
             f"snapshot_every={config.snapshot_every} and keep={config.keep} have {have}; {epochs} epochs "
             f"(experts.recipe.epochs) with experts.keep of {needed} or more will do, or a lower method.window"
         )

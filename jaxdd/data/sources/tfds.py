@@ -67,7 +67,7 @@ def _find(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import naming, read_only_builder, registered
 
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         raise SettingError(f"data.name is {name!r}, a folder; to read its images give folder:{name}")
     try:
         naming.parse_builder_name_kwargs(name)
