@@ -211,11 +211,6 @@ def run_method(
             save(done, score=scheduled)
         if stopping and done < steps:
             raise Interrupted(f"distillation stopped after step {done} of {steps}")
-    if validate is not None and steps and progress["best_step"] == 0:
-        on_warning(
-            f"no step of {name} made a better set on the validation split: the set of step 0, before any, is kept; "
-            "change its learning rates, or give it more steps"
-        )
     return Outcome(
         Distilled(*progress["best"]),
         int(progress["best_step"]),
