@@ -107,28 +107,32 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     limits: tuple[Any, ...] = ()
     if get_origin(annotation) is Annotated:
         annotation, *limits = get_args(annotation)  # type: ignore[assignment]
-    union = get_origin(annotation) in (Union, types.UnionType)
-    options = get_args(annotation) if union else (annotation,)
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     optional = ", or leave it out" if type(None) in options else ""
-    if value is None and optional:
+    kinds = [option for option in options if option is not type(None)]
+    if (value is None and optional) or len(kinds) != 1:
         return
-    (option, *others) = [option for option in options if option is not type(None)]
-    if others:
-        return
-    if get_origin(option) is Literal:
-        return check_choice(name, value, get_args(option))
-    if option in _NUMBERS:
-        number, needed = _NUMBERS[option]
-        if isinstance(value, bool) or not isinstance(value, number):
-            raise SettingError(f"{name} is {_shown(value)}; give {needed}{optional}")
-        range_ = next((limit for limit in limits if isinstance(limit, Range)), Range())
-        if value not in range_:
-            given = f"{needed}, not inf or nan" if range_ == Range() else str(range_)
-            raise SettingError(f"{name} is {value}; give {given}{optional}")
-        if option is int and range_.high == math.inf and abs(value) > LARGEST_INTEGER:
-            raise SettingError(f"{name} is {value}; give at most {LARGEST_INTEGER}{optional}")
-    elif isinstance(option, type) and (option in (str, bool) or dataclasses.is_dataclass(option)):
-        check_argument(name, value, option, f"give {_NAMES.get(option, f'a {option.__name__}')}{optional}")
+    [kind] = kinds
+    if get_origin(kind) is Literal:
+        check_choice(name, value, get_args(kind))
+    elif kind in _NUMBERS:
+        allowed = next((limit for limit in limits if isinstance(limit, Range)), Range())
+        _check_number(name, value, kind, allowed, optional)
+    elif kind in _NAMES:
+        check_argument(name, value, kind, f"give {_NAMES[kind]}{optional}")
+    elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        check_argument(name, value, kind, f"give an instance of {kind.__name__}{optional}")
+
+
+def _check_number(name: str, value: Any, kind: type, allowed: Range, optional: str) -> None:
+    number, needed = _NUMBERS[kind]
+    if isinstance(value, bool) or not isinstance(value, number):
+        raise SettingError(f"{name} is {_shown(value)}; give {needed}{optional}")
+    if value not in allowed:
+        wanted = f"{needed}, not inf or nan" if allowed == Range() else str(allowed)
+        raise SettingError(f"{name} is {value}; give {wanted}{optional}")
+    if kind is int and allowed.high == math.inf and abs(value) > LARGEST_INTEGER:
+        raise SettingError(f"{name} is {value}; give at most {LARGEST_INTEGER}{optional}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:

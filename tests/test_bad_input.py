@@ -166,7 +166,7 @@ ROWS = {
     "damping": (lambda _: Solver(damping=-1.0), "influence.solver.damping is -1.0; give 0 or more"),
     "optimizer a text": (
         lambda _: dm.Config(image_optimizer="sgd"),
-        "method.image_optimizer is 'sgd'; give a Optimizer",
+        "method.image_optimizer is 'sgd'; give an instance of Optimizer",
     ),
     "optimizer a class": (
         lambda _: dm.Config(image_optimizer=Optimizer),
@@ -174,7 +174,10 @@ ROWS = {
     ),
     "distance": (lambda _: dc.Config(distance=["cosine"]), "method.distance is of type list; choose one of cosine, "),
     "method a class": (lambda _: Config(method=dm.Config), "method is the class Config; call it: Config()"),
-    "method a module": (lambda _: Config(method=dm), "method is the module jaxdd.methods.dm; give a MethodConfig"),
+    "method a module": (
+        lambda _: Config(method=dm),
+        "method is the module jaxdd.methods.dm; give an instance of MethodConfig",
+    ),
     "workdir none": (lambda _: Config(workdir=None), "workdir is None; give text"),
     "workdir empty": (lambda _: Config(workdir=""), "workdir is ''; give a path on this machine's disks"),
     "workdir remote": (lambda _: Config(workdir="gs://a/b"), "workdir is 'gs://a/b'; give a path on this machine's di"),
