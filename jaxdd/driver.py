@@ -14,19 +14,20 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import over_devices, replicate, to_host, whole
 from jaxdd.core.tasks import check_task
-from jaxdd.data import Data
+from jaxdd.data import Data, check_data
 from jaxdd.errors import Diverged, Interrupted, SettingError
 from jaxdd.evaluation import EvaluateConfig, validator
 from jaxdd.experts.placement import Fetcher, Residency, place, resolve
 from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
+from jaxdd.settings import check_argument
 from jaxdd.types import Array, Method, PyTree, Scalars, Task
 
 STEPS_PER_DISPATCH = 10
 REMEDY = (
-    "lower a learning rate, in a new workdir (experts.directory can name this one's experts). "
-    "Checkpoints before it are kept"
+    "lower a learning rate, or method.tau where there is one, in a new workdir (experts.directory can name this one's "
+    "experts). Checkpoints before it are kept"
 )
 
 
@@ -264,6 +265,8 @@ def distill(
         Diverged: A loss is not finite; the checkpoints before it are kept.
     """
     check_task(task)
+    check_data(dataset)
+    check_argument("the method's config", config, MethodConfig, "give one such as jaxdd.methods.dm.Config(ipc=1)")
     method, real = config.build(task), dataset.real_set()
     sampling.check_per_class(real, config.items_per_class)
     have = 0 if trajectories is None else trajectories.num_snapshots

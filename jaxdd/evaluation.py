@@ -5,7 +5,7 @@ Axis letters: R networks, M distilled items, N real examples, C classes.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
 from jaxdd.core.training import DSA, Recipe, train
-from jaxdd.data import Data
+from jaxdd.data import Data, check_data
+from jaxdd.errors import Diverged
+from jaxdd.settings import AtLeast, Settings, check_argument
 from jaxdd.types import Array, Examples, Scalars, Task
 
 Measures = dict[str, list[float]]
@@ -26,10 +28,10 @@ Measures = dict[str, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings, path="evaluate"):
     """How distilled sets are scored, and what they are compared with."""
 
-    networks: int = 5
+    networks: Annotated[int, AtLeast(1)] = 5
     """R, fresh networks; as many random draws of real images are scored beside them."""
     recipe: Recipe = Recipe(
         epochs=300, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="step", augment=DSA
@@ -43,15 +45,10 @@ class EvaluateConfig:
         epochs=30, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
     )
     """Training on all real data."""
-    validate_every: int = 50
+    validate_every: Annotated[int, AtLeast(1)] = 50
     """Outer steps between checkpoints, each of which is scored on the validation split; the best one is kept."""
-    validate_networks: int = 2
+    validate_networks: Annotated[int, AtLeast(1)] = 2
     """Networks per validation."""
-
-    def __post_init__(self) -> None:
-        for name in ("networks", "validate_every", "validate_networks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluate.{name} is {getattr(self, name)}; give 1 or more")
 
 
 def distilled_scorer(task: Task, recipe: Recipe) -> Callable[[Array, Distilled, RealSet], Scalars]:
@@ -158,7 +155,9 @@ def validator(
 
     @over_devices()
     def score(distilled: Distilled) -> float:
-        return float(np.mean(measure(keys, stacked(distilled, len(keys)), split)[task.score]))
+        found = np.asarray(measure(keys, stacked(distilled, len(keys)), split)[task.score])
+        check_converged(f"validation of a set with learning rate {float(distilled.lr):g}", found, "evaluate.recipe.lr")
+        return float(np.mean(found))
 
     return score
 
@@ -192,8 +191,15 @@ def evaluate(
         `{"distilled": {"mean", "std", "runs"}, "random_real": …, "full_data": …}` of the task's score, accuracies as
         fractions, the standard deviation over the runs; one run a network, and for random real examples one draw a
         network. Further measures of the task stand in each by their names.
+
+    Raises:
+        SettingError: An argument is something else.
+        Diverged: The outputs of a network are not finite.
     """
     check_task(task)
+    check_argument("config", config, EvaluateConfig, "give a jaxdd.EvaluateConfig")
+    check_argument("the set", distilled, Distilled, "give a jaxdd.Distilled, such as the `distilled` of an outcome")
+    check_data(dataset)
     keys = jax.random.split(stage_key(seed, "evaluate"), config.networks)
     split, real = replicate(dataset.test_set()), replicate(dataset.real_set())
     small = distilled_scorer(task, config.recipe)
@@ -216,10 +222,31 @@ def evaluate(
             measures = dict(known[name])
         else:
             measures = {key: np.asarray(runs, np.float64).tolist() for key, runs in to_host(score()).items()}
+            scheme = "full_recipe" if name == "full_data" else "recipe"
+            check_converged(f"evaluation of {name}", np.array(measures[task.score]), f"evaluate.{scheme}.lr")
             on_result(name, measures)
         summaries = {key: summary(np.array(runs)) for key, runs in measures.items()}
         results[name] = {**summaries.pop(task.score), **summaries}
     return results
+
+
+def check_converged(where: str, scores: np.ndarray, setting: str) -> None:
+    """Refuse scores of networks that diverged, which are NaN.
+
+    Args:
+        where: What was scored.
+        scores: `[R]`.
+        setting: The learning rate that they were trained with.
+
+    Raises:
+        Diverged: Some score is not finite.
+    """
+    bad = int(np.sum(~np.isfinite(scores)))
+    if bad:
+        raise Diverged(
+            f"{where}: the outputs of {bad} of {len(scores)} networks are not finite; lower {setting}, or the learning "
+            "rate of the set if its method learns one"
+        )
 
 
 def summary(runs: np.ndarray) -> dict[str, float | list[float]]:

@@ -16,7 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
 # Programs compiled before, by another worker or in another session, are read back.
-jax.config.update("jax_compilation_cache_dir", os.environ.get("JAXDD_TEST_CACHE", ".pytest_cache/jax"))
+cache = os.path.abspath(os.environ.get("JAXDD_TEST_CACHE", ".pytest_cache/jax"))  # some tests change the folder
+jax.config.update("jax_compilation_cache_dir", cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 from jaxdd import classification, data, models  # noqa: E402

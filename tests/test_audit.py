@@ -106,7 +106,7 @@ def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
 
 def test_a_place_that_cannot_be_written_to_is_refused_and_no_empty_table_is_left(flags, folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match="scores.csv cannot be written .* name a file in a folder of yours"):
         audit(read_command([*flags, "--out", str(tmp_path / "file" / "scores.csv")]))
     monkeypatch.setattr("jaxdd.app.influence.train_experts", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):

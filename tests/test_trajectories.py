@@ -53,7 +53,7 @@ def test_window_moves_by_the_floor_of_the_formula(span, steps):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"first": -1}, "first=-1"),
+        ({"first": -1}, "window.first is -1; give 0 or more"),
         ({"first": 5, "start": 5}, "first=5, start=5"),
         ({"start": 5, "end": 4}, "end=4"),
         ({"start": 5, "end": 9, "grow": 0}, "window.grow is 0"),

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -18,10 +18,11 @@ from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
 from jaxdd.methods import ClasswiseConfig, MethodConfig, Weighting, infmatch
 from jaxdd.models import ModelConfig
+from jaxdd.settings import Seed, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """A run of jaxdd. The defaults are the digits run: real 8×8 digits, one image per class, Inf-Match, two minutes."""
 
     data: DataConfig = DataConfig()
@@ -36,12 +37,18 @@ class Config:
     """Scoring."""
     initial: str | None = None
     """A distilled.npz to start from; by default method.init and method.labels say what the first set is."""
-    seed: int = 0
+    seed: Annotated[int, Seed] = 0
     """Root of all randomness of the run, but for the validation split (data.split_seed)."""
     workdir: str = "runs/digits_infmatch"
     """Folder for everything that the run writes; the same command continues a run that was stopped."""
     deterministic: bool = True
     """Have the launcher ask XLA for deterministic GPU kernels, without which resuming is not bit-identical on a GPU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("workdir", "initial"):
+            if (path := getattr(self, name)) is not None and (not path or "://" in path):
+                raise SettingError(f"{name} is {path!r}; give a path on this machine's disks")
 
 
 C = TypeVar("C", bound=Config)

@@ -10,13 +10,14 @@ import numpy as np
 import tyro
 
 from jaxdd import data, models
-from jaxdd.core.distilled import Distilled
+from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig, evaluate
 from jaxdd.models import ModelConfig
+from jaxdd.settings import AtLeast, Seed, check_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +52,28 @@ def defaults(path: str) -> Rescore:
         card = Distilled.load(path)[1]
     except FileNotFoundError as error:
         raise SettingError(f"{path}: no such file; give the distilled.npz of a run") from error
-    config = card.provenance.get("config", {})
-    scoring = config.get("evaluate", {})
+    config = card.provenance.get("config")
+    seed = config.get("seed", 0) if isinstance(config, dict) else 0
+    full_recipe = _part(card, "evaluate").get("full_recipe")
     try:
+        check_value("seed", seed, Annotated[int, Seed])
         return Rescore(
             path,
-            DataConfig(**config.get("data", {"name": card.dataset})),
-            ModelConfig(**config.get("model", {})),
+            DataConfig(**(_part(card, "data") or {"name": card.dataset})),
+            ModelConfig(**_part(card, "model")),
             Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
-            full_recipe=Recipe(**scoring["full_recipe"]) if scoring else EvaluateConfig().full_recipe,
-            seed=config.get("seed", 0),
+            full_recipe=Recipe(**full_recipe) if full_recipe else EvaluateConfig().full_recipe,
+            seed=seed,
         )
-    except TypeError as error:
+    except (TypeError, SettingError) as error:
         raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
+
+
+def _part(card: Card, name: str) -> dict[str, Any]:
+    """Return a part of the configuration that a card tells of; none of it, where it tells something else."""
+    config = card.provenance.get("config")
+    part = config.get(name) if isinstance(config, dict) else None
+    return dict(part) if isinstance(part, dict) else {}
 
 
 def parse(arguments: Sequence[str]) -> Rescore:
@@ -105,6 +115,7 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
         full_data=command.full_data,
         full_recipe=command.full_recipe,
     )
-    ipc = card.provenance.get("config", {}).get("method", {}).get("ipc")
+    ipc = _part(card, "method").get("ipc")
+    check_value("the ipc of its card", ipc, Annotated[int | None, AtLeast(1)])
     task = classification(model, dataset.num_classes)
     return evaluate(task, dataset, distilled, config, ipc=ipc, seed=command.seed)

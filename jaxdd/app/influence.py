@@ -23,7 +23,6 @@ from jaxdd.influence import ESTIMATORS, InfluenceConfig
 from jaxdd.io.files import plain
 from jaxdd.report.metrics import progress
 from jaxdd.report.pages import check_table, write_scores
-from jaxdd.settings import check_choices
 from jaxdd.types import Task
 
 log = logging.getLogger("jaxdd")
@@ -41,7 +40,7 @@ class Audit(Config):
     """The table of scores, .csv or .parquet, and beside it the page, .html; influence.csv in the workdir by default."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         check_table(self.table)
 
     @property
@@ -93,9 +92,14 @@ def audit(command: Audit) -> dict[str, Any]:
         )
     config = influence.settled(config, line.time, line.total_time, recorded=along_path)
     influence.check(task, config, len(dataset.train.labels), line.time, line.total_time)
-    command.table.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=command.table.parent):  # refuses a place that cannot be written to
-        pass
+    try:
+        command.table.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=command.table.parent):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"--out {command.table} cannot be written ({error.strerror}); name a file in a folder of yours"
+        ) from error
     store, ignored = expert_store(command, dataset), []
     if recipe.augment != "none":
         ignored.append("their augmentation")

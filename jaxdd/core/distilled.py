@@ -30,23 +30,31 @@ Axis letters: M distilled items, C classes, H W K image height, width and channe
 
 import io
 import json
+import math
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import IO, Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.core.normalization import Normalization, from_arrays
+from jaxdd.errors import SettingError
 from jaxdd.io.files import atomic_write, to_json
+from jaxdd.settings import check_choice
 from jaxdd.types import Array, PyTree
 
 LabelKind = Literal["hard", "logits", "probabilities"]
 
 FORMAT_VERSION = 2
+NAMES = ("format_version", "images", "label_kind", "labels", "lr", "dataset", "class_names", "recipe", "provenance")
+"""The arrays of a file, beside those of the normalization."""
+LARGEST_RATIO = 100
+"""How many times the size of its file an array may have: what `save` writes is not compressed at all."""
 
 HARD_LABEL_SCALE = 128.0
 """The logit of the true class of a hard label, the others being 0. [our choice]
@@ -129,12 +137,13 @@ class Distilled(NamedTuple):
             ValueError: if arrays and card do not fit each other, or the card says hard labels and they are not.
         """
         images, labels = _array(self.images), _array(self.labels)
+        check_choice("label_kind", card.label_kind, get_args(LabelKind))
         _check_shapes(images.shape, labels.shape, np.shape(self.lr), card.class_names)
         arrays = {
             "format_version": np.int32(FORMAT_VERSION),
             "images": images,
             "label_kind": np.str_(card.label_kind),
-            "labels": _LABELS_TO_FILE[_known_kind(card.label_kind)](labels),
+            "labels": _LABELS_TO_FILE[card.label_kind](labels),
             "lr": _array(self.lr),
             "dataset": np.str_(card.dataset),
             "class_names": np.asarray(card.class_names, np.str_),
@@ -158,12 +167,16 @@ class Distilled(NamedTuple):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is not an npz, is damaged, lacks an array or has another format version.
+            SettingError: if the file is not an npz, is damaged, has another format version, lacks an array, or has one
+                that no set has; the file is named.
         """
         try:
-            return _from_arrays(_read_arrays(path))
+            with open(path, "rb") as file:
+                return _from_arrays(_read_arrays(file))
+        except IsADirectoryError:
+            raise SettingError(f"{path} is a folder; give the distilled.npz in it") from None
         except ValueError as error:
-            raise ValueError(f"cannot load a distilled set from {path}: {error}") from error
+            raise SettingError(f"cannot load a distilled set from {path}: {error}") from error
 
 
 def hard_labels(classes: Array | np.ndarray, num_classes: int) -> Array:
@@ -183,7 +196,7 @@ def _classes_of_hard_labels(labels: np.ndarray) -> np.ndarray:
     classes = labels.argmax(axis=1)
     wrong = np.flatnonzero((labels != _array(hard_labels(classes, labels.shape[1]))).any(axis=1))
     if wrong.size:
-        raise ValueError(
+        raise SettingError(
             f"label_kind is 'hard', but the labels of {wrong.size} of {len(labels)} images, the first at {wrong[0]}, "
             "are not what hard_labels(classes, C) makes: save them with label_kind 'logits' or 'probabilities'"
         )
@@ -205,53 +218,118 @@ _LABELS_TO_FILE = {
 
 def _labels_from_file(kind: str, labels: np.ndarray, num_classes: int) -> Array:
     if kind != "hard":
+        _check_numbers("labels", labels)
+        if kind == "probabilities" and not (labels >= 0).all():
+            raise SettingError(f"labels are probabilities, and the least is {labels.min()}")
         return jnp.asarray(_log(labels) if kind == "probabilities" else labels, jnp.float32)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"hard labels must be [M] class indices, got {labels.dtype} {labels.shape}")
+        raise SettingError(f"hard labels must be [M] class indices, got {labels.dtype} {labels.shape}")
     if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {num_classes} class names")
+        raise SettingError(f"labels run from {labels.min()} to {labels.max()}, but there are {num_classes} class names")
     return hard_labels(labels, num_classes)
 
 
-def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file:
-        if not file.read(2) == b"PK":
-            raise ValueError("it is not an npz file")
-        file.seek(0)
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return dict(archive)
-        except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"the npz file is truncated or damaged ({error})") from error
+def _read_arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
+    """Read the arrays that a set has, and no others, none of which is larger than its file explains."""
+    if file.read(2) != b"PK":
+        raise SettingError("it is not an npz file")
+    size = file.seek(0, os.SEEK_END)
+    arrays = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                # Those of version 1 are spelled another way.
+                if name in NAMES or name.startswith(("normalization_", "normalisation_")):
+                    with archive.open(member) as content:
+                        arrays[name] = _read_array(name, content, min(member.file_size, LARGEST_RATIO * size))
+    except SettingError:
+        raise
+    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise SettingError(f"the npz file is truncated or damaged ({error})") from error
+    return arrays
+
+
+def _read_array(name: str, content: IO[bytes], largest: int) -> np.ndarray:
+    """Read one array, after a look at how large its header says it is."""
+    version = np.lib.format.read_magic(content)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(content)
+    if dtype.kind not in "biufcU":
+        raise SettingError(f"the array {name!r} holds {dtype}, neither numbers nor text: the file is damaged")
+    announced = math.prod(shape) * dtype.itemsize
+    if announced > largest:
+        raise SettingError(f"the array {name!r} claims {announced} bytes, more than the file can hold: it is damaged")
+    data = content.read(announced + 1)  # to the end, where the checksum is compared
+    if len(data) != announced:
+        raise SettingError(f"the array {name!r} claims {announced} bytes and has others: the file is damaged")
+    if not announced:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
     if "format_version" not in arrays:
-        raise ValueError(f"it has no array 'format_version' (but {sorted(arrays)}), so jaxdd did not write it")
+        raise SettingError(f"it has no array 'format_version' (but {sorted(arrays)}), so jaxdd did not write it")
     version = arrays["format_version"]
-    if version not in range(1, FORMAT_VERSION + 1):
-        raise ValueError(
+    if version.shape != () or version.dtype.kind not in "iu" or version not in range(1, FORMAT_VERSION + 1):
+        raise SettingError(
             f"its format version is {version}, and this jaxdd reads 1 to {FORMAT_VERSION}: use a newer jaxdd"
         )
     spelled = _spelled_as_now if version == 1 else dict
     arrays = spelled(arrays)
-    names = ["images", "label_kind", "labels", "lr", "dataset", "class_names", "recipe", "provenance"]
-    missing = [name for name in names if name not in arrays]
+    missing = [name for name in NAMES if name not in arrays]
     if missing:
-        raise ValueError(f"it lacks the arrays {missing}")
+        raise SettingError(f"it lacks the arrays {missing}")
+    for name, axes in {"label_kind": 0, "dataset": 0, "class_names": 1, "recipe": 0, "provenance": 0}.items():
+        if arrays[name].dtype.kind != "U" or arrays[name].ndim != axes:
+            needed = "a list of texts" if axes else "one text"
+            raise SettingError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, and {needed} is needed")
+    kind = str(arrays["label_kind"])
+    check_choice("label_kind", kind, get_args(LabelKind))
     prefix = "normalization_"
     card = Card(
         dataset=str(arrays["dataset"]),
         class_names=tuple(arrays["class_names"].tolist()),
-        label_kind=_known_kind(str(arrays["label_kind"])),
+        label_kind=cast(LabelKind, kind),
         normalization=from_arrays({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}),
-        recipe=json.loads(str(arrays["recipe"])),
-        provenance=spelled(json.loads(str(arrays["provenance"]))),
+        recipe=_json_object("recipe", arrays),
+        provenance=spelled(_json_object("provenance", arrays)),
     )
+    for name in ("images", "lr"):
+        _check_numbers(name, arrays[name])
     labels = _labels_from_file(card.label_kind, arrays["labels"], len(card.class_names))
     distilled = Distilled(jnp.asarray(arrays["images"], jnp.float32), labels, jnp.asarray(arrays["lr"], jnp.float32))
     _check_shapes(distilled.images.shape, distilled.labels.shape, distilled.lr.shape, card.class_names)
+    if not distilled.lr > 0:
+        raise SettingError(f"lr is {distilled.lr}, and a learning rate is positive")
+    _check_normalization(card.normalization, distilled.images.shape)
     return distilled, card
+
+
+def _check_numbers(name: str, values: np.ndarray) -> None:
+    if values.dtype.kind != "f":
+        raise SettingError(f"{name} holds {values.dtype}, and floats are needed")
+    if not np.isfinite(values).all():
+        raise SettingError(f"{name} holds {np.sum(~np.isfinite(values))} numbers that are not finite")
+
+
+def _check_normalization(normalization: Normalization, images: tuple[int, ...]) -> None:
+    """Refuse arrays that do not fit images `[M, H, W, K]`."""
+    size = images[-1] if normalization.kind == "standard" else math.prod(images[1:])
+    for name, values in normalization._asdict().items():
+        if set(np.shape(values)) != {size}:
+            raise SettingError(f"normalization_{name} is {list(np.shape(values))}, but images are {list(images)}")
+
+
+def _json_object(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        value = json.loads(str(arrays[name]))
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{name} is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise SettingError(f"{name} is no JSON object but {str(value)[:50]}")
+    return value
 
 
 def _spelled_as_now(tree: dict[str, Any]) -> dict[str, Any]:
@@ -264,25 +342,18 @@ def _spelled_as_now(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _known_kind(kind: str) -> LabelKind:
-    for known in get_args(LabelKind):
-        if kind == known:
-            return known
-    raise ValueError(f"unknown label_kind {kind!r}; choose one of {', '.join(map(repr, get_args(LabelKind)))}")
-
-
 def _check_shapes(
     images: tuple[int, ...], labels: tuple[int, ...], lr: tuple[int, ...], class_names: tuple[str, ...]
 ) -> None:
-    if len(images) != 4:
-        raise ValueError(f"images must be [M, H, W, K], got {list(images)}")
+    if len(images) != 4 or 0 in images:
+        raise SettingError(f"images must be [M, H, W, K], none of them 0, got {list(images)}")
     if labels != (images[0], len(class_names)):
-        raise ValueError(
+        raise SettingError(
             f"{images[0]} images and {len(class_names)} class names need labels [{images[0]}, {len(class_names)}], "
             f"got {list(labels)}"
         )
     if lr != ():
-        raise ValueError(f"lr must be one number, got {list(lr)}")
+        raise SettingError(f"lr must be one number, got {list(lr)}")
 
 
 def _array(values: Array | np.ndarray) -> np.ndarray:

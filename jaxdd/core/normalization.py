@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.errors import SettingError
+from jaxdd.settings import check_choice
 from jaxdd.types import Array
 
 Kind = Literal["standard", "zca"]
@@ -188,19 +189,6 @@ Normalization = Standardize | ZCA
 KINDS: dict[str, type[Standardize] | type[ZCA]] = {"standard": Standardize, "zca": ZCA}
 
 
-def check_kind(kind: str) -> None:
-    """Refuse a name that no normalization has.
-
-    Args:
-        kind: name of a normalization.
-
-    Raises:
-        ValueError: if no normalization has this name.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"unknown normalization {kind!r}; choose one of {', '.join(map(repr, KINDS))}")
-
-
 def fit(kind: str, images: np.ndarray) -> Normalization:
     """Fit the normalization of a name.
 
@@ -214,7 +202,7 @@ def fit(kind: str, images: np.ndarray) -> Normalization:
     Raises:
         ValueError: if the name or the images are not accepted.
     """
-    check_kind(kind)
+    check_choice("normalization", kind, KINDS)
     return KINDS[kind].fit(images)
 
 
@@ -228,16 +216,26 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Normalization:
         The normalization.
 
     Raises:
-        ValueError: if the kind is unknown or an array is missing.
+        ValueError: if the kind is unknown, or an array is missing or cannot be one of a normalization.
     """
     if "kind" not in arrays:
         raise SettingError(f"no entry 'kind' among {sorted(arrays)}; pass the arrays that to_arrays() returned")
     kind = str(arrays["kind"])
-    check_kind(kind)
+    check_choice("normalization", kind, KINDS)
     missing = [name for name in KINDS[kind]._fields if name not in arrays]
     if missing:
         raise SettingError(f"the {kind!r} normalization lacks {missing}; pass all arrays that to_arrays() returned")
-    return KINDS[kind](**{name: np.asarray(arrays[name]) for name in KINDS[kind]._fields})
+    fields = {name: np.asarray(arrays[name]) for name in KINDS[kind]._fields}
+    for name, values in fields.items():
+        axes = 2 if kind == "zca" and name != "mean" else 1
+        if values.dtype.kind != "f" or values.ndim != axes or not np.isfinite(values).all():
+            raise SettingError(
+                f"the normalization's {name} is {values.dtype} {list(values.shape)}, and finite floats of "
+                f"{axes} axes are needed: fit it again"
+            )
+    if kind == "standard" and not (fields["std"] > 0).all():
+        raise SettingError(f"the normalization's std is {fields['std'].tolist()}, and it divides: fit it again")
+    return KINDS[kind](**fields)
 
 
 def check_images(images: np.ndarray) -> None:

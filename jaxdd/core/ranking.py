@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxdd.errors import SettingError
+from jaxdd.settings import check_choice
 from jaxdd.types import AnyArray
 
 
@@ -80,8 +81,7 @@ def subset(
     """
     scores, labels = _scored(scores, labels)
     signs = {"helpful": -1, "harmful": 1}
-    if keep not in signs:
-        raise SettingError(f"keep is {keep!r}; choose one of {', '.join(signs)}")
+    check_choice("keep", keep, signs)
     classes, counts = np.unique(labels, return_counts=True)
     if not 1 <= per_class <= counts.min():
         raise SettingError(

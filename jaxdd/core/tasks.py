@@ -82,10 +82,13 @@ def softened(distilled: Distilled, indices: Array) -> Examples:
 
 
 def accuracy(model: Model, params: Params, split: RealSet) -> Array:
-    """Compute the fraction of a split that a network classifies right, a scalar."""
+    """Compute the fraction of a split that a network classifies right, a scalar; NaN if it has diverged."""
 
     def correct(examples: Examples, params: Params) -> Array:
-        return jnp.argmax(model.apply(params, examples.inputs), -1) == jnp.argmax(examples.targets, -1)
+        logits = model.apply(params, examples.inputs)
+        right = jnp.argmax(logits, -1) == jnp.argmax(examples.targets, -1)
+        # Logits that are not numbers have an argmax too: they would pass for a network at chance.
+        return jnp.where(jnp.isfinite(logits).all(-1), right.astype(float), jnp.nan)
 
     return jnp.mean(sampling.over_all(correct, split, params))
 

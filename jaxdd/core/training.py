@@ -6,7 +6,7 @@ Axis letters: B batch, T snapshots, P parameters.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd.core.augment import dsa
 from jaxdd.core.tasks import mean_loss
-from jaxdd.settings import check_choices
+from jaxdd.settings import AtLeast, Between, Fraction, NonNegative, Positive, Settings
 from jaxdd.types import Array, Examples, Losses, Params
 
 DSA = "color_crop_cutout_flip_scale_rotate"
@@ -24,38 +24,30 @@ Schedule = Literal["constant", "step", "cosine"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings, path="recipe"):
     """SGD as the field's evaluation protocol sets it."""
 
-    epochs: int = 1000
+    epochs: Annotated[int, Between(1, 10**6)] = 1000
     """Passes over the training set."""
-    batch: int = 256
+    batch: Annotated[int, AtLeast(1)] = 256
     """Largest batch; an epoch is cut into equal batches of at most this size."""
-    lr: float = 0.01
+    lr: Annotated[float, Positive] = 0.01
     """Learning rate at the start."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Fraction] = 0.9
     """Momentum of SGD, 0 for none."""
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, NonNegative] = 5e-4
     """Weight decay, added to the gradient."""
     schedule: Schedule = "step"
     """constant; step: a tenth from the middle on; cosine: to zero."""
     augment: str = DSA
     """Differentiable siamese augmentation, its operations joined by underscores; none for no augmentation."""
-    sharpness: float = 0.0
+    sharpness: Annotated[float, NonNegative] = 0.0
     """ρ of sharpness-aware minimization: each step's gradient is taken at θ + ρ ∇L / ‖∇L‖, which costs a second
     gradient and leads to flatter minima; 0 for none. Matching experts trained so is the idea of FTD (ρ = 0.01), whose
     code takes a variant of it, GSAM, and scores a moving average of the images."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        for name in ("epochs", "batch", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; a training recipe needs a positive one")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; a training recipe needs 0 <= momentum < 1")
-        for name in ("weight_decay", "sharpness"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; a training recipe needs 0 or more")
+        super().__post_init__()
         dsa(self.augment, siamese=False)  # refuses an unknown operation now, before any work
 
 

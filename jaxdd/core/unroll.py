@@ -6,13 +6,13 @@ Axis letters: N student steps, M distilled items, B mini-batch, P parameters.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.core.parallel import device_memory
-from jaxdd.settings import check_choices
+from jaxdd.settings import AtLeast, Positive, Settings
 from jaxdd.types import Array, Params
 
 Carry = TypeVar("Carry")
@@ -24,7 +24,7 @@ up: the rest is for everything else. [our choice]"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Unroll:
+class Unroll(Settings, path="unroll"):
     """How to differentiate through N student steps."""
 
     mode: Literal["auto", "full", "steps", "segmented", "truncated", "tesla"] = "auto"
@@ -32,21 +32,12 @@ class Unroll:
     segmented those between segments of steps, and computes every step twice more (the same gradient in less and less
     memory); auto the first of these that fits. truncated differentiates the last steps only, tesla every step as if its
     parameters were constant (biased)."""
-    segment: int | None = None
+    segment: Annotated[int | None, AtLeast(1)] = None
     """Student steps per segment of recomputation; the square root of their number by default."""
-    last: int = 10
+    last: Annotated[int, AtLeast(1)] = 10
     """Steps that `truncated` differentiates through."""
-    memory: float | None = None
+    memory: Annotated[float | None, Positive] = None
     """Bytes of memory that `auto` plans with; by default that of a device, or the host's where devices do not tell."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        if self.segment is not None and self.segment < 1:
-            raise ValueError(f"unroll.segment is {self.segment}; give at least 1 step per segment, or leave it out")
-        if self.last < 1:
-            raise ValueError(f"unroll.last is {self.last}; truncated differentiation needs at least 1 step")
-        if self.memory is not None and not self.memory > 0:
-            raise ValueError(f"unroll.memory is {self.memory}; give a positive number of bytes, or leave it out")
 
 
 class Footprint(NamedTuple):

@@ -3,7 +3,7 @@
 from jaxdd.core import sampling
 from jaxdd.core.normalization import ZCA, Standardize
 from jaxdd.core.sampling import RealSet
-from jaxdd.data.dataset import Data, DataConfig, Dataset, from_arrays, load
+from jaxdd.data.dataset import Data, DataConfig, Dataset, check_data, from_arrays, load
 from jaxdd.data.splits import Split
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Split",
     "Standardize",
     "ZCA",
+    "check_data",
     "from_arrays",
     "load",
     "sampling",

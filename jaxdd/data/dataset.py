@@ -1,12 +1,14 @@
 """Datasets on the host: loaded by name or built from arrays, with a validation split and a fitted normalization."""
 
 import hashlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +18,10 @@ from jaxdd.core.normalization import Normalization
 from jaxdd.core.sampling import RealSet
 from jaxdd.data.sources import folder, tfds
 from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, subset
+from jaxdd.errors import SettingError
+from jaxdd.settings import AtLeast, Fraction, Seed, Settings, check_argument
+
+log = logging.getLogger("jaxdd")
 
 
 class Data(Protocol):
@@ -31,7 +37,20 @@ class Data(Protocol):
         """Return the split that results are reported on."""
 
 
-@dataclass(frozen=True, eq=False)
+def check_data(dataset: Any) -> None:
+    """Refuse what is no data to distill, such as a split, arrays, or arguments in another order.
+
+    Raises:
+        SettingError: It is something else.
+    """
+    if not all(hasattr(dataset, name) for name in ("real_set", "validation_set", "test_set")):
+        raise SettingError(
+            f"the dataset is of type {type(dataset).__name__}; give what jaxdd.data.load or jaxdd.data.from_arrays "
+            "returns, after the task"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A labeled image dataset in host memory.
 
@@ -56,6 +75,11 @@ class Dataset:
     normalization: Normalization
     positions: np.ndarray
     mislabeled: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """Say what it is in a line, without the pixels."""
+        counts = ", ".join(f"{len(getattr(self, split).labels)} {split}" for split in ("train", "validation", "test"))
+        return f"<Dataset {self.name!r}: {self.num_classes} classes, images {self.image_shape}, {counts}>"
 
     @property
     def num_classes(self) -> int:
@@ -107,7 +131,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings, path="data"):
     """Which data to distill: the arguments of `load`."""
 
     name: str = "digits"
@@ -115,20 +139,20 @@ class DataConfig:
     folder of images per class."""
     data_dir: str | None = None
     """TFDS directory; TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets) by default."""
-    validation: float = 0.1
+    validation: Annotated[float, Fraction] = 0.1
     """Fraction of every class of the train split that is held out for choosing; in [0, 1)."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Seed] = 0
     """Seed of the draw of the validation split."""
     normalization: Literal["standard", "zca"] = "standard"
     """Per-channel mean and standard deviation, or ZCA whitening; fitted on the train split."""
-    image_size: int | None = None
+    image_size: Annotated[int | None, AtLeast(1)] = None
     """Scale and center-crop images to squares of this side in pixels; required where sizes differ."""
-    label_noise: float = 0.0
+    label_noise: Annotated[float, Fraction] = 0.0
     """Fraction of every class of the train split whose labels are replaced by wrong ones, to study what that does;
     validation and test stay as they are. In [0, 1)."""
     noise_kind: Noise = "symmetric"
     """Wrong labels: symmetric, any other class, uniformly; asymmetric, always the next class, c → c + 1 modulo C."""
-    noise_seed: int = 0
+    noise_seed: Annotated[int, Seed] = 0
     """Seed of the draw of the wrong labels."""
 
 
@@ -168,10 +192,11 @@ def load(
     Raises:
         ValueError: if an argument is out of range, or the dataset is unknown, not prepared or damaged.
     """
-    _check_options(validation, normalization, label_noise, noise_kind)
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    # The settings check themselves, wherever they come from.
+    DataConfig(name, data_dir, validation, split_seed, normalization, image_size, label_noise, noise_kind, noise_seed)
     data_dir = os.path.expanduser(data_dir) if data_dir else None
+    if data_dir and Path(data_dir).exists() and not Path(data_dir).is_dir():
+        raise SettingError(f"data.data_dir is {data_dir}, which is no folder; give a TFDS directory, or leave it out")
     if name.startswith("folder:"):
         raw = folder.read(Path(name.removeprefix("folder:")), image_size)
     elif name == "digits":
@@ -222,42 +247,70 @@ def from_arrays(
     Raises:
         ValueError: if the arrays are no such images and labels, or an argument is out of range.
     """
-    _check_options(validation, normalization, label_noise, noise_kind)
+    DataConfig(
+        name,
+        validation=validation,
+        split_seed=split_seed,
+        normalization=normalization,
+        label_noise=label_noise,
+        noise_kind=noise_kind,
+        noise_seed=noise_seed,
+    )
     train = _as_split(train_images, train_labels, "train")
     test = _as_split(test_images, test_labels, "test")
+    largest = int(train.labels.max(initial=0))
     if class_names is None:
-        class_names = [str(label) for label in range(int(train.labels.max(initial=0)) + 1)]
+        if largest >= max(len(train.labels), 1):  # before so many names are made
+            raise SettingError(
+                f"train labels go up to {largest}, but {len(train.labels)} examples cannot be of more than "
+                f"{len(train.labels)} classes; number the classes from 0 without a gap"
+            )
+        class_names = [str(label) for label in range(largest + 1)]
+    _check_names(class_names)
     noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
     return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalization, noise)
 
 
-def _check_options(validation: float, normalization: str, label_noise: float, noise_kind: str) -> None:
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation must be a fraction of the train split in [0, 1), got {validation}; try 0.1")
-    normalizations.check_kind(normalization)
-    if noise_kind not in get_args(Noise):
-        raise ValueError(f"noise_kind is {noise_kind!r}; choose one of {', '.join(get_args(Noise))}")
+def _check_names(names: Any) -> None:
+    if isinstance(names, str):
+        raise SettingError(f"class_names is {names!r}; give a list of names, one for each class")
+    for name in names:
+        check_argument("a class name", name, str, "give text")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise SettingError(f"two classes are called {twice[0]!r}; give every class a name of its own")
 
 
 def _as_split(images: Any, labels: Any, split: str) -> Split:
     """Check one pair of arrays that a user passed."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8:
+        if images.dtype.kind not in "biuf":
+            raise SettingError(
+                f"{split} images have dtype {images.dtype}, but pixels are needed: pass an array of uint8 in 0..255"
+            )
         span = f"[{images.min()}, {images.max()}]" if images.size else "[]"
         scale = " * 255" if images.size and 0 <= images.min() and images.max() <= 1 else ""
-        raise ValueError(
+        raise SettingError(
             f"{split} images have dtype {images.dtype} and range {span}, but uint8 in 0..255 is needed: undo any "
             f"normalization and pass np.round(images{scale}).astype(np.uint8)"
         )
     if images.ndim == 3:
         images = images[..., None]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{split} labels must be integers of shape [N], got {labels.dtype} {list(labels.shape)}; one-hot labels "
-            "become such by labels.argmax(-1)"
+        hints = {2: "; one-hot labels become such by labels.argmax(-1)"}
+        hints |= dict.fromkeys((3, 4), "; the order is train images, train labels, test images, test labels")
+        raise SettingError(
+            f"{split} labels must be integers of shape [N], got {labels.dtype} {list(labels.shape)}"
+            + hints.get(labels.ndim, "")
+        )
+    if labels.size and (labels.min() < 0 or labels.max() > np.iinfo(np.int32).max):
+        raise SettingError(
+            f"{split} labels span {labels.min()}..{labels.max()}, but classes are numbered from 0; number them without "
+            "a gap"
         )
     if len(images) != len(labels):
-        raise ValueError(f"{split} has {len(images)} images but {len(labels)} labels; every image needs one label")
+        raise SettingError(f"{split} has {len(images)} images but {len(labels)} labels; every image needs one label")
     return Split(images, labels.astype(np.int32))
 
 
@@ -271,30 +324,38 @@ def _assemble(
     """Check what was read, carve off the validation split, add noise and normalization to what remains."""
     for split, (images, labels) in (("train", raw.train), ("test", raw.test)):
         if len(images) == 0:
-            raise ValueError(f"the {split} split has no examples; add some")
+            raise SettingError(f"the {split} split has no examples; add some")
         if images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise ValueError(
+            raise SettingError(
                 f"{split} images have shape {list(images.shape)}, but [N, H, W, K] with 1 or 3 channels K last is "
                 "needed; transpose channels to the end and drop an alpha channel"
             )
+        if 0 in images.shape:
+            raise SettingError(f"{split} images have shape {list(images.shape)}, without a pixel; pass larger ones")
         if images.shape[1:] != raw.train.images.shape[1:]:
-            raise ValueError(
+            raise SettingError(
                 f"train images are {list(raw.train.images.shape[1:])} but {split} images {list(images.shape[1:])}; "
                 "resize them to one shape"
             )
         if labels.min() < 0 or labels.max() >= len(raw.class_names):
-            raise ValueError(
+            raise SettingError(
                 f"{split} labels span {labels.min()}..{labels.max()}, but {len(raw.class_names)} classes need "
                 f"0..{len(raw.class_names) - 1}"
             )
     sizes = np.bincount(raw.train.labels, minlength=len(raw.class_names))
     if not sizes.all():
         empty = int(np.argmin(sizes))
-        raise ValueError(
+        raise SettingError(
             f"class {empty} ({raw.class_names[empty]!r}) has no train example; add some, or remove the class and "
             "number the others without a gap"
         )
     held_out = draw_held_out(raw.train.labels, validation, split_seed)
+    if validation and not held_out.any():
+        log.warning(
+            "no validation split: every class has too few examples to hold out %g of them, and the last set is kept; "
+            "raise data.validation",
+            validation,
+        )
     positions = np.flatnonzero(~held_out)
     train = subset(raw.train, positions)
     fitted = normalizations.fit(normalization, train.images)

@@ -4,7 +4,7 @@ Axis letters: T snapshots.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,40 +13,33 @@ import numpy as np
 from jaxdd.core.training import Recipe, batching, schedule_of
 from jaxdd.errors import SettingError
 from jaxdd.experts.placement import Residency
-from jaxdd.settings import check_choices
+from jaxdd.settings import AtLeast, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class ExpertsConfig:
+class ExpertsConfig(Settings, path="experts"):
     """How experts are trained, recorded and stored."""
 
-    count: int = 4
+    count: Annotated[int, AtLeast(1)] = 4
     """E, number of experts; more can be added to a store later."""
     recipe: Recipe = Recipe(
         epochs=20, batch=128, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none"
     )
     """Training of one expert."""
-    snapshot_every: int | None = 2
+    snapshot_every: Annotated[int | None, AtLeast(1)] = 2
     """SGD steps between snapshots; one snapshot per epoch if None."""
-    keep: int | None = None
+    keep: Annotated[int | None, AtLeast(1)] = None
     """Keep only this many snapshots, the earliest; all if None. The last parameters are kept always."""
     storage: Literal["float32", "bfloat16_delta"] = "float32"
     """float32; or the first snapshot in float32 and every other one's distance from it in bfloat16: half the size, each
     parameter's distance rounded to within a 256th. Experts that are kept in memory only are not rounded."""
-    per_dispatch: int | None = None
+    per_dispatch: Annotated[int | None, AtLeast(1)] = None
     """Experts trained per dispatch, the most that a kill can lose; one per device by default."""
     directory: str | None = None
     """Folder of the store, to share experts between runs; `experts` in the workdir by default."""
     residency: Residency = "auto"
     """Where distillation reads them: on the device; on the host, those of the next steps fetched while the devices
     compute; auto, on the devices if they take up at most half of the memory. The results are the same."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        for name in ("count", "snapshot_every", "keep", "per_dispatch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"experts.{name} is {value}; give 1 or more")
 
 
 class Timeline(NamedTuple):
@@ -96,7 +89,8 @@ def check_length(config: ExpertsConfig, size: int, needed: int) -> None:
     if have < needed:
         epochs = -(-(needed - 1) * line.every // batching(size, config.recipe.batch)[0])
         raise SettingError(
-            f"the method reads {needed} snapshots of every expert, but experts of {config.recipe.epochs} epochs with "
+            f"the method reads {needed} snapshots of every expert, but experts of {config.recipe.epochs} epochs on "
+            f"{size} training examples with "
             f"snapshot_every={config.snapshot_every} and keep={config.keep} have {have}; {epochs} epochs "
             f"(experts.recipe.epochs) with experts.keep of {needed} or more will do, or a lower method.window"
         )

@@ -5,13 +5,13 @@ Axis letters: E experts, T snapshots, P parameters.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.errors import SettingError
-from jaxdd.settings import check_choices
+from jaxdd.settings import AtLeast, Settings
 from jaxdd.types import AnyArray, Array, PyTree, Snapshots
 
 
@@ -81,7 +81,7 @@ def with_params(batch: PyTree, params: Sequence[Array]) -> PyTree:
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Window(Settings, path="window"):
     """Which snapshots a step may start from, and how that moves as distillation goes on.
 
     At step `it` starts are drawn uniformly from `lower … U − 1`, `U = min(start + ⌊(end − start) · it / grow⌋, end)`;
@@ -92,25 +92,23 @@ class Window:
         for the unpublished law of Inf-Match's progressive timestep sampling.
     """
 
-    first: int = 0
+    first: Annotated[int, AtLeast(0)] = 0
     """First snapshot that may be drawn."""
-    start: int = 16
+    start: Annotated[int, AtLeast(1)] = 16
     """Snapshots below this one may be drawn at the beginning."""
-    end: int | None = None
+    end: Annotated[int | None, AtLeast(1)] = None
     """Snapshots below this one may be drawn in the end; `start` by default: the window stays as it is."""
-    grow: int | None = None
+    grow: Annotated[int | None, AtLeast(1)] = None
     """Outer step at which the window has reached its end; the last step by default."""
     kind: Literal["expanding", "sliding"] = "expanding"
     """expanding keeps the early snapshots in; sliding leaves them behind."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if not 0 <= self.first < self.start <= self.last:
-            raise ValueError(
+            raise SettingError(
                 f"window has first={self.first}, start={self.start}, end={self.end}; it needs 0 <= first < start <= end"
             )
-        if self.grow is not None and self.grow < 1:
-            raise ValueError(f"window.grow is {self.grow}; give the outer step at which the window is full, 1 or more")
 
     @property
     def last(self) -> int:

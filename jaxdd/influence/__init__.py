@@ -30,6 +30,7 @@ import numpy as np
 from jaxdd.core import sampling
 from jaxdd.core.parallel import map_over, over_devices, replicate
 from jaxdd.core.ranking import mislabeled_auc, per_class, ranking, subset, weights
+from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
 from jaxdd.errors import Diverged, SettingError
 from jaxdd.experts.trajectories import Trajectories
@@ -38,6 +39,7 @@ from jaxdd.influence.estimators import ESTIMATORS, Estimate, Estimator
 from jaxdd.influence.paths import at, check, check_separable, intervals, mean_over_experts, settled
 from jaxdd.influence.problem import Data, Path, Problem, Retrain, problem_of
 from jaxdd.influence.solvers import SOLVERS, Solver
+from jaxdd.settings import check_argument
 from jaxdd.types import AnyArray, Array, Examples, Task
 
 __all__ = [
@@ -97,6 +99,10 @@ def scores(
         FloatingPointError: The estimate diverged; the message says what to change.
     """
     check_separable(task)
+    for name, given in (("train", train), ("target", target)):
+        check_argument(name, given, (RealSet, Examples), "give a set of real examples, such as dataset.real_set()")
+    check_argument("trajectories", trajectories, Trajectories, "give what jaxdd.train_experts returns")
+    check_argument("config", config, InfluenceConfig, "give a jaxdd.InfluenceConfig")
     of_target = _target_weights(target, target_weights)
     estimator = ESTIMATORS[config.estimator]
     if retrain is not None and config.estimator != "leave_one_out":

@@ -1,14 +1,14 @@
 """The settings of influence scores."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxdd.influence.solvers import Solver
-from jaxdd.settings import check_choices
+from jaxdd.settings import AtLeast, Fraction, NonNegative, Seed, Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class InfluenceConfig:
+class InfluenceConfig(Settings, path="influence"):
     """How training examples are scored."""
 
     estimator: Literal["tracin", "second_order", "bracket", "sgd_influence", "endpoint", "leave_one_out"] = "tracin"
@@ -16,30 +16,19 @@ class InfluenceConfig:
     backward unroll; inverse Hessian at the last parameters; retraining without each example (small problems)."""
     solver: Solver = Solver()
     """Solver of endpoint."""
-    stride: int = 1
+    stride: Annotated[int, AtLeast(1)] = 1
     """Use every n-th snapshot; each stands for the training time up to the next one in use."""
     end: Literal["auto", "final", "last"] = "auto"
     """The network that is judged: after the last epoch, or at the last snapshot; auto, after the last epoch if it was
     recorded up to there, or if the estimator reads nothing else."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, NonNegative] = 0.0
     """Weight decay that the networks were trained with."""
-    momentum: float = 0.0
+    momentum: Annotated[float, Fraction] = 0.0
     """Momentum that they were trained with: their effective learning rate is η / (1 − momentum), [derived] for
     gradients that change slowly."""
-    curvature: int | None = None
+    curvature: Annotated[int | None, AtLeast(1)] = None
     """Training examples that Hessians and G_D are taken on, drawn once; all by default."""
-    chunk: int = 500
+    chunk: Annotated[int, AtLeast(1)] = 500
     """Examples that are on the device at a time: memory grows with it, results do not depend on it."""
-    seed: int = 0
+    seed: Annotated[int, Seed] = 0
     """Seed of what is drawn: the examples of `curvature`, the batches of lissa, the first vector of arnoldi."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        for name in ("stride", "chunk", "curvature"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"influence.{name} is {value}; give 1 or more")
-        if not self.weight_decay >= 0 or not 0 <= self.momentum < 1:
-            raise ValueError(
-                f"influence has weight_decay={self.weight_decay}, momentum={self.momentum}; "
-                "needs weight_decay >= 0, 0 <= momentum < 1"
-            )

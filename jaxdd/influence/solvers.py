@@ -5,46 +5,35 @@ Axis letters: Q targets, P parameters.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.core.autodiff import conjugate_gradient
-from jaxdd.settings import check_choices
+from jaxdd.settings import AtLeast, NonNegative, Positive, Settings
 from jaxdd.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Solver:
+class Solver(Settings, path="influence.solver"):
     """How `(H + λ) x = g` is solved."""
 
     name: Literal["cg", "lissa", "arnoldi", "explicit"] = "cg"
     """Conjugate gradients; LiSSA, a Neumann series; Arnoldi, in the leading eigenvectors of a Krylov space; or the
     Hessian itself, for small networks."""
-    damping: float = 0.01
+    damping: Annotated[float, NonNegative] = 0.01
     """λ, added to the diagonal; above the size of the most negative eigenvalue of H."""
-    iterations: int = 100
+    iterations: Annotated[int, AtLeast(1)] = 100
     """Hessian products: steps of cg and lissa (at most), dimension of the Krylov space of arnoldi."""
-    tolerance: float = 1e-5
+    tolerance: Annotated[float, Positive] = 1e-5
     """Relative residual at which cg stops."""
-    scale: float = 10.0
+    scale: Annotated[float, Positive] = 10.0
     """Inverse step of lissa; above half of the largest eigenvalue of H + λ."""
-    batch: int | None = None
+    batch: Annotated[int | None, AtLeast(1)] = None
     """Examples in each Hessian product of lissa, drawn anew every time; all by default."""
-    rank: int | None = None
+    rank: Annotated[int | None, AtLeast(1)] = None
     """Eigenvectors that arnoldi keeps; all of its Krylov space by default."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        for name in ("iterations", "tolerance", "scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"solver.{name} is {getattr(self, name)}; give a positive one")
-        for name in ("batch", "rank"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"solver.{name} is {value}; give 1 or more, or leave it out")
-        if not self.damping >= 0:
-            raise ValueError(f"solver.damping is {self.damping}; give 0 or more")
 
 
 class Curvature(NamedTuple):

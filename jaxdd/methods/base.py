@@ -5,7 +5,7 @@ Axis letters: B batch, M distilled items, C classes.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import optax
 
@@ -14,7 +14,7 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.sampling import RealSet
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.settings import check_choices
+from jaxdd.settings import AtLeast, Fraction, NonNegative, Settings
 from jaxdd.types import Array, Batch, Init, Method, Scalars, Step, Task
 
 
@@ -58,20 +58,15 @@ class Sources(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Settings, path="optimizer"):
     """An outer optimizer of one variable."""
 
     name: Literal["sgd", "adam"] = "sgd"
     """sgd with momentum, or adam."""
-    lr: float = 1.0
+    lr: Annotated[float, NonNegative] = 1.0
     """Learning rate."""
-    momentum: float = 0.5
+    momentum: Annotated[float, Fraction] = 0.5
     """Momentum of sgd; adam's first decay rate is its usual 0.9."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        if not self.lr >= 0 or not 0 <= self.momentum < 1:
-            raise ValueError(f"optimizer has lr={self.lr}, momentum={self.momentum}; needs lr >= 0, 0 <= momentum < 1")
 
     def build(self) -> optax.GradientTransformation:
         """Build the optax transformation."""
@@ -81,15 +76,15 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(Settings, path="method"):
     """Settings that every method has. A method is a subclass with a `name` and `build`."""
 
     name: ClassVar[str] = "none"
     """What the method is called."""
 
-    ipc: int = 1
+    ipc: Annotated[int, AtLeast(1)] = 1
     """Images per class."""
-    steps: int = 300
+    steps: Annotated[int, AtLeast(0)] = 300
     """Outer steps: updates of the distilled set."""
     init: Literal["real", "noise", "correct", "herding", "k_center"] = "real"
     """First inputs: random real ones, Gaussian noise, random real ones that the first expert classifies right, or a
@@ -104,11 +99,7 @@ class MethodConfig:
     """Siamese augmentation during distillation: operations of color_crop_cutout_flip_scale_rotate, or none."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if self.ipc < 1:
-            raise ValueError(f"method.ipc is {self.ipc}; distill to at least 1 image per class")
-        if self.steps < 0:
-            raise ValueError(f"method.steps is {self.steps}; give 0 or more outer steps")
+        super().__post_init__()
         dsa(self.augment, siamese=True)  # refuses an unknown operation now, before any work
 
     def build(self, task: Task) -> Method:

@@ -8,6 +8,7 @@ Axis letters: B real batch, C classes.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import MethodConfig
 from jaxdd.methods.weighting import Weighting, weighted
+from jaxdd.settings import AtLeast
 from jaxdd.types import Array, Method, PyTree, Task
 
 
@@ -24,16 +26,11 @@ from jaxdd.types import Array, Method, PyTree, Task
 class ClasswiseConfig(MethodConfig):
     """Settings of every method that matches class by class."""
 
-    real_batch: int = 256
+    real_batch: Annotated[int, AtLeast(1)] = 256
     """B, real examples of each class."""
     weighting: Weighting | None = None
     """Weigh the real examples by their influence (IWD); any option of it, such as --method.weighting.temperature 2,
     turns it on. By default all weigh the same."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.real_batch < 1:
-            raise ValueError(f"method.real_batch is {self.real_batch}; {self.name} needs 1 or more of each class")
 
     @property
     def title(self) -> str:

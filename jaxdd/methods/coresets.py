@@ -5,7 +5,7 @@ Axis letters: M distilled items, C classes, N real examples, n largest class, F 
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxdd.core.sampling import RealSet
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods.base import MethodConfig, Sources
+from jaxdd.settings import AtLeast
 from jaxdd.types import Array, Method, PyTree, Scalars, Task
 
 
@@ -24,13 +25,13 @@ class Config(MethodConfig):
     """Settings of a coreset: `init` says which; there is nothing to optimize."""
 
     name: ClassVar[str] = "coresets"
-    steps: int = 0
+    steps: Annotated[int, AtLeast(0)] = 0
     """Outer steps: none, the selection is the result."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init == "noise":
-            raise ValueError(
+            raise SettingError(
                 "method.init is 'noise'; a coreset is made of real images: real, correct, herding or k_center"
             )
 

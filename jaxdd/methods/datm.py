@@ -5,11 +5,12 @@ real ones that an expert classifies right.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods import mtt
 from jaxdd.methods.base import Optimizer
+from jaxdd.settings import Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Config(mtt.Config):
     """Labels."""
     label_optimizer: Optimizer = Optimizer("sgd", 2.0, 0.9)
     """Optimizer of the label logits."""
-    loss_threshold: float | None = 2.0
+    loss_threshold: Annotated[float | None, Positive] = 2.0
     """Outer steps whose loss exceeds this change nothing: the student ended much farther from its target than it began,
     at 1."""
     window: Window = Window(start=6, end=12)

@@ -15,7 +15,7 @@ Axis letters: B real batch, b network mini-batch, M distilled items, C classes, 
 """
 
 import dataclasses
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Optimizer, Sources, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
+from jaxdd.settings import AtLeast
 from jaxdd.types import Array, Examples, Method, Params, Scalars, Task
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
@@ -45,7 +46,7 @@ class Config(ClasswiseConfig):
     """Settings of DC, and of DSA and IDC."""
 
     name: ClassVar[str] = "dc"
-    steps: int = 1000
+    steps: Annotated[int, AtLeast(0)] = 1000
     """Outer steps, each matching all classes once (published: 1000 networks, with `outer_loop` steps each)."""
     init: Literal["real", "noise", "correct", "herding", "k_center"] = "noise"
     """First images: Gaussian noise (published for DC), random real ones (published for DSA), random real ones that the
@@ -55,31 +56,21 @@ class Config(ClasswiseConfig):
     distance: Literal["cosine", "global_cosine", "mse", "convolution_mse"] = "cosine"
     """Between the gradients: one cosine per output unit and layer (DC); one over all parameters; squared error; squared
     error on the kernels of convolutions (IDC)."""
-    outer_loop: int | None = None
+    outer_loop: Annotated[int | None, AtLeast(1)] = None
     """Steps that a network serves before a fresh one is drawn; by default as published for `ipc` (100 for a network
     trained on real data), interpolated between."""
-    inner_loop: int | None = None
+    inner_loop: Annotated[int | None, AtLeast(0)] = None
     """Training of the network after each step but its last: epochs on the distilled set, or SGD steps on real batches;
     by default as published for `ipc` (8 for a network trained on real data), interpolated between."""
     network: Literal["distilled", "real"] = "distilled"
     """What the network is trained on between steps: the distilled set (DC, DSA), or real data (IDC)."""
-    network_batch: int = 256
+    network_batch: Annotated[int, AtLeast(1)] = 256
     """b, largest batch of the network's training (published for IDC: 64)."""
     network_optimizer: Optimizer = Optimizer("sgd", 0.01, 0.5)
     """Optimizer of the network's training (published for IDC: momentum 0.9)."""
-    factor: int = 1
+    factor: Annotated[int, AtLeast(1)] = 1
     """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class
     make ipc · f² to train on."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("network_batch", "factor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"method.{name} is {getattr(self, name)}; gradient matching needs 1 or more")
-        if self.outer_loop is not None and self.outer_loop < 1:
-            raise ValueError(f"method.outer_loop is {self.outer_loop}; a network serves at least 1 step")
-        if self.inner_loop is not None and self.inner_loop < 0:
-            raise ValueError(f"method.inner_loop is {self.inner_loop}; give 0 or more epochs or steps of training")
 
     @property
     def items_per_class(self) -> int:

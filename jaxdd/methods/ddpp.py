@@ -8,15 +8,17 @@ Axis letters: P parameters.
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.core.matching import parameter_distance
+from jaxdd.errors import SettingError
 from jaxdd.methods import mtt
 from jaxdd.methods.mtt import Metric, Pair
+from jaxdd.settings import Range
 from jaxdd.types import Array, Method, Params, Task
 
 LEAST_KEPT = 0.1
@@ -32,15 +34,15 @@ class Config(mtt.Config):
     """Which parameters are dropped. quantile: the fraction `amount` that is hardest to match, largest |θ̂ − θ*|.
     threshold: those with |θ̂ − θ*| above `amount` times the root mean square of |θ^t − θ*|. depth: the first fraction
     `amount` in the order of the layers, however well they match, as a control."""
-    amount: float | None = None
+    amount: Annotated[float | None, Range(0, infinite=True)] = None
     """How much is dropped, see `rule`; 0 (for threshold, infinity) drops nothing. By default 0.05, for threshold 3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rule == "threshold" and not self.dropped > 0:
-            raise ValueError(f"method.amount is {self.amount}; a threshold of 0 drops every parameter, raise it")
+            raise SettingError(f"method.amount is {self.amount}; a threshold of 0 drops every parameter, raise it")
         if self.rule != "threshold" and not 0 <= self.dropped < 1:
-            raise ValueError(f"method.amount is {self.amount}; the fraction of dropped parameters must lie in [0, 1)")
+            raise SettingError(f"method.amount is {self.amount}; the fraction of dropped parameters must lie in [0, 1)")
 
     @property
     def dropped(self) -> float:

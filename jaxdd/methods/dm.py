@@ -8,7 +8,7 @@ Axis letters: B real batch, C classes.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 
@@ -17,8 +17,10 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import mean_distance
 from jaxdd.core.tasks import all_items
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
+from jaxdd.settings import AtLeast
 from jaxdd.types import Array, Examples, Method, Params, Task
 
 
@@ -27,7 +29,7 @@ class Config(ClasswiseConfig):
     """Settings of DM."""
 
     name: ClassVar[str] = "dm"
-    steps: int = 1000
+    steps: Annotated[int, AtLeast(0)] = 1000
     """Outer steps, each with its own random network (published: 20 000)."""
     image_optimizer: Optimizer = Optimizer("sgd", 1.0, 0.5)
     """Optimizer of the images."""
@@ -35,7 +37,7 @@ class Config(ClasswiseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.labels == "learned":
-            raise ValueError("method.labels is 'learned', but features do not depend on labels; choose hard or soft")
+            raise SettingError("method.labels is 'learned', but features do not depend on labels; choose hard or soft")
 
     def unweighted(self, task: Task) -> Method:
         """Build DM for a task, see `matching_means`."""

@@ -9,7 +9,7 @@ Axis letters: P parameters, L tensors of the network, T starts.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxdd.core.matching import parameter_distance
 from jaxdd.methods import mtt
 from jaxdd.methods.base import Optimizer
 from jaxdd.methods.mtt import Metric, Pair, State
+from jaxdd.settings import Above, Positive
 from jaxdd.types import Array, Method, Params, Scores, Task
 
 COLLAPSED = 0.01
@@ -42,17 +43,10 @@ class Config(mtt.Config):
     """Learn a W of its own for every snapshot that a student may start from, in place of one for all. Each is learned
     in the few steps that start there: its learning rate has to be as many times higher. With adam or momentum, steps
     that start elsewhere move it too."""
-    barrier: float = 1.0
+    barrier: Annotated[float, Positive] = 1.0
     """β, strength of `log_barrier`."""
-    bound: float = 2.0
+    bound: Annotated[float, Above(1)] = 2.0
     """w, `bounded` keeps every weight within 1/w … w."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.barrier > 0:
-            raise ValueError(f"method.barrier is {self.barrier}; log_barrier needs a positive strength")
-        if not self.bound > 1:
-            raise ValueError(f"method.bound is {self.bound}; bounded keeps W within 1/bound … bound, give more than 1")
 
     def build(self, task: Task) -> Method:
         """Build IADD for a task: MTT in the weighted metric, with W logged and watched; see `importance_metric`."""

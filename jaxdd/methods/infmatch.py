@@ -14,7 +14,7 @@ b distilled mini-batch, M distilled items, P parameters.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.settings import AtLeast, Positive
 from jaxdd.types import AnyArray, Array, Examples, Method, Snapshots, Task
 
 Loss = Callable[[Array], Array]
@@ -46,18 +47,18 @@ class Config(MethodConfig):
     estimator: Literal["published", "first_order", "second_order", "unroll"] = "second_order"
     """Estimate of the displacement: Theorem 1 as printed (no first-order term); the gradient difference alone; the
     whole second-order expansion over `tau` after each checkpoint; the linear recursion over `horizon` checkpoints."""
-    tau: float = 0.05
+    tau: Annotated[float, Positive] = 0.05
     """Training time (learning rate times steps) after each checkpoint that second_order looks ahead."""
-    horizon: int = 5
+    horizon: Annotated[int, AtLeast(1)] = 5
     """Consecutive checkpoints that unroll runs over."""
-    checkpoints: int = 1
+    checkpoints: Annotated[int, AtLeast(1)] = 1
     """m, checkpoints (windows of them for unroll) that each outer step samples; the memory of activations does not grow
     with it, only that of the sampled parameters and images."""
-    real_batch: int = 64
+    real_batch: Annotated[int, AtLeast(1)] = 64
     """B, real examples per gradient and, drawn independently, per Hessian."""
-    batch: int | None = None
+    batch: Annotated[int | None, AtLeast(1)] = None
     """Distilled items per outer step, drawn without replacement; all by default (published: 50)."""
-    cache: int | None = None
+    cache: Annotated[int | None, AtLeast(1)] = None
     """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples drawn without replacement (all,
     if there are fewer); by default every step draws its own. Without augmentation, and with the experts on the devices
     (experts.residency) only: the cache takes up to twice their size."""
@@ -71,17 +72,12 @@ class Config(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tau", "horizon", "checkpoints", "real_batch"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"method.{name} is {getattr(self, name)}; Inf-Match needs a positive one")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"method.batch is {self.batch}; give at least 1 distilled item per outer step")
         if self.cache is not None and self.cache < self.real_batch:
-            raise ValueError(
+            raise SettingError(
                 f"method.cache is {self.cache}; cache at least method.real_batch={self.real_batch} examples"
             )
         if self.cache is not None and self.augment != "none":
-            raise ValueError(
+            raise SettingError(
                 f"method.cache={self.cache} with method.augment={self.augment!r}: cached real gradients cannot share "
                 "the distilled set's augmentation; leave one of them out"
             )

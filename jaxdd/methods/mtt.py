@@ -13,7 +13,7 @@ Axis letters: R pairs, N student steps, b student mini-batch, M distilled items,
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jaxdd.core.training import batching, shuffle
 from jaxdd.core.unroll import Unroll, inner_sgd
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources, outer_transforms
+from jaxdd.settings import AtLeast, Positive
 from jaxdd.types import Array, Method, Params, Scalars, Snapshots, Task
 
 
@@ -37,36 +38,24 @@ class Config(MethodConfig):
     """Settings of MTT."""
 
     name: ClassVar[str] = "mtt"
-    student_steps: int = 20
+    student_steps: Annotated[int, AtLeast(1)] = 20
     """N, SGD steps of the student on the distilled set."""
-    expert_snapshots: int = 4
+    expert_snapshots: Annotated[int, AtLeast(1)] = 4
     """How many snapshots ahead of its start the student's target is (the paper's M, in epochs)."""
-    batch: int | None = None
+    batch: Annotated[int | None, AtLeast(1)] = None
     """Mini-batch of the student, drawn without replacement; the whole distilled set by default."""
-    pairs: int = 1
+    pairs: Annotated[int, AtLeast(1)] = 1
     """R, pairs of a start and its target per outer step; their gradients are averaged."""
-    student_lr: float = 0.1
+    student_lr: Annotated[float, Positive] = 0.1
     """First value of the student's learning rate, which is learned."""
     lr_optimizer: Optimizer = Optimizer("sgd", 1e-3, 0.5)
     """Optimizer of the student's learning rate."""
-    loss_threshold: float | None = None
+    loss_threshold: Annotated[float | None, Positive] = None
     """Outer steps whose loss exceeds this change nothing; none is left out by default."""
     window: Window = Window(start=12)
     """Snapshots that a student may start from."""
     unroll: Unroll = Unroll()
     """How to differentiate through the student's steps."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("student_steps", "expert_snapshots", "student_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"method.{name} is {getattr(self, name)}; trajectory matching needs a positive one")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"method.batch is {self.batch}; give at least 1 distilled item per student step")
-        if self.pairs < 1:
-            raise ValueError(f"method.pairs is {self.pairs}; an outer step needs at least 1 pair of start and target")
-        if self.loss_threshold is not None and not self.loss_threshold > 0:
-            raise ValueError(f"method.loss_threshold is {self.loss_threshold}; no step would change anything")
 
     @property
     def snapshots_needed(self) -> int:

@@ -8,7 +8,7 @@ Axis letters: B real batch, C classes, D frequencies, F features, P parameters.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,10 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import characteristic_distance, characteristic_function, unit_norm
 from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.errors import SettingError
 from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
+from jaxdd.settings import AtLeast, Between, NonNegative
 from jaxdd.types import Array, Examples, Method, Params, Snapshots, Task
 
 
@@ -28,27 +30,21 @@ class Config(ClasswiseConfig):
     """Settings of NCFM."""
 
     name: ClassVar[str] = "ncfm"
-    steps: int = 1000
+    steps: Annotated[int, AtLeast(0)] = 1000
     """Outer steps."""
     image_optimizer: Optimizer = Optimizer("adam", 0.01)
     """Optimizer of the images."""
-    frequencies: int = 4096
+    frequencies: Annotated[int, AtLeast(1)] = 4096
     """D, frequencies at which the characteristic functions are compared, drawn anew for every class and step."""
-    amplitude: float = 0.5
+    amplitude: Annotated[float, Between(0, 1)] = 0.5
     """α, weight of the difference in amplitude; that in phase has 1 − α."""
-    calibration: float = 1.0
+    calibration: Annotated[float, NonNegative] = 1.0
     """Weight of the cross-entropy of the distilled images in a trained expert; 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.frequencies < 1:
-            raise ValueError(f"method.frequencies is {self.frequencies}; NCFM needs 1 or more")
-        if not 0 <= self.amplitude <= 1:
-            raise ValueError(f"method.amplitude is {self.amplitude}; it and the weight of the phase are in [0, 1]")
-        if not self.calibration >= 0:
-            raise ValueError(f"method.calibration is {self.calibration}; give a weight of 0 or more")
         if self.labels == "learned":
-            raise ValueError(
+            raise SettingError(
                 "method.labels is 'learned', but only the calibration sees labels: they would become whatever the "
                 "expert says; choose hard, or soft, which are the experts' own"
             )

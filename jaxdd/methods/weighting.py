@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jaxdd.core.tasks import all_items, mean_loss
 from jaxdd.core.unroll import Unroll, inner_sgd
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Sources
-from jaxdd.settings import check_choices
+from jaxdd.settings import Above, AtLeast, Fraction, Positive, Range, Settings
 from jaxdd.types import Array, Examples, Method, Scalars, Scores, Task
 
 COLLAPSED = 0.2
@@ -39,7 +39,7 @@ OWN_KEYS = 0x1FD
 
 
 @dataclasses.dataclass(frozen=True)
-class Weighting:
+class Weighting(Settings, path="method.weighting"):
     """How real examples are weighed by their influence (IWD); any of these options turns it on."""
 
     score: Literal["explicit", "implicit", "both"] = "explicit"
@@ -49,61 +49,42 @@ class Weighting:
     sign: Literal["beneficial", "harmful"] = "beneficial"
     """Which examples count more: those whose weight lowers the objective, which resemble what the set has already; or
     those whose weight raises it, rare ones and wrong ones."""
-    temperature: float = 2.0
+    temperature: Annotated[float, Above(0, infinite=True)] = 2.0
     """τ, in standard deviations of the scores within a class: infinite for uniform weights, the base method. Below 1 a
     few examples have most of the weight."""
     selection: Literal["none", "random_select", "influence_select", "influence_prune"] = "none"
     """Ablations with weights 0 or equal ones in place of the softmax: keep a random half of each batch and class, or
     the half of highest score, or drop the lowest; `fraction` says how much."""
-    fraction: float = 0.5
+    fraction: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
     """What random_select and influence_select keep, and influence_prune drops, of each class in a batch."""
-    warm_up: int = 100
+    warm_up: Annotated[int, AtLeast(0)] = 100
     """Steps with uniform weights at the beginning, long enough for the set to resemble most of each class: with wrong
     labels, a set that starts from wrong images finds these beneficial."""
-    refresh: int = 1
+    refresh: Annotated[int, AtLeast(1)] = 1
     """R, steps between computations of scores; of a network that serves several steps, those at multiples of R."""
-    decay: float = 0.9
+    decay: Annotated[float, Fraction] = 0.9
     """Of the moving average of every example's scores: how much of the old value stays when it is scored again. The
     first score is taken as it is."""
     solver: Literal["identity", "cg"] = "identity"
     """Inverse of the objective's Hessian in the implicit score: 1/λ, or conjugate gradients with damping λ."""
-    damping: float = 1.0
+    damping: Annotated[float, Positive] = 1.0
     """λ of the implicit score: added to the Hessian, or in place of it."""
-    iterations: int = 10
+    iterations: Annotated[int, AtLeast(1)] = 10
     """Steps of conjugate gradients."""
-    evaluation_steps: int = 10
+    evaluation_steps: Annotated[int, AtLeast(1)] = 10
     """n, SGD steps on the distilled set of the fresh network whose loss the implicit score is about."""
-    evaluation_lr: float = 0.05
+    evaluation_lr: Annotated[float, Positive] = 0.05
     """Learning rate of these steps."""
-    evaluation_batch: int = 256
+    evaluation_batch: Annotated[int, AtLeast(1)] = 256
     """Real examples on which its loss is measured."""
     evaluated_on: Literal["train", "validation"] = "train"
     """Where they come from; validation makes use of labels that can be trusted where those of train cannot. As that
     split also chooses the set, its accuracy is optimistic then."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        for name in (
-            "temperature",
-            "refresh",
-            "damping",
-            "iterations",
-            "evaluation_steps",
-            "evaluation_lr",
-            "evaluation_batch",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"method.weighting.{name} is {getattr(self, name)}; influence weights need a positive one"
-                )
-        if self.warm_up < 0:
-            raise ValueError(f"method.weighting.warm_up is {self.warm_up}; give 0 or more steps")
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"method.weighting.fraction is {self.fraction}; give one between 0 and 1")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"method.weighting.decay is {self.decay}; give one in [0, 1)")
+        super().__post_init__()
         if self.score == "explicit" and self.evaluated_on == "validation":
-            raise ValueError(
+            raise SettingError(
                 "method.weighting.evaluated_on is 'validation', but the explicit score evaluates nothing; set "
                 "method.weighting.score to implicit or both"
             )

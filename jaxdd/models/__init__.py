@@ -5,7 +5,7 @@ from collections.abc import Callable
 from jaxdd.errors import SettingError
 from jaxdd.models import convnet, mlp
 from jaxdd.models.config import ModelConfig
-from jaxdd.models.layers import check_choice
+from jaxdd.settings import check_argument
 from jaxdd.types import Model
 
 __all__ = ["MODELS", "ModelConfig", "build"]
@@ -30,9 +30,9 @@ def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: i
         the last layer under `linear`; kernels have their output axis last.
 
     Raises:
-        ValueError: if the name is unknown, a size is not positive, or the network cannot be built on such images.
+        ValueError: if a size is not positive, or the network cannot be built on such images.
     """
-    check_choice("model name", config.name, MODELS)
+    check_argument("the model's config", config, ModelConfig, "give a jaxdd.ModelConfig")
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise SettingError(f"image_shape is {image_shape}; give (height, width, channels), all positive")
     if num_classes < 1:

@@ -1,7 +1,9 @@
 """The choice of a network, as a frozen dataclass that the launcher shows option by option."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from jaxdd.settings import Between, Settings
 
 Norm = Literal["instance", "batch", "group", "none"]
 Pooling = Literal["avg", "max", "none"]
@@ -10,16 +12,16 @@ Convolution = Literal["auto", "direct", "patches"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings, path="model"):
     """Which network to train and distill with; the default is the field's ConvNet-D3."""
 
     name: Literal["convnet", "mlp"] = "convnet"
     """Architecture: convnet (blocks of convolution, normalization, activation, pooling) or mlp."""
 
-    width: int = 128
+    width: Annotated[int, Between(1, 2**16)] = 128
     """Channels of every convolution, or units of every hidden layer of the mlp."""
 
-    depth: int = 3
+    depth: Annotated[int, Between(0, 2**10)] = 3
     """Number of convolution blocks, or of hidden layers of the mlp (0: logistic regression)."""
 
     norm: Norm = "instance"

@@ -4,7 +4,7 @@ import flax.linen as nn
 
 from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution, ModelConfig
-from jaxdd.models.layers import ACTIVATIONS, GROUPS, NORMS, POOLINGS, Conv, Norm, as_model, check_choice
+from jaxdd.models.layers import ACTIVATIONS, GROUPS, POOLINGS, Conv, Norm, as_model
 from jaxdd.types import Array, Model
 
 
@@ -55,16 +55,10 @@ def convnet(config: ModelConfig, image_shape: tuple[int, int, int], num_classes:
         The network. `features` is the flattened input of the last linear layer.
 
     Raises:
-        ValueError: if an option is unknown, width or depth is not positive, pooling leaves no pixel, the width does
+        ValueError: if the depth is 0, pooling leaves no pixel, the width does
             not divide into groups, or instance normalization would see feature maps of a single pixel.
     """
-    check_choice("norm", config.norm, NORMS)
-    check_choice("pooling", config.pooling, POOLINGS)
-    check_choice("activation", config.activation, ACTIVATIONS)
-    check_choice("convolution", config.convolution, Convolution)
     height, breadth, _ = image_shape
-    if config.width < 1:
-        raise SettingError(f"width is {config.width}; a convolution needs at least 1 channel")
     if config.depth < 1:
         raise SettingError(f"depth is {config.depth}; a convnet needs at least 1 block")
     largest = min(height, breadth).bit_length() - 1

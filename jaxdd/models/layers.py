@@ -6,8 +6,8 @@ here fixes float32.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import cast, get_args
+from collections.abc import Callable
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -284,10 +284,3 @@ def as_model(body: nn.Module, image_shape: tuple[int, int, int], num_classes: in
         return cast(Array, module.apply({"params": params}, check(images), method="features"))
 
     return Model(init, apply, features)
-
-
-def check_choice(option: str, value: str, choices: object | Mapping[str, object]) -> None:
-    """Raise a ValueError unless value is one of the choices, a table or a `Literal`."""
-    known = list(choices) if isinstance(choices, Mapping) else list(get_args(choices))
-    if value not in known:
-        raise ValueError(f"unknown {option} {value!r}; choose one of {', '.join(known)}")

@@ -2,9 +2,8 @@
 
 import flax.linen as nn
 
-from jaxdd.errors import SettingError
 from jaxdd.models.config import ModelConfig
-from jaxdd.models.layers import ACTIVATIONS, Linear, as_model, check_choice
+from jaxdd.models.layers import ACTIVATIONS, Linear, as_model
 from jaxdd.types import Array, Model
 
 
@@ -42,13 +41,5 @@ def mlp(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int
 
     Returns:
         The network. `features` is the output of the last hidden layer (the flattened images for depth 0).
-
-    Raises:
-        ValueError: if the activation is unknown, the width is not positive or the depth is negative.
     """
-    check_choice("activation", config.activation, ACTIVATIONS)
-    if config.width < 1:
-        raise SettingError(f"width is {config.width}; a hidden layer needs at least 1 unit")
-    if config.depth < 0:
-        raise SettingError(f"depth is {config.depth}; use 0 or more hidden layers")
     return as_model(MLP(config.width, config.depth, config.activation), image_shape, num_classes)

@@ -1,10 +1,14 @@
 """Image files to uint8 arrays, with pillow."""
 
 import io
+import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jaxdd.errors import SettingError
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name of an image of K channels."""
@@ -31,12 +35,16 @@ def decode(data: bytes, source: str, *, channels: int | None = None, image_size:
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
         image.load()
+    except UnidentifiedImageError as error:  # whose message names the buffer, not the file
+        raise SettingError(f"cannot decode the image {source} (of no known format); replace or delete it") from error
     except Exception as error:  # pillow's decoders raise whatever a corrupt file makes them stumble over
-        raise ValueError(f"cannot decode the image {source} ({error}); replace or delete it") from error
+        raise SettingError(f"cannot decode the image {source} ({error}); replace or delete it") from error
     if image.mode[0] in "IF":
-        raise ValueError(
+        raise SettingError(
             f"the image {source} has mode {image.mode}, more than 8 bits per channel; convert it to 8 bits"
         )
+    if image.format == "GIF" and getattr(image, "n_frames", 1) > 1:
+        raise SettingError(f"the image {source} is an animation; extract the frames that are to be used")
     # Photographs are often stored lying on their side, with a note how to turn them.
     image = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
     mode = MODES[channels] if channels else ("L" if image.mode in ("1", "L") else "RGB")
@@ -45,6 +53,25 @@ def decode(data: bytes, source: str, *, channels: int | None = None, image_size:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
+
+
+def check_memory(count: int, image_size: int | None) -> None:
+    """Refuse to decode more pixels than half of the host's memory, which has to hold them twice.
+
+    Args:
+        count: Number of images.
+        image_size: Side of each in pixels; None, where the files say it, is not checked.
+
+    Raises:
+        ValueError: They do not fit; the largest size that does is named.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 3 * count * (image_size or 0) ** 2
+    if needed > memory / 2:
+        raise SettingError(
+            f"data.image_size is {image_size}, and {count} images of that size take {needed / 2**30:.1f} GiB, more "
+            f"than half of this machine's {memory / 2**30:.1f} GiB; give at most {math.isqrt(memory // (6 * count))}"
+        )
 
 
 def stack(images: Sequence[np.ndarray], sources: Sequence[str]) -> np.ndarray:
@@ -66,8 +93,9 @@ def stack(images: Sequence[np.ndarray], sources: Sequence[str]) -> np.ndarray:
                 f"{name} is {array.shape[0]}×{array.shape[1]}"
                 for name, array in ((sources[0], images[0]), (source, image))
             ]
-            raise ValueError(
-                f"images differ in size ({', '.join(sizes)}): set image_size to resize them all, e.g. image_size=64"
+            raise SettingError(
+                f"images differ in size ({', '.join(sizes)}): set data.image_size (the argument image_size of "
+                "jaxdd.data.load) to resize them all, e.g. --data.image-size 64"
             )
     channels = max(image.shape[-1] for image in images)
     return np.stack([image if image.shape[-1] == channels else image.repeat(channels, axis=-1) for image in images])

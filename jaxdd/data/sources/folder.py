@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxdd.data.sources.decode import decode, stack
+from jaxdd.data.sources.decode import check_memory, decode, stack
 from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, hold_out
+from jaxdd.errors import SettingError
+
+NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
+"""Formats whose suffixes pillow knows, but which are no images or which it cannot read by itself."""
 
 
 def read(path: Path, image_size: int | None = None) -> RawDataset:
@@ -30,18 +34,20 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     """
     path = path.expanduser()
     if not path.is_dir():
-        raise ValueError(f"the folder {path} does not exist; pass folder:PATH where PATH holds one folder per class")
+        raise SettingError(f"the folder {path} does not exist; pass folder:PATH where PATH holds one folder per class")
+    _check_split_names(path)
     has_splits = bool(_subfolders(path / "train"))
     train_files = _files(path / "train" if has_splits else path)
     test_files = _files(path / "test") if has_splits and _subfolders(path / "test") else {}
     class_names = tuple(train_files)
     unknown = sorted(set(test_files) - set(class_names))
     if unknown:
-        raise ValueError(f"class {unknown[0]!r} is in {path / 'test'} but not in {path / 'train'}; add it there")
+        raise SettingError(f"class {unknown[0]!r} is in {path / 'test'} but not in {path / 'train'}; add it there")
 
     # Decoded together: whether the set is grayscale or RGB is one decision for both splits.
     parts = (train_files, test_files)
     files = [file for part in parts for members in part.values() for file in members]
+    check_memory(len(files), image_size)
     labels = [class_names.index(name) for part in parts for name, members in part.items() for _ in members]
     images = stack(
         [decode(file.read_bytes(), str(file), image_size=image_size) for file in files], list(map(str, files))
@@ -52,7 +58,20 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
         train, test = (Split(*(array[part] for array in everything)) for part in (slice(count), slice(count, None)))
     else:
         train, test = hold_out(everything, TEST_FRACTION, TEST_SEED)
+        if not len(test.labels):
+            raise SettingError(
+                f"the classes of {path} are too small to make a test split of {TEST_FRACTION:.0%} of each: add images, "
+                f"or put train and test images in {path}/train/CLASS/ and {path}/test/CLASS/"
+            )
     return RawDataset(path.resolve().name, class_names, train, test)
+
+
+def _check_split_names(path: Path) -> None:
+    """Refuse `Train` beside `Test`, which would pass for two classes."""
+    names = [folder.name for folder in _subfolders(path)]
+    misspelled = [name for name in names if name.lower() in ("train", "test") and name != name.lower()]
+    if misspelled and {name.lower() for name in names} <= {"train", "test", "val", "valid", "validation"}:
+        raise SettingError(f"{path / misspelled[0]} looks like a split, not a class; rename it {misspelled[0].lower()}")
 
 
 def _subfolders(path: Path) -> list[Path]:
@@ -63,7 +82,7 @@ def _subfolders(path: Path) -> list[Path]:
 
 def _files(root: Path) -> dict[str, list[Path]]:
     """List the images of every class folder of `root`, in a fixed order."""
-    suffixes = Image.registered_extensions()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind not in NO_IMAGES}
     files = {
         folder.name: sorted(
             file
@@ -73,8 +92,19 @@ def _files(root: Path) -> dict[str, list[Path]]:
         for folder in _subfolders(root)
     }
     if not any(files.values()):
-        raise ValueError(f"no images found in {root}; put the images of each class in a folder {root}/CLASS/")
+        raise SettingError(f"no images found in {root}; put the images of each class in a folder {root}/CLASS/")
+    beside = sorted(entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in suffixes)
+    if beside:
+        raise SettingError(
+            f"{len(beside)} images lie beside the class folders of {root}, the first {beside[0]}; move them into one, "
+            "or elsewhere"
+        )
+    whole: dict[Path, str] = {}
+    for name in files:
+        same = whole.setdefault((root / name).resolve(), name)
+        if same != name:
+            raise SettingError(f"the classes {same!r} and {name!r} of {root} are one folder; delete the link to it")
     for name, members in files.items():
         if not members:
-            raise ValueError(f"class {name!r} is empty: no images in {root / name}; add some or delete the folder")
+            raise SettingError(f"class {name!r} is empty: no images in {root / name}; add some or delete the folder")
     return files

@@ -5,12 +5,14 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxdd.data.sources.decode import decode, stack
+from jaxdd.data.sources.decode import check_memory, decode, stack
 from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, hold_out
+from jaxdd.errors import SettingError
 
 CHUNK = 1000
 """Records that are read at once."""
@@ -38,7 +40,7 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
 
     builder = _find(name, data_dir)
     if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
-        raise ValueError(
+        raise SettingError(
             f"{name} is prepared as {builder.info.file_format.value} in {builder.data_path}, which cannot be read "
             f"without TensorFlow; delete that directory or choose another data_dir, then prepare it again: "
             f"{_how_to_prepare(name, data_dir)}"
@@ -46,8 +48,9 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
     image_key, label_key = _supervised(builder.info, name)
     splits = builder.info.splits
     if "train" not in splits:
-        raise ValueError(f"{name} has no train split, only {sorted(splits)}; choose a set that has one")
+        raise SettingError(f"{name} has no train split, only {sorted(splits)}; choose a set that has one")
     sources = {split: _source(builder, split) for split in ("train", "test", "validation") if split in splits}
+    check_memory(sum(map(len, sources.values())), image_size)
     train = _read_split(sources["train"], builder.info, image_key, label_key, image_size, f"{name} train")
     for split in ("test", "validation"):
         # Where the labels of a split are withheld, TFDS says −1.
@@ -62,8 +65,14 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
 def _find(name: str, data_dir: str | None) -> Any:
     """Return the builder of the files of a set; its code is not needed, nor the TensorFlow that the code may import."""
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import read_only_builder, registered
+    from tensorflow_datasets.core import naming, read_only_builder, registered
 
+    if name and Path(name).is_dir():
+        raise SettingError(f"data.name is {name!r}, a folder; to read its images give folder:{name}")
+    try:
+        naming.parse_builder_name_kwargs(name)
+    except ValueError as error:
+        raise SettingError(f"data.name is {name!r}; give digits, folder:PATH or the name of a TFDS dataset") from error
     try:
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except registered.DatasetNotFoundError:
@@ -71,13 +80,13 @@ def _find(name: str, data_dir: str | None) -> Any:
     known = tfds.list_builders(with_community_datasets=False)
     base = name.split(":")[0].split("/")[0]
     if base in known:
-        raise ValueError(
+        raise SettingError(
             f"{name} is not prepared in {data_dir or 'the TFDS directory'}; preparing it needs TensorFlow (reading it "
             f"does not): {_how_to_prepare(name, data_dir)}"
         )
     near = difflib.get_close_matches(base, [*known, "digits"], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "pass digits, folder:PATH or the name of a TFDS dataset"
-    raise ValueError(f"unknown dataset {name!r}; {hint}")
+    raise SettingError(f"unknown dataset {name!r}; {hint}")
 
 
 def _how_to_prepare(name: str, data_dir: str | None) -> str:
@@ -101,7 +110,7 @@ def _supervised(info: Any, name: str) -> tuple[str, str]:
     images = [key for key in candidates if isinstance(features[key], tfds.features.Image)]
     labels = [key for key in candidates if isinstance(features[key], tfds.features.ClassLabel)]
     if len(images) != 1 or len(labels) != 1 or features[images[0]].np_dtype != np.uint8:
-        raise ValueError(
+        raise SettingError(
             f"{name} is no image-classification set: it needs one uint8 image and one class label, its features are "
             f"{features}; export it as a folder of images and load folder:PATH"
         )
@@ -130,5 +139,5 @@ def _read_split(
             images.append(decode(data, place, channels=channels if channels in (1, 3) else None, image_size=image_size))
             labels.append(record[label_key])
     if not images:
-        raise ValueError(f"{described} has no examples; prepare the set again")
+        raise SettingError(f"{described} has no examples; prepare the set again")
     return Split(stack(images, [f"{described}[{index}]" for index in range(len(images))]), np.array(labels, np.int32))
