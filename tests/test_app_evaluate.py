@@ -94,6 +94,15 @@ def test_defaults_are_those_of_the_card(saved):
     )
 
 
+def test_help_shows_the_settings_of_the_set(saved, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["evaluate", saved(), "--help"])
+    words = capsys.readouterr().out.split()
+    assert leaving.value.code == 0
+    for option, default in (("--model.name", "mlp"), ("--model.width", "4"), ("--recipe.epochs", "20")):
+        assert words[words.index("(default:", words.index(option)) + 1] == f"{default})"
+
+
 def test_a_folder_that_a_card_names_is_not_read_unasked(saved, tmp_path, capsys):
     folder = f"folder:{tmp_path}/photographs"
     path = saved(provenance={"config": {"data": {"name": folder}}})

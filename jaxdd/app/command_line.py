@@ -48,7 +48,7 @@ def read(words: Sequence[str]) -> Config | Influence | Evaluate | List:
     """Read a command line: `[run|evaluate|influence|list] [--field value …]`; without a command it is a run.
 
     Raises:
-        ValueError: A bad value.
+        SettingError: A bad value.
         SystemExit: `--help`, or an unknown command or field.
     """
     words = list(words)

@@ -3,12 +3,11 @@
 import ast
 import dataclasses
 import difflib
-import inspect
 import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -16,6 +15,7 @@ import tyro
 
 from jaxdd.app.cli import HELP, cli
 from jaxdd.data import DataConfig
+from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
 from jaxdd.methods import (
@@ -82,12 +82,12 @@ class Start:
         """Give the settings to start from.
 
         Raises:
-            ValueError: Both are named, or the configuration cannot be had.
+            SettingError: Both are named, or the configuration cannot be had.
         """
         if self.method is None:
             return Config() if self.config is None else load_config(self.config)
         if self.config is not None:
-            raise ValueError(
+            raise SettingError(
                 f"--config {self.config} chooses a method as well as --method {self.method}; leave one of them out"
             )
         return Config(method=METHODS[self.method].Config(), workdir=f"runs/{self.method}")
@@ -109,7 +109,7 @@ def command_line(words: Sequence[str], kind: type[C]) -> CommandLine[C]:
         kind: Its settings: `Config`, or a dataclass that adds fields to it.
 
     Raises:
-        ValueError: They name no configuration.
+        SettingError: They name no configuration.
         SystemExit: A value is missing, or names no method.
     """
     start, others = cli(Start, args=[w for w in words if w not in HELP], prog="jaxdd", return_unknown_args=True)
@@ -125,7 +125,7 @@ def parse(words: Sequence[str]) -> Config:
     """Read the command line of a run: `[--config PRESET|FILE.py] [--method NAME] [--field value …]`, dotted names.
 
     Raises:
-        ValueError: A bad value.
+        SettingError: A bad value.
         SystemExit: `--help`, or an unknown field.
     """
     default = command_line(words, Config)
@@ -143,27 +143,22 @@ def load_config(source: str | Path) -> Config:
         What `get_config` returns; arguments that were given end the name of its workdir, as `runs/cifar10_mtt_ipc10`.
 
     Raises:
-        ValueError: There is no such preset or file, it does not take these arguments, it fails, or what it returns is
-            no `Config`.
+        SettingError: There is no such preset or file, it fails, or what it returns is no `Config`.
     """
     name, words = re.fullmatch(r"(.*?)(?::(\w+=.*))?", str(source), re.DOTALL).groups()  # type: ignore[union-attr]
     path = _find(name)
     arguments = dict(word.partition("=")[::2] for word in words.split(",")) if words else {}
     sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a method of one's own may lie beside it
-    config = None
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
-        if callable(get_config) and _takes(get_config, arguments):
-            config = get_config(**{key: _value(word) for key, word in arguments.items()})
+        values = {key: _value(word) for key, word in arguments.items()}
+        config = get_config(**values) if callable(get_config) else None
     except Exception as error:
-        where = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = f" (line {where[-1]})" if where else ""
-        raise ValueError(f"--config {source} fails with {type(error).__name__}: {error}{line}") from error
-    if callable(get_config) and not _takes(get_config, arguments):
-        known = ", ".join(inspect.signature(get_config).parameters) or "no arguments"
-        raise ValueError(f"--config {source}: get_config of {name} takes {known}")
+        raise SettingError(
+            f"--config {source} fails{_place(error, path)} with {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(config, Config):
-        raise ValueError(f"--config {source} must define get_config() that returns a jaxdd.Config, not {config!r}")
+        raise SettingError(f"--config {source} must define get_config() that returns a jaxdd.Config, not {config!r}")
     if arguments:
         ending = re.sub(r"[^\w.-]", "-", "_".join(key + word for key, word in arguments.items()))
         config = dataclasses.replace(config, workdir=f"{config.workdir}_{ending}")
@@ -176,18 +171,20 @@ def _find(name: str) -> Path:
     if name in PRESETS:
         return PRESETS[name]
     if name.endswith(".py"):
-        raise ValueError(f"--config {name}: no such file; give a Python file that defines get_config() -> jaxdd.Config")
+        raise SettingError(
+            f"--config {name}: no such file; give a Python file that defines get_config() -> jaxdd.Config"
+        )
     near = difflib.get_close_matches(name, PRESETS, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"--config {name}: no such preset or file. {hint}There are {', '.join(PRESETS)}")
+    raise SettingError(f"--config {name}: no such preset or file. {hint}There are {', '.join(PRESETS)}")
 
 
-def _takes(function: Callable[..., Any], arguments: dict[str, str]) -> bool:
-    try:
-        inspect.signature(function).bind(**arguments)
-    except TypeError:
-        return False
-    return True
+def _place(error: Exception, path: Path) -> str:
+    """Return where in the file an error arose: its own last line that was running, with its text."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f" at {path}:{error.lineno} `{(error.text or '').strip()}`"
+    return f" at {path}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
 
 
 def _value(word: str) -> Any:

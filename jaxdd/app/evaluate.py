@@ -15,6 +15,7 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
+from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.io.files import plain, write_json
 from jaxdd.models import ModelConfig
@@ -48,12 +49,13 @@ def defaults(path: str) -> Evaluate:
     """Take data, network and recipe from the card of a distilled set.
 
     Raises:
-        ValueError: There is no such file, it cannot be read, or its card names settings that this jaxdd does not have.
+        SettingError: There is no such file, or its card names settings that this jaxdd does not have.
+        ValueError: It cannot be read.
     """
     try:
         card = Distilled.load(path)[1]
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file; give the distilled.npz of a run") from error
+        raise SettingError(f"{path}: no such file; give the distilled.npz of a run") from error
     config = card.provenance.get("config", {})
     scoring = config.get("evaluate", {})
     try:
@@ -66,7 +68,7 @@ def defaults(path: str) -> Evaluate:
             seed=config.get("seed", 0),
         )
     except TypeError as error:
-        raise ValueError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
+        raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
 
 
 def command_line(words: Sequence[str]) -> Evaluate:
@@ -76,14 +78,14 @@ def command_line(words: Sequence[str]) -> Evaluate:
         words: The words behind the command's name.
 
     Raises:
-        ValueError: The set cannot be read, or its card names a folder and the command line no dataset.
+        SettingError: The set cannot be read, or its card names a folder and the command line no dataset.
         SystemExit: An unknown field.
     """
     path = cli(Evaluate, args=[word for word in words if word not in HELP], prog="jaxdd evaluate").distilled
     command = defaults(path) if path else Evaluate()
     asked = any(word.partition("=")[0] in {"--data.name", *HELP} for word in words)
     if command.data.name.startswith("folder:") and not asked:
-        raise ValueError(
+        raise SettingError(
             f"{path} says that it was distilled from {command.data.name}, and what a file says is not read unasked; "
             f"name the folder by --data.name {command.data.name}"
         )
@@ -97,17 +99,17 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
         `{"set": file, "dataset": name, "images": M, "model", "recipe": settings, "scores": see jaxdd.evaluate}`.
 
     Raises:
-        ValueError: No set is named, or it does not fit the dataset.
+        SettingError: No set is named, or it does not fit the dataset.
         OSError: The folder of the JSON file cannot be made, before any training.
     """
     if not command.distilled:
-        raise ValueError("evaluate needs a file: jaxdd evaluate DISTILLED.npz")
+        raise SettingError("evaluate needs a file: jaxdd evaluate DISTILLED.npz")
     if command.out is not None:
         Path(command.out).parent.mkdir(parents=True, exist_ok=True)
     distilled, card = Distilled.load(command.distilled)
     dataset = data.load(**dataclasses.asdict(command.data))
     if distilled.images.shape[1:] != dataset.image_shape or distilled.labels.shape[1] != dataset.num_classes:
-        raise ValueError(
+        raise SettingError(
             f"{command.distilled} holds images {distilled.images.shape[1:]} of {distilled.labels.shape[1]} classes, "
             f"but {dataset.name} has {dataset.image_shape} of {dataset.num_classes}; name its dataset with --data.name"
         )
