@@ -1,7 +1,7 @@
 """DC with influence-weighted real images (IWD) on the real 8×8 digits, one image per class.
 
 Paper      Influence-weighted distillation, arXiv 2510.27253; it reports no digits.
-Command    python -m jaxdd.main --config configs/digits_dc_iwd.py
+Command    jaxdd --config digits_dc_iwd
 Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download. To study label noise:
            --data.label-noise 0.4 --data.noise-kind asymmetric
 Measured   Over 3 seeds: 91.0 ± 0.5 % test accuracy with clean labels (DC 91.5 ± 0.3), 90.4 ± 0.6 with 20 % symmetric
@@ -14,10 +14,10 @@ from jaxdd import Config
 from jaxdd.methods import Optimizer, Weighting, dc
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         method=dc.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             init="real",
             image_optimizer=Optimizer("adam", 0.1),

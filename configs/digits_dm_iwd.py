@@ -1,7 +1,7 @@
 """DM with influence-weighted real images (IWD) on the real 8×8 digits, one image per class.
 
 Paper      Influence-weighted distillation, arXiv 2510.27253; it reports neither digits nor DM.
-Command    python -m jaxdd.main --config configs/digits_dm_iwd.py
+Command    jaxdd --config digits_dm_iwd
 Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download. To study label noise:
            --data.label-noise 0.4 --data.noise-kind asymmetric
 Measured   Over 3 seeds: 91.3 ± 0.2 % test accuracy with clean labels (DM 92.4 ± 0.2), 91.0 ± 0.3 with 20 % symmetric
@@ -14,10 +14,10 @@ from jaxdd import Config
 from jaxdd.methods import Optimizer, Weighting, dm
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         method=dm.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,

@@ -1,7 +1,7 @@
-"""Inf-Match on the real 8×8 digits, one image per class: the default of `python -m jaxdd.main`.
+"""Inf-Match on the real 8×8 digits, one image per class: the default of `jaxdd`.
 
 Paper      Dataset Distillation by Influence Matching, CVPR 2026; it reports no digits.
-Command    python -m jaxdd.main
+Command    jaxdd
 Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
 Measured   91.4 ± 0.5 % test accuracy over 5 networks; random real images 72.1 ± 3.4 (5 draws, one network each), full
            data 98.8 ± 0.3. 45 s on 2 CPU cores with jax 0.10.2, compilation included.
@@ -12,7 +12,7 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig
 from jaxdd.methods import Optimizer, infmatch
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="digits"),
         model=ModelConfig(name="convnet", width=32, depth=2),
@@ -24,7 +24,7 @@ def get_config() -> Config:
             snapshot_every=2,
         ),
         method=infmatch.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             image_optimizer=Optimizer("adam", 0.1),
             estimator="second_order",

@@ -1,7 +1,7 @@
 """NCFM on the real 8×8 digits, one image per class.
 
 Paper      Wang et al. 2025, arXiv 2502.20653; it reports no digits.
-Command    python -m jaxdd.main --config configs/digits_ncfm.py
+Command    jaxdd --config digits_ncfm
 Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no download.
 Measured   91.3 ± 1.0 % test accuracy over 5 networks; random real images 72.1 ± 3.4 (5 draws, one network each). With
            --method.ipc 10: 97.8 ± 0.7, random real images 94.6 ± 1.4. 16 and 50 s of distillation on 2 CPU
@@ -13,10 +13,10 @@ from jaxdd import Config
 from jaxdd.methods import Optimizer, ncfm
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         method=ncfm.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,

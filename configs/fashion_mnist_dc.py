@@ -1,7 +1,7 @@
 """DC on Fashion-MNIST, one image per class, on a small ConvNet that a CPU can train.
 
 Paper      Zhao et al. 2021, arXiv 2006.05929: 70.5 ± 0.6 % with a ConvNet of width 128.
-Command    python -m jaxdd.main --config configs/fashion_mnist_dc.py
+Command    jaxdd --config fashion_mnist_dc
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   70.6 ± 0.5 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each). With
            --method.ipc 10 --method.steps 100: 73.0 ± 0.5, random real images 73.0 ± 0.7. 113 and 376 s of distillation
@@ -13,12 +13,12 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
 from jaxdd.methods import Optimizer, dc
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(width=16, depth=3),
         method=dc.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             init="real",
             image_optimizer=Optimizer("adam", 0.1),

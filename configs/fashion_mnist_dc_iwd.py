@@ -1,7 +1,7 @@
 """DC with influence-weighted real images (IWD) on Fashion-MNIST, one image per class, on a small ConvNet.
 
 Paper      Influence-weighted distillation, arXiv 2510.27253; it reports no Fashion-MNIST.
-Command    python -m jaxdd.main --config configs/fashion_mnist_dc_iwd.py
+Command    jaxdd --config fashion_mnist_dc_iwd
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   One seed: 68.6 % test accuracy with clean labels (DC 69.2), 67.7 with 20 % symmetric noise (DC 67.6), 60.2
            with 40 % asymmetric noise (DC 56.2): python tests/benchmark_statistics.py noise fashion_mnist --base dc
@@ -13,12 +13,12 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
 from jaxdd.methods import Optimizer, Weighting, dc
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(width=16, depth=3),
         method=dc.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             init="real",
             image_optimizer=Optimizer("adam", 0.1),

@@ -1,7 +1,7 @@
 """DM on Fashion-MNIST, one image per class, on a small ConvNet that a CPU can train.
 
 Paper      Zhao & Bilen 2023, arXiv 2110.04181; it reports no Fashion-MNIST.
-Command    python -m jaxdd.main --config configs/fashion_mnist_dm.py
+Command    jaxdd --config fashion_mnist_dm
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   69.9 ± 0.9 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each). With
            --method.ipc 10 --method.steps 100: 75.8 ± 0.4, random real images 73.0 ± 0.7. 59 and 43 s of distillation
@@ -13,12 +13,12 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
 from jaxdd.methods import Optimizer, dm
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(width=16, depth=3),
         method=dm.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,

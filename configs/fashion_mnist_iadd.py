@@ -1,7 +1,7 @@
 """IADD on Fashion-MNIST, one image per class.
 
 Paper      Li et al. 2024, arXiv 2401.15863; it reports no Fashion-MNIST.
-Command    python -m jaxdd.main --config configs/fashion_mnist_iadd.py
+Command    jaxdd --config fashion_mnist_iadd
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   68.0 ± 1.5 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each), full
            data 89.5 ± 0.2 (3 epochs). 53 s on 2 CPU cores that had other work to do, with jax 0.10.2, without the
@@ -14,7 +14,7 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig
 from jaxdd.methods import Optimizer, iadd
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(width=16, depth=3),
@@ -27,7 +27,7 @@ def get_config() -> Config:
             keep=16,
         ),
         method=iadd.Config(
-            ipc=1,
+            ipc=ipc,
             steps=200,
             student_steps=10,
             expert_snapshots=4,

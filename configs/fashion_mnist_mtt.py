@@ -1,7 +1,7 @@
 """MTT on Fashion-MNIST, one image per class, on a small ConvNet that a CPU can train.
 
 Paper      Cazenavette et al. 2022, arXiv 2203.11932; it reports no Fashion-MNIST.
-Command    python -m jaxdd.main --config configs/fashion_mnist_mtt.py
+Command    jaxdd --config fashion_mnist_mtt
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   68.9 ± 0.9 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each), full
            data 89.5 ± 0.2 (3 epochs). 696 s on 2 CPU cores that had other work to do, with jax 0.10.2, 143 of them for
@@ -13,7 +13,7 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig
 from jaxdd.methods import Optimizer, mtt
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(width=16, depth=3),
@@ -26,7 +26,7 @@ def get_config() -> Config:
             keep=16,
         ),
         method=mtt.Config(
-            ipc=1,
+            ipc=ipc,
             steps=200,
             student_steps=10,
             expert_snapshots=4,

@@ -1,7 +1,7 @@
 """NCFM on Fashion-MNIST, one image per class, on a small ConvNet that a CPU can train.
 
 Paper      Wang et al. 2025, arXiv 2502.20653; it reports no Fashion-MNIST.
-Command    python -m jaxdd.main --config configs/fashion_mnist_ncfm.py
+Command    jaxdd --config fashion_mnist_ncfm
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   67.8 ± 1.2 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each). With
            --method.ipc 10 --method.steps 100: 76.7 ± 0.7, random real images 73.0 ± 0.7. 82 and 40 s of distillation
@@ -13,7 +13,7 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig
 from jaxdd.methods import Optimizer, ncfm
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
         model=ModelConfig(width=16, depth=3),
@@ -26,7 +26,7 @@ def get_config() -> Config:
             keep=16,
         ),
         method=ncfm.Config(
-            ipc=1,
+            ipc=ipc,
             steps=300,
             image_optimizer=Optimizer("adam", 0.1),
             real_batch=64,

@@ -17,7 +17,7 @@ from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import check_task
-from jaxdd.core.training import DSA, Recipe, train
+from jaxdd.core.training import Recipe, train
 from jaxdd.data import Data, check_data
 from jaxdd.errors import Diverged
 from jaxdd.settings import AtLeast, Settings, check_argument
@@ -34,9 +34,16 @@ class EvaluateConfig(Settings, path="evaluate"):
     networks: Annotated[int, AtLeast(1)] = 5
     """R, fresh networks; as many random draws of real images are scored beside them."""
     recipe: Recipe = Recipe(
-        epochs=300, batch=256, lr=0.01, momentum=0.9, weight_decay=5e-4, schedule="step", augment=DSA
+        epochs=300,
+        batch=256,
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="step",
+        augment="color_crop_cutout_scale_rotate",
     )
-    """Training on a small set; its learning rate is replaced by the learned one where a method learned one."""
+    """Training on a small set; its learning rate is replaced by the learned one where a method learned one. Nothing is
+    flipped unless augment says so: a mirrored digit or letter is another one, a mirrored photograph is not."""
     random_real: bool = True
     """Score random real images of the same number beside it; what they reach does not depend on the method."""
     full_data: bool = True

@@ -1,27 +1,32 @@
-"""The launcher: `python -m jaxdd.main`, and its commands `evaluate DISTILLED.npz` and `influence`."""
+"""The launcher: `jaxdd`, `python -m jaxdd` and `python -m jaxdd.main`."""
 
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
 
 from jaxdd.app.remedies import with_remedy
 from jaxdd.errors import Diverged, Interrupted, SettingError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
         The exit status: 0; 2 for bad input or a run that diverged; 130 if stopped by SIGINT or SIGTERM.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if words is None else words)
+    if words == ["--version"]:
+        print(f"jaxdd {version('jaxdd')}")
+        return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    from jaxdd.app.command_line import read
+
     try:
-        if arguments and arguments[0] in COMMANDS:
-            return COMMANDS[arguments[0]](arguments[1:])
-        return _run(arguments)
+        launch(read(words))
     except (SettingError, Diverged) as error:
         print(f"jaxdd: {error}", file=sys.stderr)
         return 2
@@ -30,56 +35,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (Interrupted, KeyboardInterrupt) as stopped:
         what = f"{stopped}; everything up to here is saved" if isinstance(stopped, Interrupted) else "stopped at once"
-        print(f"jaxdd: {what}. Continue with: python -m jaxdd.main {shlex.join(arguments)}", file=sys.stderr)
+        print(f"jaxdd: {what}. Continue with: {shlex.join(['jaxdd', *words])}", file=sys.stderr)
         return 130
+    return 0
 
 
-def _run(arguments: Sequence[str]) -> int:
-    from jaxdd.app.config import Config, parse
-
-    config: Config = parse(arguments)
-    _ask_xla(config.deterministic)
+def launch(command: Any) -> None:
+    """Do what a command says, and print what came of it."""
+    from jaxdd.app.evaluate import Evaluate, evaluate
+    from jaxdd.app.influence import Influence, influence
+    from jaxdd.app.listing import List, listing
     from jaxdd.app.run import run
 
-    results = run(config)
-    print_scores(results)
-    print(f"report: {config.workdir}/report.html, distilled set: {config.workdir}/distilled.npz")
-    return 0
+    match command:
+        case List():
+            print(listing())
+        case Evaluate():
+            results = evaluate(command)
+            network, count = results["model"], results["images"]
+            print(f"{command.distilled}: {count} images of {results['dataset']}, on {describe(network)}")
+            print_scores(results["scores"])
+        case Influence():
+            ask_xla(command.deterministic)
+            found = influence(command)
+            if "auc" in found:
+                print(f"labels replaced on purpose are found with an area under the ROC curve of {found['auc']:.3f}")
+            print(f"scores: {command.table}, page: {found['page']}")
+        case _:
+            ask_xla(command.deterministic)
+            print_scores(run(command))
+            print(f"report: {command.workdir}/report.html, distilled set: {command.workdir}/distilled.npz")
 
 
-def _evaluate(arguments: Sequence[str]) -> int:
-    from jaxdd.app.evaluate import parse, rescore
-
-    print_scores(rescore(parse(arguments)))
-    return 0
-
-
-def _influence(arguments: Sequence[str]) -> int:
-    from jaxdd.app.influence import audit, read_command
-
-    command = read_command(arguments)
-    _ask_xla(command.deterministic)
-    found = audit(command)
-    if "auc" in found:
-        print(f"labels replaced on purpose are found with an area under the ROC curve of {found['auc']:.3f}")
-    print(f"scores: {command.table}, page: {found['page']}")
-    return 0
-
-
-def _ask_xla(deterministic: bool) -> None:
-    if deterministic:  # read when the first device is asked for
+def ask_xla(deterministic: bool) -> None:
+    """Ask XLA for deterministic kernels; it reads that when the first device is asked for."""
+    if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
 
-COMMANDS = {"evaluate": _evaluate, "influence": _influence}
+def describe(model: dict[str, Any]) -> str:
+    """Name a network by its settings: convnet of width 32 and depth 2."""
+    return f"{model['name']} of width {model['width']} and depth {model['depth']}"
 
 
-def print_scores(results: dict) -> None:
+def print_scores(scores: dict[str, Any]) -> None:
     """Print every accuracy in per cent, one a line."""
     for name in ("distilled", "random_real", "full_data"):
-        if results.get(name):
-            score = results[name]
-            print(f"{name:12} {100 * score['mean']:5.1f} ± {100 * score['std']:.1f} %  ({len(score['runs'])} networks)")
+        if score := scores.get(name):
+            networks = f"{len(score['runs'])} network{'s' * (len(score['runs']) > 1)}"
+            print(f"{name:12} {100 * score['mean']:5.1f} ± {100 * score['std']:.1f} %  ({networks})")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,14 @@
 
 import errno
 import importlib
+import os
+import runpy
+import sys
 
 import pytest
 
+import jaxdd
+from jaxdd.app.config import METHODS, PRESETS
 from jaxdd.errors import Diverged, Interrupted, SettingError
 from jaxdd.main import main, print_scores
 
@@ -50,7 +55,9 @@ def launch(capsys, monkeypatch, tmp_path):
         ("--evaluate.networks 0", "evaluate.networks is 0; give 1 or more"),
         ("--experts.count 0", "experts.count is 0; give 1 or more"),
         ("--config missing.py", "jaxdd: --config missing.py: no such file"),
-        ("--config", "expected one argument"),
+        ("--config", "Missing value for argument '--config'"),
+        ("--method mt", "invalid choice 'mt' for argument '--method'"),
+        ("evalute x.npz", "Unrecognized options: evalute, x.npz"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(arguments, message, launch, tmp_path):
@@ -81,9 +88,9 @@ def test_bad_input_is_refused_before_any_work(arguments, message, launch, tmp_pa
             Interrupted("distillation stopped after step 5 of 9"),
             130,
             "jaxdd: distillation stopped after step 5 of 9; everything up to here is saved. "
-            "Continue with: python -m jaxdd.main --workdir 'a folder'",
+            "Continue with: jaxdd --workdir 'a folder'",
         ),
-        (KeyboardInterrupt(), 130, "jaxdd: stopped at once. Continue with: python -m jaxdd.main --workdir 'a folder'"),
+        (KeyboardInterrupt(), 130, "jaxdd: stopped at once. Continue with: jaxdd --workdir 'a folder'"),
     ],
 )
 def test_what_ends_a_run_sets_the_exit_status(error, status, message, launch, monkeypatch):
@@ -144,8 +151,6 @@ def test_an_error_of_the_system_names_the_path_and_the_remedy(arguments, message
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_determinism_is_asked_of_xla_before_the_first_device(deterministic, launch, monkeypatch):
-    import os
-
     seen = []
 
     def look(config):
@@ -156,6 +161,30 @@ def test_determinism_is_asked_of_xla_before_the_first_device(deterministic, laun
     monkeypatch.setenv("XLA_FLAGS", "--xla_one=1")
     assert launch("--deterministic" if deterministic else "--no-deterministic")[0] == 0
     assert seen == ["--xla_one=1" + " --xla_gpu_deterministic_ops=true" * deterministic]
+
+
+@pytest.mark.parametrize("module", ["jaxdd", "jaxdd.main"])
+def test_python_m_is_the_same_command(module, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["jaxdd", "--version"])
+    monkeypatch.delitem(sys.modules, "jaxdd.main")
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module(module, run_name="__main__")
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out == f"jaxdd {jaxdd.__version__}\n"
+
+
+def test_help_names_the_commands(launch):
+    status, out, _ = launch("--help")
+    assert status == 0 and all(f"• {name} " in out for name in ("run", "evaluate", "influence", "list"))
+    assert "jaxdd --version" in out
+
+
+def test_the_list_has_every_method_preset_and_kind_of_data_in_a_line_each(launch):
+    status, out, _ = launch("list")
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert status == 0 and set(lines) == {*METHODS, *PRESETS, "digits", "folder:PATH", "NAME"}
+    assert "MTT on CIFAR-10, 1, 10 or 50 images per class" in lines["cifar10_mtt"]
+    assert all(len(line.split()) > 4 for line in lines.values())
 
 
 def test_scores_are_printed_in_per_cent(capsys):

@@ -328,7 +328,7 @@ def test_a_stopped_run_says_how_to_continue_and_does(finished, start, flags, tmp
         assert f"{number.name}: stopping" in stderr and stage in stderr and "Traceback" not in stderr
         assert not (workdir / "distilled.npz").exists()
         advice = shlex.split(stderr.rsplit("Continue with: ", 1)[1])
-        assert advice == ["python", "-m", "jaxdd.main", *command]
+        assert advice == ["jaxdd", *command]
     process = start(*command)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr

@@ -1,39 +1,60 @@
-"""The configuration of a run: nested frozen dataclasses, a Python file, and typed overrides from the command line."""
+"""The configuration of a run: nested frozen dataclasses, a preset or Python file, and typed overrides of its fields."""
 
-import argparse
+import ast
 import dataclasses
+import difflib
+import re
 import runpy
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from jaxdd.core.training import Recipe
+from jaxdd.app.cli import HELP, cli
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
-from jaxdd.methods import ClasswiseConfig, MethodConfig, Weighting, infmatch
+from jaxdd.methods import (
+    ClasswiseConfig,
+    MethodConfig,
+    Weighting,
+    coresets,
+    datm,
+    dc,
+    ddpp,
+    dm,
+    iadd,
+    infmatch,
+    mtt,
+    ncfm,
+)
 from jaxdd.models import ModelConfig
 from jaxdd.settings import Seed, Settings
+
+METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, coresets)}
+"""The methods of the package, by their names."""
+
+PRESETS = {file.stem: file for file in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))}
+"""The configuration files of the package, by their names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
     """A run of jaxdd. The defaults are the digits run: real 8×8 digits, one image per class, Inf-Match, two minutes."""
 
+    method: MethodConfig = infmatch.Config()
+    """The distillation method."""
     data: DataConfig = DataConfig()
     """The real data."""
     model: ModelConfig = ModelConfig(width=32, depth=2)
     """The network of experts, distillation and evaluation."""
     experts: ExpertsConfig = ExpertsConfig()
     """Expert trajectories."""
-    method: MethodConfig = infmatch.Config()
-    """The distillation method; which one it is, the config file says."""
-    evaluate: EvaluateConfig = EvaluateConfig(recipe=Recipe(epochs=300, augment="color_crop_cutout_scale_rotate"))
+    evaluate: EvaluateConfig = EvaluateConfig()
     """Scoring."""
     initial: str | None = None
     """A distilled.npz to start from; by default method.init and method.labels say what the first set is."""
@@ -54,34 +75,115 @@ class Config(Settings):
 C = TypeVar("C", bound=Config)
 
 
-def load_config(path: str | Path) -> Config:
-    """Read a configuration file: Python that defines `get_config()`.
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where the settings of a run come from; every option changes one of them."""
+
+    config: Annotated[str | None, tyro.conf.arg(metavar="PRESET[:ipc=N]|FILE.py")] = None
+    """A preset that `jaxdd list` names, or a Python file with get_config(); both take arguments, as in
+    cifar10_mtt:ipc=10. By default the digits run."""
+    method: Literal[tuple(METHODS)] | None = None  # type: ignore[valid-type]
+    """A method with its own default settings, in place of a preset."""
+
+    def settings(self) -> Config:
+        """Give the settings to start from.
+
+        Raises:
+            SettingError: Both are named, or the configuration cannot be had.
+        """
+        if self.method is None:
+            return Config() if self.config is None else load_config(self.config)
+        if self.config is not None:
+            raise SettingError(
+                f"--config {self.config} chooses a method as well as --method {self.method}; leave one of them out"
+            )
+        return Config(method=METHODS[self.method].Config(), workdir=f"runs/{self.method}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandLine(Start, Generic[C]):
+    """A command that has the settings of a run among its own."""
+
+    changed: Annotated[C, tyro.conf.arg(name="")]
+    """The settings, as the options changed them."""
+
+
+def command_line(words: Sequence[str], kind: type[C]) -> CommandLine[C]:
+    """Give a command line before its options: what `--config` or `--method` start from.
 
     Args:
-        path: The file.
-
-    Returns:
-        What its `get_config()` returns.
+        words: The words behind the command's name.
+        kind: Its settings: `Config`, or a dataclass that adds fields to it.
 
     Raises:
-        SettingError: There is no such file, it fails, or it defines no `get_config()` that returns a `Config`.
+        SettingError: They name no configuration.
+        SystemExit: A value is missing, or names no method.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise SettingError(
-            f"--config {path}: no such file; give a Python file that defines get_config() -> jaxdd.Config"
-        )
+    start, others = cli(Start, args=[w for w in words if w not in HELP], prog="jaxdd", return_unknown_args=True)
+    settings = start.settings()
+    method, asked = settings.method, {*words} & HELP or any(w.startswith("--method.weighting.") for w in others)
+    if isinstance(method, ClasswiseConfig) and asked:  # tyro has options for groups that are there
+        method = dataclasses.replace(method, weighting=method.weighting or Weighting())
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Config)}
+    return CommandLine(config=start.config, method=start.method, changed=kind(**{**fields, "method": method}))
+
+
+def parse(words: Sequence[str]) -> Config:
+    """Read the command line of a run: `[--config PRESET|FILE.py] [--method NAME] [--field value …]`, dotted names.
+
+    Raises:
+        SettingError: A bad value.
+        SystemExit: `--help`, or an unknown field.
+    """
+    default = command_line(words, Config)
+    read: CommandLine[Config] = cli(CommandLine[Config], args=words, default=default, prog="jaxdd run")
+    return read.changed
+
+
+def load_config(source: str | Path) -> Config:
+    """Read a configuration: a preset, or a Python file that defines `get_config()`, and arguments of that function.
+
+    Args:
+        source: `cifar10_mtt`, `cifar10_mtt:ipc=10`, `path.py`, or `path.py:ipc=10,name=value`.
+
+    Returns:
+        What `get_config` returns; arguments that were given end the name of its workdir, as `runs/cifar10_mtt_ipc10`.
+
+    Raises:
+        SettingError: There is no such preset or file, it fails, or what it returns is no `Config`.
+    """
+    name, words = re.fullmatch(r"(.*?)(?::(\w+=.*))?", str(source), re.DOTALL).groups()  # type: ignore[union-attr]
+    path = _find(name)
+    arguments = dict(word.partition("=")[::2] for word in words.split(",")) if words else {}
     sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a method of one's own may lie beside it
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
-        config = get_config() if callable(get_config) else None
+        values = {key: _value(word) for key, word in arguments.items()}
+        config = get_config(**values) if callable(get_config) else None
     except Exception as error:
         raise SettingError(
-            f"--config {path} fails{_place(error, path)} with {type(error).__name__}: {error}"
+            f"--config {source} fails{_place(error, path)} with {type(error).__name__}: {error}"
         ) from error
     if not isinstance(config, Config):
-        raise SettingError(f"--config {path} must define get_config() that returns a jaxdd.Config, not {config!r}")
+        raise SettingError(f"--config {source} must define get_config() that returns a jaxdd.Config, not {config!r}")
+    if arguments:
+        ending = re.sub(r"[^\w.-]", "-", "_".join(key + word for key, word in arguments.items()))
+        config = dataclasses.replace(config, workdir=f"{config.workdir}_{ending}")
     return config
+
+
+def _find(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    if name in PRESETS:
+        return PRESETS[name]
+    if name.endswith(".py"):
+        raise SettingError(
+            f"--config {name}: no such file; give a Python file that defines get_config() -> jaxdd.Config"
+        )
+    near = difflib.get_close_matches(name, PRESETS, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise SettingError(f"--config {name}: no such preset or file. {hint}There are {', '.join(PRESETS)}")
 
 
 def _place(error: Exception, path: Path) -> str:
@@ -92,45 +194,8 @@ def _place(error: Exception, path: Path) -> str:
     return f" at {path}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
 
 
-def parse(
-    arguments: Sequence[str],
-    kind: type[C] = Config,  # type: ignore[assignment]
-    *,
-    command: str = "python -m jaxdd.main",
-    description: str = "Distill a dataset: train experts, learn the small set, evaluate it, write a report. "
-    "`python -m jaxdd.main evaluate DISTILLED.npz` scores a saved set again, and "
-    "`python -m jaxdd.main influence` the training examples.",
-) -> C:
-    """Read the command line: `[--config FILE.py] [--field value …]`, the fields of `Config` by their dotted names.
-
-    Args:
-        arguments: The words of the command line.
-        kind: What to read: `Config`, or a dataclass that adds fields to it.
-        command: How the command line begins.
-        description: What the command does.
-
-    Raises:
-        SettingError: A bad value.
-        SystemExit: `--help`, or an unknown field.
-    """
-    file = argparse.ArgumentParser(command, add_help=False, allow_abbrev=False)
-    file.add_argument("--config")
-    known, overrides = file.parse_known_args(arguments)
-    default = kind()
-    if known.config is not None:
-        default = kind(**vars(load_config(known.config)))
-        command += f" --config {known.config}"
-    method = default.method
-    asked = any(word in ("-h", "--help") or word.startswith("--method.weighting.") for word in overrides)
-    if isinstance(method, ClasswiseConfig) and asked:
-        weighting = method.weighting or Weighting()
-        default = dataclasses.replace(default, method=dataclasses.replace(method, weighting=weighting))
-    return tyro.cli(
-        kind,
-        args=overrides,
-        default=default,
-        prog=command,
-        description=f"{description} --config FILE.py names a Python file whose get_config() gives the method and the "
-        "defaults below.",
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+def _value(word: str) -> Any:
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word  # a string without quotation marks

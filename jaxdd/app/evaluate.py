@@ -1,52 +1,57 @@
-"""Scoring a saved distilled set again, with any network and recipe: `python -m jaxdd.main evaluate DISTILLED.npz`."""
+"""Scoring a saved distilled set again, with any network and recipe: `jaxdd evaluate DISTILLED.npz`."""
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxdd import data, models
+from jaxdd import data, evaluation, models
+from jaxdd.app.cli import HELP, cli
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
-from jaxdd.evaluation import EvaluateConfig, evaluate
+from jaxdd.evaluation import EvaluateConfig
+from jaxdd.io.files import plain, write_json
 from jaxdd.models import ModelConfig
 from jaxdd.settings import AtLeast, Seed, check_value
 
 
 @dataclasses.dataclass(frozen=True)
-class Rescore:
+class Evaluate:
     """Score a saved distilled set beside random real images of its size."""
 
     distilled: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DISTILLED.npz")] = ""
     """The set; its card gives the defaults below."""
-    data: DataConfig = DataConfig()
-    """The dataset that the set was distilled from."""
-    model: ModelConfig = ModelConfig()
-    """The network to train on the set."""
-    recipe: Recipe = EvaluateConfig().recipe
-    """How to train it; a learning rate that the method learned with the set takes precedence."""
     networks: int = 5
     """Fresh networks to train."""
     full_data: bool = False
     """Train on all real data as well, for reference."""
-    full_recipe: Recipe = EvaluateConfig().full_recipe
-    """How to train on all real data."""
     seed: int = 0
     """Seed of the networks."""
+    out: str | None = None
+    """A JSON file for the scores and what they were computed with."""
+    model: ModelConfig = ModelConfig()
+    """The network to train on the set."""
+    recipe: Recipe = EvaluateConfig().recipe
+    """How to train it; a learning rate that the method learned with the set takes precedence."""
+    full_recipe: Recipe = EvaluateConfig().full_recipe
+    """How to train on all real data."""
+    data: DataConfig = DataConfig()
+    """The dataset that the set was distilled from."""
 
 
-def defaults(path: str) -> Rescore:
+def defaults(path: str) -> Evaluate:
     """Take data, network and recipe from the card of a distilled set.
 
     Raises:
-        ValueError: There is no such file, it cannot be read, or its card names settings that this jaxdd does not have.
+        SettingError: There is no such file, or its card names settings that this jaxdd does not have.
+        ValueError: It cannot be read.
     """
     try:
         card = Distilled.load(path)[1]
@@ -57,11 +62,11 @@ def defaults(path: str) -> Rescore:
     full_recipe = _part(card, "evaluate").get("full_recipe")
     try:
         check_value("seed", seed, Annotated[int, Seed])
-        return Rescore(
+        return Evaluate(
             path,
-            DataConfig(**(_part(card, "data") or {"name": card.dataset})),
-            ModelConfig(**_part(card, "model")),
-            Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
+            data=DataConfig(**(_part(card, "data") or {"name": card.dataset})),
+            model=ModelConfig(**_part(card, "model")),
+            recipe=Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
             full_recipe=Recipe(**full_recipe) if full_recipe else EvaluateConfig().full_recipe,
             seed=seed,
         )
@@ -76,28 +81,41 @@ def _part(card: Card, name: str) -> dict[str, Any]:
     return dict(part) if isinstance(part, dict) else {}
 
 
-def parse(arguments: Sequence[str]) -> Rescore:
-    """Read the command line; defaults come from the set's own card.
+def command_line(words: Sequence[str]) -> Evaluate:
+    """Give the command line before its options: what the set's own card says.
+
+    Args:
+        words: The words behind the command's name.
 
     Raises:
-        ValueError: No file is named, or it cannot be read.
-        SystemExit: `--help`, or an unknown field.
+        SettingError: The set cannot be read, or its card names a folder and the command line no dataset.
+        SystemExit: An unknown field.
     """
-    read = partial(tyro.cli, Rescore, prog="python -m jaxdd.main evaluate", config=(tyro.conf.AvoidSubcommands,))
-    # Once to learn which file it is, then with that file's defaults; --help shows them.
-    path = read(args=[argument for argument in arguments if argument not in ("-h", "--help")]).distilled
-    command = read(args=arguments, default=defaults(path) if path else Rescore())
-    if not path:
-        raise SettingError("evaluate needs a file: python -m jaxdd.main evaluate DISTILLED.npz")
+    path = cli(Evaluate, args=[word for word in words if word not in HELP], prog="jaxdd evaluate").distilled
+    command = defaults(path) if path else Evaluate()
+    asked = any(word.partition("=")[0] in {"--data.name", *HELP} for word in words)
+    if command.data.name.startswith("folder:") and not asked:
+        raise SettingError(
+            f"{path} says that it was distilled from {command.data.name}, and what a file says is not read unasked; "
+            f"name the folder by --data.name {command.data.name}"
+        )
     return command
 
 
-def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
-    """Load the set and its dataset, and evaluate.
+def evaluate(command: Evaluate) -> dict[str, Any]:
+    """Load the set and its dataset, score the set, and write the scores if that is asked for.
+
+    Returns:
+        `{"set": file, "dataset": name, "images": M, "model", "recipe": settings, "scores": see jaxdd.evaluate}`.
 
     Raises:
-        ValueError: The set does not fit the dataset.
+        SettingError: No set is named, or it does not fit the dataset.
+        OSError: The folder of the JSON file cannot be made, before any training.
     """
+    if not command.distilled:
+        raise SettingError("evaluate needs a file: jaxdd evaluate DISTILLED.npz")
+    if command.out is not None:
+        Path(command.out).parent.mkdir(parents=True, exist_ok=True)
     distilled, card = Distilled.load(command.distilled)
     dataset = data.load(**dataclasses.asdict(command.data))
     if distilled.images.shape[1:] != dataset.image_shape or distilled.labels.shape[1] != dataset.num_classes:
@@ -118,4 +136,14 @@ def rescore(command: Rescore) -> dict[str, dict[str, Any]]:
     ipc = _part(card, "method").get("ipc")
     check_value("the ipc of its card", ipc, Annotated[int | None, AtLeast(1)])
     task = classification(model, dataset.num_classes)
-    return evaluate(task, dataset, distilled, config, ipc=ipc, seed=command.seed)
+    results = {
+        "set": command.distilled,
+        "dataset": dataset.name,
+        "images": len(distilled.images),
+        "model": plain(command.model),
+        "recipe": plain(command.recipe),
+        "scores": evaluation.evaluate(task, dataset, distilled, config, ipc=ipc, seed=command.seed),
+    }
+    if command.out is not None:
+        write_json(command.out, results)
+    return results

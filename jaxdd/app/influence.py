@@ -1,16 +1,15 @@
-"""Scoring the training examples by their influence: `python -m jaxdd.main influence --target validation`."""
+"""Scoring the training examples by their influence: `jaxdd influence --target validation`."""
 
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from jaxdd import data, influence, models
-from jaxdd.app.config import Config, parse
+from jaxdd import data, models
+from jaxdd.app.config import Config
 from jaxdd.app.run import expert_store
 from jaxdd.app.signals import StopSignal
 from jaxdd.core.tasks import classification
@@ -19,7 +18,7 @@ from jaxdd.errors import Interrupted, SettingError
 from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.influence import ESTIMATORS, InfluenceConfig
+from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, mislabeled_auc, scores, settled
 from jaxdd.io.files import plain
 from jaxdd.report.metrics import progress
 from jaxdd.report.pages import check_table, write_scores
@@ -29,15 +28,20 @@ log = logging.getLogger("jaxdd")
 
 
 @dataclasses.dataclass(frozen=True)
-class Audit(Config):
-    """The settings of a run, whose data and experts are used, and how its training examples are scored."""
+class Scoring:
+    """How training examples are scored."""
 
-    influence: InfluenceConfig = InfluenceConfig()
-    """How they are scored. Weight decay and momentum are those of the experts, whatever is said here."""
     target: Literal["validation", "test"] = "validation"
     """The split whose mean loss they help or harm."""
     out: str | None = None
     """The table of scores, .csv or .parquet, and beside it the page, .html; influence.csv in the workdir by default."""
+    influence: InfluenceConfig = InfluenceConfig()
+    """The estimator. Weight decay and momentum are those of the experts, whatever is said here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Influence(Config, Scoring):
+    """How training examples are scored, and the run whose data and experts are used."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,21 +53,7 @@ class Audit(Config):
         return Path(self.out or Path(self.workdir) / "influence.csv")
 
 
-def read_command(arguments: Sequence[str]) -> Audit:
-    """Read the command line: that of a run, and the fields of `Audit`.
-
-    Raises:
-        SettingError: A bad value.
-        SystemExit: `--help`, or an unknown field.
-    """
-    text = (
-        "Score every training example by its influence on the loss of another split, along the experts of a run, which "
-        "are trained if they are not there. Settings of the run are given as for the run itself."
-    )
-    return parse(arguments, Audit, command="python -m jaxdd.main influence", description=text)
-
-
-def audit(command: Audit) -> dict[str, Any]:
+def influence(command: Influence) -> dict[str, Any]:
     """Train the experts that are missing, score the training examples, and write the table and the page.
 
     Args:
@@ -90,8 +80,8 @@ def audit(command: Audit) -> dict[str, Any]:
             f"experts record one snapshot (experts.keep {command.experts.keep}), but {config.estimator} reads the way; "
             "raise experts.keep or leave it out, in another workdir, or choose --influence.estimator endpoint"
         )
-    config = influence.settled(config, line.time, line.total_time, recorded=along_path)
-    influence.check(task, config, len(dataset.train.labels), line.time, line.total_time)
+    config = settled(config, line.time, line.total_time, recorded=along_path)
+    check(task, config, len(dataset.train.labels), line.time, line.total_time)
     try:
         command.table.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=command.table.parent):
@@ -119,9 +109,9 @@ def audit(command: Audit) -> dict[str, Any]:
         for expert in range(count):
             path = _path(store, expert, line, [*rows, *([len(line.steps) - 1] if config.end == "last" else [])])
             one = dataclasses.replace(config, stride=1)
-            found.append(influence.scores(task, dataset.real_set(), target, path, one))
+            found.append(scores(task, dataset.real_set(), target, path, one))
             bar.update()
-    scores = np.mean(found, axis=0)
+    mean = np.mean(found, axis=0)
     judged = {"final": "the end of their training", "last": "their last snapshot"}[config.end]
     about = (
         f"{config.estimator} along {len(rows)} snapshots of each of {count} experts, on the loss of "
@@ -131,7 +121,7 @@ def audit(command: Audit) -> dict[str, Any]:
     )
     page = write_scores(
         command.table,
-        scores,
+        mean,
         dataset,
         title=f"{dataset.name}: influence on the {command.target} loss",
         about=about,
@@ -139,8 +129,8 @@ def audit(command: Audit) -> dict[str, Any]:
         ends=("most helpful", "most harmful"),
         spread=np.std(found, axis=0) if count > 1 else None,
     )
-    auc = {} if dataset.mislabeled is None else {"auc": influence.mislabeled_auc(scores, dataset.mislabeled)}
-    return {"scores": scores, "page": page, **auc}
+    auc = {} if dataset.mislabeled is None else {"auc": mislabeled_auc(mean, dataset.mislabeled)}
+    return {"scores": mean, "page": page, **auc}
 
 
 def _target(dataset: Dataset, name: str) -> RealSet:
@@ -150,7 +140,7 @@ def _target(dataset: Dataset, name: str) -> RealSet:
     return target
 
 
-def _train(command: Audit, dataset: Dataset, task: Task, store: ExpertStore) -> None:
+def _train(command: Influence, dataset: Dataset, task: Task, store: ExpertStore) -> None:
     count = command.experts.count
     with StopSignal() as stop, progress("experts", count, count - len(store.missing(count))) as bar:
 
@@ -182,6 +172,6 @@ def _path(store: ExpertStore, expert: int, line: Timeline, rows: list[int]) -> T
     )
 
 
-def _settings(command: Audit) -> dict[str, Any]:
+def _settings(command: Influence) -> dict[str, Any]:
     """Give the settings that the scores depend on."""
     return {name: value for name, value in plain(command).items() if name not in ("method", "evaluate", "workdir")}

@@ -10,13 +10,14 @@ import pyarrow.parquet
 import pytest
 
 from jaxdd import classification, data, influence, models
+from jaxdd.app.command_line import read
 from jaxdd.app.config import parse
-from jaxdd.app.influence import audit, read_command
+from jaxdd.app.influence import influence as score
 from jaxdd.app.run import run
 from jaxdd.core import sampling
 from jaxdd.experts import train_experts
 from jaxdd.main import main
-from jaxdd.report.metrics import read
+from jaxdd.report import metrics
 from jaxdd.report.pages import write_scores
 
 FLAGS = (
@@ -29,7 +30,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("audit")
+    return tmp_path_factory.mktemp("influence")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def one_of(experts, e):
 
 
 def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
-    command = read_command(flags)
+    command = read(["influence", *flags])
     dataset = data.load(**dataclasses.asdict(command.data))
     task = task_of(command, dataset)
     experts = train_experts(task, dataset, command.experts, seed=command.seed)
@@ -86,7 +87,7 @@ def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
 
 
 def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
-    found = audit(read_command([*flags, "--out", str(finished / "again.csv")]))
+    found = score(read(["influence", *flags, "--out", str(finished / "again.csv")]))
     rows = rows_of(finished / "again.csv")
     wrong = np.array([row["mislabeled"] == "true" for row in rows])
     # The area under the ROC curve by its definition: pairs of a wrong and a right label, in the right order.
@@ -101,23 +102,23 @@ def test_wrong_labels_are_found_and_marked_on_the_page(finished, flags, capsys):
     shown = {row["index"] for row in rows if f'alt="example {row["index"]},' in page}
     marked = sum(row["mislabeled"] == "true" for row in rows if row["index"] in shown)
     assert page.count('class="wrong"') == marked > 50
-    assert audit(read_command([*flags, "--out", str(finished / "again.csv")]))["page"].read_text() == page
+    assert score(read(["influence", *flags, "--out", str(finished / "again.csv")]))["page"].read_text() == page
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_and_no_empty_table_is_left(flags, folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="scores.csv cannot be written .* name a file in a folder of yours"):
-        audit(read_command([*flags, "--out", str(tmp_path / "file" / "scores.csv")]))
+        score(read(["influence", *flags, "--out", str(tmp_path / "file" / "scores.csv")]))
     monkeypatch.setattr("jaxdd.app.influence.train_experts", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        audit(read_command([*flags, "--out", str(tmp_path / "scores.csv")]))
+        score(read(["influence", *flags, "--out", str(tmp_path / "scores.csv")]))
     assert not (tmp_path / "scores.csv").exists()
 
 
 def test_experts_that_keep_their_start_are_judged_where_they_were_last_seen(flags, folder, caplog):
     short = [*flags, "--experts.keep", "9", "--experts.recipe.augment", "flip", "--experts.count", "1"]
-    found = audit(read_command([*short, "--workdir", str(folder / "short"), "--influence.stride", "2"]))
-    command = read_command(short)
+    found = score(read(["influence", *short, "--workdir", str(folder / "short"), "--influence.stride", "2"]))
+    command = read(["influence", *short])
     dataset = data.load(**dataclasses.asdict(command.data))
     task = task_of(command, dataset)
     experts = train_experts(task, dataset, command.experts, seed=command.seed)
@@ -169,13 +170,13 @@ def test_bad_input_is_refused_before_any_work(flags, message, tmp_path, monkeypa
 def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
     workdir = tmp_path / "run"
     flags = (
-        "--config configs/digits_dm_iwd.py --data.label-noise 0.3 --model.name mlp "
+        "--config digits_dm_iwd --data.label-noise 0.3 --model.name mlp "
         "--model.width 16 --model.depth 1 --method.steps 60 --method.weighting.warm-up 20 --method.real-batch 32 "
         "--evaluate.networks 1 --evaluate.recipe.epochs 5 --evaluate.validate-networks 1 --evaluate.no-full-data "
         "--evaluate.no-random-real"
     ).split()
     run(parse([*flags, "--workdir", str(workdir), "--data.data-dir", str(folder)]))
-    inspected = read(workdir / "metrics.jsonl", "inspect")
+    inspected = metrics.read(workdir / "metrics.jsonl", "inspect")
     areas = [line["scores, AUC of wrong labels"] for line in inspected]
     assert areas[0] == 0.5 and areas[-1] > 0.6  # before the first step all scores are zero
     assert {"scores, right labels", "scores, wrong"} <= inspected[-1].keys()
@@ -192,7 +193,7 @@ def test_idc_is_compared_with_as_many_pixels_as_it_stores(tmp_path, folder, monk
     original = module.random_real
     monkeypatch.setattr(module, "random_real", lambda *a: drawn.append(original(*a)) or drawn[-1])
     flags = (
-        "--config configs/digits_dc.py --method.factor 2 --method.network real --method.distance convolution_mse "
+        "--config digits_dc --method.factor 2 --method.network real --method.distance convolution_mse "
         "--model.width 4 --model.depth 1 --method.steps 2 --method.real-batch 4 --method.network-batch 4 "
         "--evaluate.networks 1 --evaluate.recipe.epochs 1 --evaluate.recipe.augment none "
         "--evaluate.validate-networks 1 --evaluate.no-full-data"

@@ -1,7 +1,7 @@
 """DC on CIFAR-10, ten images per class, with the authors' settings.
 
 Paper      Zhao et al. 2021, Dataset Condensation with Gradient Matching, arXiv 2006.05929.
-Command    python -m jaxdd.main --config configs/cifar10_dc_ipc10.py
+Command    jaxdd --config cifar10_dc
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  44.9 ± 0.5 % test accuracy (random real images 26.0, full data 84.8).
 Measured   not yet. Needs an accelerator: 10 000 steps, each with gradients of 2560 real images.
@@ -12,12 +12,12 @@ from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
 from jaxdd.methods import Optimizer, dc
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 10) -> Config:
     return Config(
         data=DataConfig(name="cifar10"),
         model=ModelConfig(width=128, depth=3),
         method=dc.Config(
-            ipc=10,
+            ipc=ipc,
             steps=10_000,  # 1000 networks, 10 steps each
             init="noise",
             image_optimizer=Optimizer("sgd", 0.1, 0.5),
@@ -33,5 +33,5 @@ def get_config() -> Config:
             full_recipe=Recipe(epochs=50, augment="color_crop_cutout_flip_scale_rotate"),
             validate_every=500,
         ),
-        workdir="runs/cifar10_dc_ipc10",
+        workdir="runs/cifar10_dc",
     )

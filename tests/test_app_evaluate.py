@@ -1,6 +1,7 @@
-"""`python -m jaxdd.main evaluate`: a saved set, scored again."""
+"""`jaxdd evaluate`: a saved set, scored again."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -8,12 +9,18 @@ import pytest
 
 import jaxdd
 from jaxdd import Card, Distilled, Recipe, data
-from jaxdd.app.evaluate import Rescore, parse, rescore
+from jaxdd.app.command_line import read
+from jaxdd.app.evaluate import Evaluate, evaluate
 from jaxdd.core.distilled import hard_labels
 from jaxdd.io.files import plain
 from jaxdd.main import main
 
 RECIPE = Recipe(epochs=20, lr=0.05, augment="none")
+
+
+def parse(words):
+    """Read a command line of `evaluate`."""
+    return read(["evaluate", *words])
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def saved(digits, tmp_path):
     return save
 
 
-def test_a_saved_set_is_scored_with_another_network(saved, digits, capsys, monkeypatch):
+def test_a_saved_set_is_scored_with_another_network(saved, digits, tmp_path, capsys, monkeypatch):
     calls = []
 
     def recorded(task, dataset, distilled, config, **options):
@@ -53,9 +60,11 @@ def test_a_saved_set_is_scored_with_another_network(saved, digits, capsys, monke
         calls.append((task, dataset, distilled, config, options, scores))
         return scores
 
-    monkeypatch.setattr("jaxdd.app.evaluate.evaluate", recorded)
+    monkeypatch.setattr("jaxdd.evaluation.evaluate", recorded)
     path = saved()
-    assert main(["evaluate", "--model.width", "8", "--networks", "2", "--seed", "3", path]) == 0
+    out = tmp_path / "new" / "scores.json"
+    flags = ["--model.width", "8", "--networks", "2", "--seed", "3", "--out", str(out)]
+    assert main(["evaluate", *flags, path]) == 0
     [(task, dataset, distilled, config, options, scores)] = calls
     assert config == jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False) and options == {
         "ipc": 1,
@@ -64,26 +73,48 @@ def test_a_saved_set_is_scored_with_another_network(saved, digits, capsys, monke
     assert jax.eval_shape(task.model.init, jax.random.key(0))["body"]["linear_0"]["kernel"].shape == (64, 8)
     assert dataset.fingerprint() == digits.fingerprint()
     np.testing.assert_array_equal(distilled.images, Distilled.load(path)[0].images)
-    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert printed == [
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == f"{path}: 10 images of digits, on mlp of width 8 and depth 1"
+    assert [line.split() for line in lines] == [
         [name, f"{100 * score['mean']:.1f}", "±", f"{100 * score['std']:.1f}", "%", "(2", "networks)"]
         for name, score in scores.items()
     ]
     assert list(scores) == ["distilled", "random_real"] and scores["distilled"]["mean"] > 0.2  # chance is a tenth
+    model = plain(jaxdd.ModelConfig("mlp", width=8, depth=1))
+    written = {"set": path, "dataset": "digits", "images": 10, "model": model, "recipe": plain(RECIPE)}
+    assert json.loads(out.read_text()) == {**written, "scores": scores}
 
 
 def test_defaults_are_those_of_the_card(saved):
     path = saved()
-    expected = Rescore(path, model=jaxdd.ModelConfig("mlp", width=4, depth=1), recipe=RECIPE)
+    expected = Evaluate(path, model=jaxdd.ModelConfig("mlp", width=4, depth=1), recipe=RECIPE)
     assert parse([path]) == expected
     assert parse(["--networks", "2", path, "--recipe.epochs", "7"]) == dataclasses.replace(
         expected, networks=2, recipe=dataclasses.replace(RECIPE, epochs=7)
     )
 
 
+def test_help_shows_the_settings_of_the_set(saved, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["evaluate", saved(), "--help"])
+    words = capsys.readouterr().out.split()
+    assert leaving.value.code == 0
+    for option, default in (("--model.name", "mlp"), ("--model.width", "4"), ("--recipe.epochs", "20")):
+        assert words[words.index("(default:", words.index(option)) + 1] == f"{default})"
+
+
+def test_a_folder_that_a_card_names_is_not_read_unasked(saved, tmp_path, capsys):
+    folder = f"folder:{tmp_path}/photographs"
+    path = saved(provenance={"config": {"data": {"name": folder}}})
+    assert main(["evaluate", path]) == 2
+    assert f"is not read unasked; name the folder by --data.name {folder}" in capsys.readouterr().err
+    assert parse([path, "--data.name", folder]).data.name == parse([path, f"--data.name={folder}"]).data.name == folder
+    assert parse([path, "--data.name", "digits"]).data.name == "digits"
+
+
 def test_a_set_without_provenance_names_its_dataset_at_least(saved):
     path = saved(provenance={}, recipe={}, dataset="fashion_mnist")
-    assert parse([path]) == Rescore(path, data=jaxdd.DataConfig("fashion_mnist"))
+    assert parse([path]) == Evaluate(path, data=jaxdd.DataConfig("fashion_mnist"))
 
 
 def test_images_of_another_shape_are_refused(saved, capsys):
@@ -119,7 +150,7 @@ def test_settings_of_another_version_are_named(saved, capsys):
 
 def test_a_file_has_to_be_given(capsys):
     assert main(["evaluate"]) == 2
-    assert "python -m jaxdd.main evaluate DISTILLED.npz" in capsys.readouterr().err
+    assert "jaxdd evaluate DISTILLED.npz" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("learned, used", [(0.05, 0.2), (0.013, 0.013)])
@@ -129,9 +160,9 @@ def test_the_recipes_learning_rate_gives_way_to_a_learned_one_only(saved, monkey
     distilled._replace(lr=np.float32(learned)).save(path, card)
     rates = []
     monkeypatch.setattr(
-        "jaxdd.app.evaluate.evaluate", lambda task, dataset, distilled, *_, **__: rates.append(distilled.lr)
+        "jaxdd.evaluation.evaluate", lambda task, dataset, distilled, *_, **__: rates.append(distilled.lr)
     )
-    rescore(dataclasses.replace(parse([path]), recipe=dataclasses.replace(RECIPE, lr=0.2)))
+    evaluate(dataclasses.replace(parse([path]), recipe=dataclasses.replace(RECIPE, lr=0.2)))
     np.testing.assert_allclose(rates, [used], rtol=1e-6)
 
 

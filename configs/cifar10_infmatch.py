@@ -1,7 +1,7 @@
 """Inf-Match on CIFAR-10, ten images per class.
 
 Paper      Dataset Distillation by Influence Matching, CVPR 2026.
-Command    python -m jaxdd.main --config configs/cifar10_infmatch_ipc10.py
+Command    jaxdd --config cifar10_infmatch
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  72.5 % test accuracy (random real images 26.0, full data 84.8). The paper gives real initialization, learned
            soft labels from the final model, early checkpoints first and SGD (images 50, labels 7, momentum 0.9, batch
@@ -17,7 +17,7 @@ from jaxdd.methods import Optimizer, infmatch
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
-def get_config() -> Config:
+def get_config(ipc: int = 10) -> Config:
     return Config(
         data=DataConfig(name="cifar10", normalization="zca"),
         model=ModelConfig(width=128, depth=3),
@@ -30,7 +30,7 @@ def get_config() -> Config:
             keep=100,
         ),
         method=infmatch.Config(
-            ipc=10,
+            ipc=ipc,
             steps=5000,
             labels="learned",
             image_optimizer=Optimizer("adam", 0.1),
@@ -47,5 +47,5 @@ def get_config() -> Config:
             full_recipe=Recipe(epochs=50, augment=DSA),
             validate_every=500,
         ),
-        workdir="runs/cifar10_infmatch_ipc10",
+        workdir="runs/cifar10_infmatch",
     )

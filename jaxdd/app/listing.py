@@ -1,0 +1,46 @@
+"""What there is to choose from, a line each: `jaxdd list`."""
+
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+
+from jaxdd.app.config import METHODS, PRESETS
+
+DATA = {
+    "digits": "Real 8×8 digits that come with scikit-learn; no download.",
+    "folder:PATH": "A folder with one folder of images per class.",
+    "NAME": "Any image-classification set of TFDS in array_record format, such as cifar10 or fashion_mnist.",
+}
+"""What `--data.name` takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List methods, presets and data, a line each."""
+
+
+def listing() -> str:
+    """Name methods, presets and data, each with the first line of its docstring."""
+    methods = {name: _first_line(inspect.getdoc(module)) for name, module in METHODS.items()}
+    presets = {name: _first_line(_docstring(file)) for name, file in PRESETS.items()}
+    return "\n\n".join(
+        [
+            _table("Methods: --method NAME, with settings of its own by --method.…", methods),
+            _table("Presets: --config NAME, with another number of images per class NAME:ipc=N", presets),
+            _table("Data: --data.name NAME", DATA),
+        ]
+    )
+
+
+def _docstring(file: Path) -> str | None:
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0]
+
+
+def _table(title: str, lines: dict[str, str]) -> str:
+    width = max(map(len, lines))
+    return "\n".join([title, *(f"  {name:{width}}  {about}" for name, about in lines.items())])
