@@ -17,7 +17,7 @@ from jaxdd.core import sampling
 from jaxdd.experts import train_experts
 from jaxdd.main import main
 from jaxdd.report.metrics import read
-from jaxdd.report.pages import write_scores
+from jaxdd.report.scores_page import write_scores
 
 FLAGS = (
     "--data.label-noise 0.2 --model.name mlp --model.width 8 --model.depth 1 --experts.count 2 "

@@ -13,8 +13,10 @@ from PIL import Image
 
 from jaxdd.core.distilled import Card, Distilled, hard_labels
 from jaxdd.core.normalization import ZCA, Standardize
+from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import Metrics, histogram
-from jaxdd.report.pages import _by_step, _entropy, _shares, image_grid, write_report
+from jaxdd.report.plots import by_step, shares
+from jaxdd.report.run_page import entropy, write_report
 
 
 def opened(path):
@@ -231,16 +233,16 @@ def test_the_page_draws_every_scalar(tmp_path):
 
 def test_histograms_over_steps_share_their_bins():
     counted = [histogram(np.array(values)) for values in ([0.0, 1.0, 1.0, 1.0], [0.0, 2.0])]
-    edges, shares = _shares(counted)
-    assert (edges[0], edges[-1], shares.shape) == (0, 2, (2, len(edges) - 1))
-    np.testing.assert_allclose(shares.sum(1), 1)
+    edges, parts = shares(counted)
+    assert (edges[0], edges[-1], parts.shape) == (0, 2, (2, len(edges) - 1))
+    np.testing.assert_allclose(parts.sum(1), 1)
     low, high = np.searchsorted(edges, [0.05, 1.04])
-    np.testing.assert_allclose([shares[0, :low].sum(), shares[0, low:high].sum()], [0.25, 0.75])
-    np.testing.assert_allclose([shares[1, :low].sum(), shares[1, high:].sum()], [0.5, 0.5])
+    np.testing.assert_allclose([parts[0, :low].sum(), parts[0, low:high].sum()], [0.25, 0.75])
+    np.testing.assert_allclose([parts[1, :low].sum(), parts[1, high:].sum()], [0.5, 0.5])
 
 
 def test_curves_average_the_experts_of_a_step():
-    steps, mean, low, high = _by_step(np.array([3.0, 1, 3, 3, 0]), np.array([1.0, 5, 2, 6, 4]))
+    steps, mean, low, high = by_step(np.array([3.0, 1, 3, 3, 0]), np.array([1.0, 5, 2, 6, 4]))
     np.testing.assert_array_equal(steps, [0, 1, 3])
     np.testing.assert_array_equal(mean, [4, 5, 3])
     np.testing.assert_array_equal(low, [4, 5, 1])
@@ -249,8 +251,8 @@ def test_curves_average_the_experts_of_a_step():
 
 def test_entropy_of_known_labels():
     labels = jnp.concatenate([jnp.zeros((1, 4)), hard_labels(np.array([2]), 4), jnp.log(jnp.array([[0.5, 0.5, 0, 0]]))])
-    entropy = _entropy(Distilled(jnp.zeros((3, 1, 1, 1)), labels, jnp.asarray(0.1)))
-    np.testing.assert_allclose(entropy, [math.log(4), 0, math.log(2)], atol=1e-6)
+    found = entropy(Distilled(jnp.zeros((3, 1, 1, 1)), labels, jnp.asarray(0.1)))
+    np.testing.assert_allclose(found, [math.log(4), 0, math.log(2)], atol=1e-6)
 
 
 @pytest.mark.parametrize("normalization", [Standardize, ZCA])

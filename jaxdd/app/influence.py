@@ -20,8 +20,8 @@ from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import ESTIMATORS, InfluenceConfig
 from jaxdd.io.files import plain
-from jaxdd.report.metrics import progress
-from jaxdd.report.pages import check_table, write_scores
+from jaxdd.report.progress import progress
+from jaxdd.report.scores_page import check_table, write_scores
 from jaxdd.settings import check_choices
 from jaxdd.types import Task
 

@@ -1,4 +1,4 @@
-"""Scalars of a run, as JSON lines, in TensorBoard, and on a progress bar.
+"""Scalars of a run, as JSON lines and in TensorBoard.
 
 `metrics.jsonl` holds one object per line: `{"step": 40, "stage": "distill", "time": 1767225600.125, "loss": 0.5}`.
 `time` is in seconds since 1970. A value that is not finite is written as the string `"NaN"`, `"Infinity"` or
@@ -8,9 +8,7 @@
 
 import json
 import math
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdd.io.files import NOT_FINITE, atomic_write, to_json
+from jaxdd.report.progress import progress
 
 BINS = 40
 """Bins of a histogram."""
@@ -165,56 +164,6 @@ def read(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
         if stage is None or record.get("stage") == stage:
             records.append(record)
     return records
-
-
-def progress(description: str, total: int, initial: int = 0, *, enabled: bool = True) -> tqdm:
-    """Return a progress bar on standard error; plain lines, one a minute and one at the end, if that is no terminal.
-
-    Args:
-        description: what is being counted.
-        total: where the count ends.
-        initial: where it starts, for a run that resumes.
-        enabled: whether to show anything; false on all processes but one.
-
-    Returns:
-        A `tqdm`: call `update()` after each step and `close()` at the end, or use it in a `with`.
-    """
-    bar = _Bar if sys.stderr.isatty() else _Lines
-    return bar(desc=description, total=total, initial=initial, disable=not enabled)
-
-
-class _Bar(tqdm):
-    """A bar that shows its postfix when it is next drawn, rather than be drawn for it at every step."""
-
-    def set_postfix(self, ordered_dict: Any = None, refresh: bool = False, **values: Any) -> None:
-        super().set_postfix(ordered_dict, refresh=refresh, **values)
-
-
-class _Lines(_Bar):
-    """A bar for log files: whole lines, seldom."""
-
-    def __init__(self, **options: Any):
-        super().__init__(
-            **options,
-            mininterval=60,
-            maxinterval=60,
-            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
-            position=0,
-        )
-
-    @staticmethod
-    def status_printer(file: Any) -> Callable[[str], None]:
-        def print_line(text: str) -> None:
-            file.write(text + "\n")
-            file.flush()
-
-        return print_line
-
-    def close(self) -> None:
-        if not self.disable:
-            self.display()
-            self.sp = None  # or tqdm would print the last line again, and an empty one
-        super().close()
 
 
 def histogram(values: Any) -> dict[str, list[float]]:
