@@ -275,10 +275,12 @@ def test_chunks_hold_every_example_once_and_are_shared_evenly(size, largest, dev
 @pytest.mark.parametrize("devices", [1, 8])
 def test_over_all_gives_a_row_for_every_example(real, unlabeled, devices):
     with jax.set_mesh(make_mesh(jax.devices()[:devices])):
-        brightness = jax.jit(lambda data: sampling.over_all(lambda e: e.inputs.mean((1, 2)), data, 4))(real)
-        found = jax.jit(lambda data: sampling.over_all(lambda e: (e.indices, e.inputs["t"]), data, 4))(unlabeled)
+        brightness = jax.jit(lambda data: sampling.over_all(lambda e: e.inputs.mean((1, 2)), data, largest=4))(real)
+        found = jax.jit(lambda data: sampling.over_all(lambda e: (e.indices, e.inputs["t"]), data, largest=4))(
+            unlabeled
+        )
         taken = sampling.take(unlabeled, np.arange(2, 9))
-        again = jax.jit(lambda data: sampling.over_all(lambda e: e.indices, data, 4))(taken)
+        again = jax.jit(lambda data: sampling.over_all(lambda e: e.indices, data, largest=4))(taken)
     np.testing.assert_allclose(brightness, real.normalization(real.inputs).mean((1, 2)), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found[0], np.arange(13))
     np.testing.assert_array_equal(found[1], np.arange(13))
@@ -376,8 +378,9 @@ def test_label_noise_replaces_an_exact_part_of_every_class(kind):
 
     clean, noisy = dataset(), dataset(label_noise=0.3, noise_kind=kind)
     wrong = clean.train.labels != noisy.train.labels
-    assert clean.mislabeled is None
+    assert clean.mislabeled is None and clean.true_labels is None
     np.testing.assert_array_equal(noisy.mislabeled, wrong)
+    np.testing.assert_array_equal(noisy.true_labels, clean.train.labels)
     assert np.bincount(clean.train.labels[wrong]).tolist() == [24, 24, 24]
     shift = (noisy.train.labels - clean.train.labels)[wrong] % 3
     assert set(shift) == ({1} if kind == "asymmetric" else {1, 2})

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from jaxdd.core.distilled import Card, Distilled, hard_labels
 from jaxdd.core.normalization import ZCA, Standardize
+from jaxdd.report import plots
 from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import Metrics, histogram
 from jaxdd.report.plots import by_step, shares
@@ -181,6 +183,20 @@ def test_the_page_tells_the_result(tmp_path):
     assert "python -m jaxdd.main evaluate distilled.npz" in page_of(tmp_path, distilled, card).code
 
 
+def test_a_distillation_in_vain_is_reported(tmp_path):
+    _, distilled, card = a_run()
+    vain = "Distillation never improved on the first set"
+    assert vain in page_of(tmp_path, distilled, card, RESULTS | {"selected_step": 0}).text
+    assert vain not in page_of(tmp_path, distilled, card, RESULTS | {"selected_step": 10}).text
+    assert vain not in page_of(tmp_path, distilled, card, RESULTS | {"selected_step": 0, "steps": 0}).text  # a coreset
+
+
+def test_the_caption_counts_the_columns_of_the_grid(tmp_path):
+    few, many = (a_run(names=tuple(f"class {c}" for c in range(count)), ipc=1) for count in (2, 40))
+    assert "One row per class, normalization undone" in page_of(tmp_path, *few[1:]).text
+    assert re.search(r"One row per class, the classes in \d+ columns", page_of(tmp_path, *many[1:]).text)
+
+
 @pytest.mark.parametrize("missing", [None, "absent"])
 def test_the_page_does_without_the_comparisons(tmp_path, missing):
     _, distilled, card = a_run()
@@ -214,10 +230,10 @@ def test_the_page_draws_every_scalar(tmp_path):
     assert set(page.images) == {
         "Images of the distilled set",
         "loss against step",
-        "lr against step",
+        "learning rate against step",
         "norm against step",
         "accuracy against step",
-        "train_loss against step",
+        "training loss against step",
         "Histogram of W against step",
         "Histogram of same against step",
         "Histogram of lost against step",
@@ -229,6 +245,20 @@ def test_the_page_draws_every_scalar(tmp_path):
     assert "1 of 2 values are not finite" in page.text
     assert page.text.index("Distillation") < page.text.index("Validation") < page.text.index("Inspection")
     assert page.text.index("Inspection") < page.text.index("Experts")
+
+
+def test_accuracies_are_drawn_in_percent_and_axes_are_labeled(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots.page, "figure", lambda png, *_, **__: drawn.append(png) or "")
+    labels, lines = [], []
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, text, **_: labels.append(text))
+    monkeypatch.setattr(Axes, "set_ylabel", lambda self, text, **_: labels.append(text))
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **_: lines.append(list(y)))
+    plots.curve("accuracy", [{"step": 0, "accuracy": 0.25}, {"step": 5, "accuracy": 0.5}], None)
+    plots.curve("image_gradient", [{"step": 0, "image_gradient": 1.0}, {"step": 5, "image_gradient": 1e3}], None)
+    plots.histogram("weights", np.arange(3))
+    assert lines == [[25, 50], [1, 1000]] and len(drawn) == 3
+    assert labels == ["step", "accuracy, %", "step", "gradient norm, log scale", "value", "count"]
 
 
 def test_histograms_over_steps_share_their_bins():

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,18 @@ SHOWN_PER_CLASS = 50
 """Images of a class that a grid shows, the first ones."""
 
 DPI = 100
+
+
+class Grid(NamedTuple):
+    """A drawn grid.
+
+    Attributes:
+        png: the picture.
+        columns: how many columns the rows of the classes stand in.
+    """
+
+    png: bytes
+    columns: int
 
 
 def image_grid(
@@ -45,7 +58,8 @@ def image_grid(
     Raises:
         ValueError: if the shapes do not fit, or a class has no name.
     """
-    atomic_write(path, draw(np.asarray(images), np.asarray(classes), class_names, title=title))
+    drawn = draw(np.asarray(images), np.asarray(classes), class_names, title=title)
+    atomic_write(path, drawn.png)
 
 
 def draw(
@@ -58,8 +72,8 @@ def draw(
     pixels: int = 8_000_000,
     text: str = "black",
     background: str = "white",
-) -> bytes:
-    """Return the grid as a PNG: up to `per_class` images of a class, reduced where all take more than `pixels`."""
+) -> Grid:
+    """Draw the grid: up to `per_class` images of a class, reduced where all take more than `pixels`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
@@ -108,7 +122,7 @@ def draw(
     figure.figimage(mosaic, origin="upper")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor=background)
-    return buffer.getvalue()
+    return Grid(buffer.getvalue(), columns)
 
 
 def _cell_size(height: int, width: int, widest: int, rows: int, pixels: int) -> tuple[int, int]:

@@ -14,6 +14,15 @@ from jaxdd.report import page
 GRAY, BLUE, ORANGE = "#8b8f97", "#4a8fe7", "#e0782f"
 """Colors of text and of data that are legible on white and on black."""
 
+NAMES = {
+    "image_gradient": "gradient norm",
+    "lr": "learning rate",
+    "student_lr": "student's learning rate",
+    "student_loss": "student's loss",
+    "train_loss": "training loss",
+}
+"""How metrics are called where their own names do not read well."""
+
 
 def curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
     """Plot one scalar against the step: the mean of the values of a step, and their range where there are several."""
@@ -24,21 +33,24 @@ def curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
     finite = np.isfinite(values)
     lost = f"{np.sum(~finite)} of {len(values)} values are not finite" if not finite.all() else ""
     if not finite.any():
-        return f"<p>{page.text(name)}: {lost}</p>"
+        return f"<p>{page.text(readable(name))}: {lost}</p>"
     steps, values = steps[finite], values[finite]
-    unique, mean, low, high = by_step(steps, values)
+    percent = "accuracy" in name
+    unique, mean, low, high = by_step(steps, 100 * values if percent else values)
 
-    figure, axes = _axes(name)
+    figure, axes = _axes(readable(name))
     few = len(unique) <= 40
     axes.plot(unique, mean, color=BLUE, linewidth=1.3, marker="o" if few else None, markersize=2.5)
     if (low < high).any():
         axes.fill_between(unique, low, high, color=BLUE, alpha=0.25, linewidth=0)
-    if low.min() > 0 and high.max() > 100 * low.min() and "accuracy" not in name:
+    unit = ", %" if percent else ""
+    if low.min() > 0 and high.max() > 100 * low.min() and not percent:
         axes.set_yscale("log")
+        unit = ", log scale"
     if mark is not None:
         axes.axvline(mark, color=GRAY, linewidth=1, linestyle="--")
-    axes.set_xlabel("step", color=GRAY, fontsize=8)
-    return page.figure(_png(figure), lost, alt=f"{name} against step")
+    _label(axes, "step", readable(name) + unit)
+    return page.figure(_png(figure), lost, alt=f"{readable(name)} against step")
 
 
 def histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
@@ -50,10 +62,10 @@ def histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
     steps = np.array([step for step, _ in found], np.float64)
     half = (steps[-1] - steps[0]) / max(1, 2 * (len(steps) - 1)) or 0.5
     sides = [steps[0] - half, *(steps[1:] + steps[:-1]) / 2, steps[-1] + half]
-    figure, axes = _axes(name)
+    figure, axes = _axes(readable(name))
     axes.pcolormesh(sides, edges, np.ma.masked_less_equal(parts.T, 1e-6), cmap="viridis", norm="log")
-    axes.set_xlabel("step", color=GRAY, fontsize=8)
-    return page.figure(_png(figure), "Brighter: more of the values.", alt=f"Histogram of {name} against step")
+    _label(axes, "step", "value")
+    return page.figure(_png(figure), "Brighter: more of the values.", alt=f"Histogram of {readable(name)} against step")
 
 
 def shares(histograms: list[dict[str, list[float]]], bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +96,7 @@ def histogram(title: str, values: np.ndarray, limits: tuple[float, float] | None
         return f"<p>{page.text(title)}: {lost or 'no values'}</p>"
     figure, axes = _axes(title)
     axes.hist(finite, bins=40, range=limits, color=BLUE)
-    axes.set_ylabel("count", color=GRAY, fontsize=8)
+    _label(axes, "value", "count")
     return page.figure(_png(figure), lost, alt=f"Histogram: {title}")
 
 
@@ -95,9 +107,20 @@ def compared_histograms(groups: Mapping[str, np.ndarray]) -> str:
         edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 60)
         axes.hist(values, edges, color=color, label=name, alpha=0.75)
     axes.set_yscale("log")
+    _label(axes, "score", "examples, log scale")
     if len(groups) > 1:
         axes.legend(fontsize=7, frameon=False, labelcolor=GRAY)
     return f'<div class="plots">{page.figure(_png(figure), alt="Histogram of the scores")}</div>'
+
+
+def readable(name: str) -> str:
+    """Return the name of a metric in words; a tensor's name, which has slashes, is left alone."""
+    return NAMES.get(name, name if "/" in name else name.replace("_", " "))
+
+
+def _label(axes: Any, x: str, y: str) -> None:
+    axes.set_xlabel(x, color=GRAY, fontsize=8, parse_math=False)
+    axes.set_ylabel(y, color=GRAY, fontsize=8, parse_math=False)
 
 
 def _axes(title: str) -> tuple[Any, Any]:

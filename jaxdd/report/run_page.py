@@ -33,8 +33,8 @@ def write_report(
         distilled: the set that was evaluated.
         card: its card.
         results: `dataset`, `method`, `ipc` and `distilled`, and optionally `random_real`, `full_data`, `selected_on`,
-            `steps`, `seconds` (stage to seconds) and `versions`. Each of the three accuracies is a mapping of `mean`,
-            `std` and `runs`, as fractions, or None.
+            `selected_step`, `steps`, `seconds` (stage to seconds) and `versions`. Each of the three accuracies
+            is a mapping of `mean`, `std` and `runs`, as fractions, or None.
         config: the settings of the run, in any form that JSON can show.
         metrics_path: the `metrics.jsonl` whose scalars, and histograms over the steps, are plotted; nothing if it is
             None or absent.
@@ -83,7 +83,14 @@ def _summary(distilled: Distilled, card: Card, results: Mapping[str, Any]) -> st
         facts.append(f"{results['steps']} distillation steps")
     if results.get("selected_on"):
         facts.append(f"selected on {results['selected_on']}")
-    return f'<p class="facts">{page.text(" · ".join(facts))}</p>'
+    return f'<p class="facts">{page.text(" · ".join(facts))}</p>{_warning(results)}'
+
+
+def _warning(results: Mapping[str, Any]) -> str:
+    """Return a paragraph if all the steps were in vain."""
+    if results.get("selected_step") != 0 or not results.get("steps") or results.get("selected_on") != "validation":
+        return ""
+    return "<p>Distillation never improved on the first set: this is the set of step 0, as it was initialized.</p>"
 
 
 def _accuracies(results: Mapping[str, Any]) -> str:
@@ -142,14 +149,16 @@ def _grid_figure(distilled: Distilled, card: Card, *, most: int = 1_100_000) -> 
         if shown > largest or pixels > 4_000_000:
             continue
         limits = {"per_class": shown, "pixels": pixels}
-        png = draw(images, classes, card.class_names, **limits, text=plots.GRAY, background="none")
-        if len(png) <= most:
+        drawn = draw(images, classes, card.class_names, **limits, text=plots.GRAY, background="none")
+        if len(drawn.png) <= most:
             break
     parts = ["One row per class" if card.label_kind == "hard" else "One row per most probable class"]
+    if drawn.columns > 1:
+        parts.append(f"the classes in {drawn.columns} columns")
     if shown < largest:
         parts.append(f"the first {shown} of up to {largest} images of each")
     parts.append("normalization undone and clipped to what a screen shows")
-    return page.figure(png, ", ".join(parts) + ".", "grid")
+    return page.figure(drawn.png, ", ".join(parts) + ".", "grid")
 
 
 def _curves(path: str | Path | None, saved_step: Any) -> list[str]:

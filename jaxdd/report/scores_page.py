@@ -109,9 +109,10 @@ def _scores_page(
         low = members[::-1][: min(most, len(members) // 2)]
         cells = "".join(f"<td>{_examples(end, scores, dataset)}</td>" for end in (high, low))
         rows.append(f"<tr><th>{page.text(name)}</th>{cells}</tr>")
-    groups, found = {"all": scores}, ""
+    groups, found, truth = {"all": scores}, "", ""
     if wrong is not None:
         groups = {"label as given": scores[~wrong], "label replaced on purpose": scores[wrong]}
+        truth = ", and its true class where the label was replaced"
         area = mislabeled_auc(scores, wrong)
         caught = np.mean(wrong[order[::-1][: wrong.sum()]])
         found = (
@@ -127,7 +128,8 @@ def _scores_page(
             page.section(
                 f"{ends[0].capitalize()} and {ends[1]} of every class",
                 f'<table class="examples"><thead><tr><th></th><th>{ends[0]}</th><th>{ends[1]}</th></tr></thead>'
-                f"<tbody>{''.join(rows)}</tbody></table><p>Under every image its index in the table of scores.</p>",
+                f"<tbody>{''.join(rows)}</tbody></table>"
+                f"<p>Under every image its index in the table of scores{truth}.</p>",
             ),
             page.section("Settings", page.folded("config", settings)),
         ]
@@ -136,8 +138,7 @@ def _scores_page(
 
 
 def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:
-    """Show training examples side by side, their positions below."""
-    wrong = dataset.mislabeled if dataset.mislabeled is not None else np.zeros(len(scores), bool)
+    """Show training examples side by side, their positions below, and the true class where the label is wrong."""
     shown = []
     for row in rows:
         buffer = io.BytesIO()
@@ -145,6 +146,9 @@ def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:
         image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
         image.thumbnail((96, 96))
         image.save(buffer, "png")
-        kind, note = ("wrong", ", label replaced on purpose") if wrong[row] else ("", "")
-        shown.append(page.figure(buffer.getvalue(), str(row), kind, f"example {row}, score {scores[row]:.4g}{note}"))
+        kind, caption, note = "", str(row), ""
+        if dataset.true_labels is not None and dataset.true_labels[row] != dataset.train.labels[row]:
+            truth = dataset.class_names[dataset.true_labels[row]]
+            kind, caption, note = "wrong", f"{row}, truly {truth}", f", label replaced on purpose, truly {truth}"
+        shown.append(page.figure(buffer.getvalue(), caption, kind, f"example {row}, score {scores[row]:.4g}{note}"))
     return f'<div class="examples">{"".join(shown)}</div>'
