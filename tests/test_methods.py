@@ -402,7 +402,7 @@ def test_students_start_and_arrive_at_snapshots_of_one_expert(one_device, proble
     for seed in range(16):
         batch = run.sample(jax.random.key(seed), jnp.int32(20), run.sources)
         pairs = run.config.pairs
-        assert batch.indices.shape == (pairs, 6, run.config.batch and 3 or 6)  # two equal batches of at most four
+        assert batch.indices.shape == (pairs, 6, 3 if run.config.batch else 6)  # two equal batches of at most four
         for r in range(pairs):
             ((expert, start),) = np.argwhere((flat == batch.start.params[r][None, None]).all(-1))
             ((same, target),) = np.argwhere((flat == batch.target.params[r][None, None]).all(-1))

@@ -268,7 +268,7 @@ def test_implicit_scores_run_on_validation_data(problem, settings):
     settings = {**settings, "evaluated_on": "validation", "evaluation_batch": 12}
     config = dc.Config(**SETTINGS, weighting=Weighting(**settings, warm_up=2))
     assert config.needs_validation and not dc.Config(**SETTINGS).needs_validation
-    method, seen, infos, *_ = states(problem, config, steps=4)
+    _, seen, *_ = states(problem, config, steps=4)
     assert np.isfinite(np.asarray(seen[-1].scores)).all()
     assert np.asarray(seen[-1].scores).any()
     harmful = dc.Config(**SETTINGS, weighting=Weighting(**settings, sign="harmful", warm_up=9))

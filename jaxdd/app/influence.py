@@ -149,7 +149,7 @@ def _train(command: Audit, dataset: Dataset, task: Task, store: ExpertStore) -> 
     count = command.experts.count
     with StopSignal() as stop, progress("experts", count, count - len(store.missing(count))) as bar:
 
-        def on_expert(index: int, expert: Expert) -> None:
+        def on_expert(index: int, _: Expert) -> None:
             bar.update()
             if stop():
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")

@@ -7,13 +7,13 @@ from jaxdd.data.dataset import Data, DataConfig, Dataset, from_arrays, load
 from jaxdd.data.splits import Split
 
 __all__ = [
+    "ZCA",
     "Data",
     "DataConfig",
     "Dataset",
     "RealSet",
     "Split",
     "Standardize",
-    "ZCA",
     "from_arrays",
     "load",
     "sampling",

@@ -170,7 +170,7 @@ def load(
     Raises:
         ValueError: if an argument is out of range, or the dataset is unknown, not prepared or damaged.
     """
-    _check_options(validation, normalization, label_noise, noise_kind)
+    _check_options(validation, normalization, noise_kind)
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
     data_dir = os.path.expanduser(data_dir) if data_dir else None
@@ -224,7 +224,7 @@ def from_arrays(
     Raises:
         ValueError: if the arrays are no such images and labels, or an argument is out of range.
     """
-    _check_options(validation, normalization, label_noise, noise_kind)
+    _check_options(validation, normalization, noise_kind)
     train = _as_split(train_images, train_labels, "train")
     test = _as_split(test_images, test_labels, "test")
     if class_names is None:
@@ -233,7 +233,7 @@ def from_arrays(
     return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalization, noise)
 
 
-def _check_options(validation: float, normalization: str, label_noise: float, noise_kind: str) -> None:
+def _check_options(validation: float, normalization: str, noise_kind: str) -> None:
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a fraction of the train split in [0, 1), got {validation}; try 0.1")
     normalizations.check_kind(normalization)

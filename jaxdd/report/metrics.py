@@ -44,7 +44,7 @@ class Metrics:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
                 _drop_unfinished_line(self.path)
-            self._file = open(self.path, "ab")
+            self._file = open(self.path, "ab")  # noqa: SIM115
 
     def write(self, step: int, stage: str, **values: float) -> None:
         """Append one line; it is with the operating system when this returns.
@@ -92,7 +92,7 @@ class Metrics:
         self._file.close()
         kept = [line for line in read(self.path) if line.get("stage") != stage or line["step"] <= step]
         atomic_write(self.path, "".join(to_json(line) + "\n" for line in kept).encode())
-        self._file = open(self.path, "ab")
+        self._file = open(self.path, "ab")  # noqa: SIM115
         if stage in self._writers:
             self._writers.pop(stage).close()
         self._purge[stage] = step + 1  # TensorBoard hides what older files of the run hold from this step on
