@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from jaxdd.errors import SettingError
 from jaxdd.io.files import atomic_write
 from jaxdd.types import Array
 
@@ -56,7 +57,7 @@ def image_grid(
         title: a line above the grid.
 
     Raises:
-        ValueError: if the shapes do not fit, or a class has no name.
+        SettingError: if the shapes do not fit, or a class has no name.
     """
     drawn = draw(np.asarray(images), np.asarray(classes), class_names, title=title)
     atomic_write(path, drawn.png)
@@ -79,9 +80,9 @@ def draw(
     from matplotlib.font_manager import FontProperties
 
     if images.ndim != 4 or classes.shape != images.shape[:1]:
-        raise ValueError(f"need images [M, H, W, K] and classes [M], got {images.shape} and {classes.shape}")
+        raise SettingError(f"need images [M, H, W, K] and classes [M], got {images.shape} and {classes.shape}")
     if classes.size and not 0 <= classes.min() <= classes.max() < len(class_names):
-        raise ValueError(f"classes run from {classes.min()} to {classes.max()}, with {len(class_names)} class names")
+        raise SettingError(f"classes run from {classes.min()} to {classes.max()}, with {len(class_names)} class names")
     rows = [np.flatnonzero(classes == c)[:per_class] for c in range(len(class_names))]
     widest = max([1, *map(len, rows)])
     height, width = _cell_size(images.shape[1], images.shape[2], widest, len(rows), pixels)

@@ -98,16 +98,7 @@ class Metrics:
         self._purge[stage] = step + 1  # TensorBoard hides what older files of the run hold from this step on
 
     def progress(self, description: str, total: int, initial: int = 0) -> tqdm:
-        """Return `progress(description, total, initial)` for this process.
-
-        Args:
-            description: what is being counted.
-            total: where the count ends.
-            initial: where it starts, for a run that resumes.
-
-        Returns:
-            The bar; it shows nothing if this process does not write.
-        """
+        """Return `jaxdd.report.progress.progress(…)`; it shows nothing if this process does not write."""
         return progress(description, total, initial, enabled=self.enabled)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from jaxdd.core.ranking import mislabeled_auc, ranking
 from jaxdd.data import Dataset
+from jaxdd.errors import SettingError
 from jaxdd.io.files import atomic_write
 from jaxdd.report import page, plots
 
@@ -53,7 +54,7 @@ def write_scores(
         The path of the page.
 
     Raises:
-        ValueError: the table is neither kind, or scores are not finite or do not fit the dataset.
+        SettingError: the table is neither kind, or scores are not finite or do not fit the dataset.
     """
     path = Path(path)
     check_table(path)
@@ -68,14 +69,14 @@ def check_table(path: str | Path) -> None:
     """Refuse a table that cannot be written.
 
     Raises:
-        ValueError: the name ends neither in `.csv` nor in `.parquet`, or its page would be a run's report.
+        SettingError: the name ends neither in `.csv` nor in `.parquet`, or its page would be a run's report.
     """
     if Path(path).stem == "report":
-        raise ValueError(
+        raise SettingError(
             f"the table of scores is called {path}, and its page would replace a run's report.html; rename it"
         )
     if Path(path).suffix not in TABLES:
-        raise ValueError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
+        raise SettingError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
 
 
 def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None, kind: str) -> bytes:
