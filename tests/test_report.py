@@ -73,10 +73,15 @@ def test_large_images_are_reduced_by_averaging(tmp_path):
 
 
 def test_many_classes_with_few_images_stand_in_columns(tmp_path):
+    path = tmp_path / "grid.png"
     names = [f"class {c}" for c in range(100)]
-    image_grid(np.zeros((100, 8, 8, 1)), np.arange(100), names, tmp_path / "grid.png")
-    height, width, _ = opened(tmp_path / "grid.png").shape
-    assert 0.8 < width / height < 2.5
+    colors = np.array([[5 + 2 * c, 250 - 2 * c, 40] for c in range(100)])
+    image_grid(np.broadcast_to(colors[:, None, None, :] / 255, (100, 8, 8, 3)), np.arange(100), names, path)
+    picture = opened(path)
+    assert 0.8 < picture.shape[1] / picture.shape[0] < 2.5
+    places = [(box[2], box[0]) for box in (where(picture, color) for color in colors)]  # left, top
+    assert places == sorted(places) and len(set(places)) == 100  # down the first column, then the next
+    assert len({left for left, _ in places}) > 1
 
 
 def test_names_and_values_of_any_kind_are_drawn(tmp_path):
