@@ -6,7 +6,7 @@ Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no downl
            --data.label-noise 0.4 --data.noise-kind asymmetric
 Measured   Over 3 seeds: 91.0 ± 0.5 % test accuracy with clean labels (DC 91.5 ± 0.3), 90.4 ± 0.6 with 20 % symmetric
            noise (DC 90.6 ± 0.4), 83.9 ± 0.6 with 40 % asymmetric noise (DC 75.3 ± 2.1):
-           python tests/benchmark_statistics.py noise digits --base dc --only alike "explicit, τ 2"
+           python -m tests.benchmarks.statistics noise digits --base dc --only alike "explicit, τ 2"
 Ours       all settings: those of DC beside it, the explicit score and τ = 2.
 """
 

@@ -6,7 +6,7 @@ Data       scikit-learn's digits, 1299 train, 143 validation, 355 test; no downl
            --data.label-noise 0.4 --data.noise-kind asymmetric
 Measured   Over 3 seeds: 91.3 ± 0.2 % test accuracy with clean labels (DM 92.4 ± 0.2), 91.0 ± 0.3 with 20 % symmetric
            noise (DM 92.0 ± 0.1), 86.8 ± 4.4 with 40 % asymmetric noise (DM 74.6 ± 1.7):
-           python tests/benchmark_statistics.py noise digits --base dm --only alike "explicit, τ 2"
+           python -m tests.benchmarks.statistics noise digits --base dm --only alike "explicit, τ 2"
 Ours       all settings: those of DM beside it, the explicit score and τ = 2.
 """
 

@@ -4,7 +4,7 @@ Paper      Influence-weighted distillation, arXiv 2510.27253; it reports no Fash
 Command    jaxdd --config fashion_mnist_dc_iwd
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   One seed: 68.6 % test accuracy with clean labels (DC 69.2), 67.7 with 20 % symmetric noise (DC 67.6), 60.2
-           with 40 % asymmetric noise (DC 56.2): python tests/benchmark_statistics.py noise fashion_mnist --base dc
+           with 40 % asymmetric noise (DC 56.2): python -m tests.benchmarks.statistics noise fashion_mnist --base dc
            --seeds 1 --only alike "explicit, τ 2" --add "--evaluate.validate-networks 1"
 Ours       all settings: those of DC beside it, the explicit score and τ = 2.
 """

@@ -97,7 +97,7 @@ def draw(method: Method, key: Array, it: Array, sources: Sources) -> PyTree:
 
 
 def complete(batch: PyTree, sources: Sources, fetched: list[Array] | None) -> PyTree:
-    """Give the snapshots of a batch their parameters, those fetched for it or else those that the sources hold."""
+    """Fill in the parameters of the snapshots of a batch, those fetched for it or else those that the sources hold."""
     if fetched is None:
         fetched = [jnp.asarray(sources.experts.recorded)[n.expert, n.position] for n in named_snapshots(batch)]
     return with_params(batch, fetched)

@@ -45,17 +45,17 @@ class Range:
         return f"one in {'(' if self.above else '['}{self.low:.10g}, {self.high:.10g}{')' if self.below else ']'}"
 
 
-def AtLeast(low: float) -> Range:  # noqa: N802, reads as a type in an annotation
+def AtLeast(low: float) -> Range:
     """Bound a setting from below."""
     return Range(low)
 
 
-def Above(low: float, *, infinite: bool = False) -> Range:  # noqa: N802
+def Above(low: float, *, infinite: bool = False) -> Range:
     """Bound a setting from below, the bound itself left out."""
     return Range(low, above=True, infinite=infinite)
 
 
-def Between(low: float, high: float) -> Range:  # noqa: N802
+def Between(low: float, high: float) -> Range:
     """Bound a setting from both sides, the bounds themselves allowed."""
     return Range(low, high)
 

@@ -7,6 +7,9 @@ import re
 import jax
 import jax.numpy as jnp
 
+from jaxdd.core.distilled import Distilled
+from jaxdd.types import Examples
+
 
 def finite_difference(function, x, direction, step=1e-4):
     """Differentiate a scalar function of a tree along a direction, by a fourth-order central difference."""
@@ -28,6 +31,27 @@ def random_like(tree, seed=11):
 def dot(a, b):
     """Inner product of two trees."""
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def class_batch(images, classes, keys=3, dtype=jnp.float64):
+    """A batch of `images` real examples for each class, with weights that are not equal."""
+    image_key, weight_key = jax.random.split(jax.random.key(keys))
+    weights = jax.random.uniform(weight_key, (classes, images), dtype, 0.5, 1.5)
+    return Examples(
+        inputs=jax.random.normal(image_key, (classes, images, 4, 4, 1), dtype),
+        targets=jnp.broadcast_to(jnp.eye(classes, dtype=dtype)[:, None], (classes, images, classes)),
+        weights=weights / weights.sum(1, keepdims=True),
+        indices=jnp.arange(classes * images).reshape(classes, images),
+    )
+
+
+def distilled_set(per_class, classes=3, dtype=jnp.float64, seed=4):
+    """Draw a distilled set of noise with soft labels."""
+    size = per_class * classes
+    images = jax.random.normal(jax.random.key(seed), (size, 4, 4, 1), dtype)
+    # Soft labels, so that their gradient is not zero.
+    labels = 2 * jax.nn.one_hot(jnp.repeat(jnp.arange(classes), per_class), classes, dtype=dtype)
+    return Distilled(images, labels, jnp.asarray(0.01, dtype))
 
 
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*)$")

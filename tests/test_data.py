@@ -378,8 +378,9 @@ def test_label_noise_replaces_an_exact_part_of_every_class(kind):
 
     clean, noisy = dataset(), dataset(label_noise=0.3, noise_kind=kind)
     wrong = clean.train.labels != noisy.train.labels
-    assert clean.mislabeled is None
+    assert clean.mislabeled is None and clean.true_labels is None
     np.testing.assert_array_equal(noisy.mislabeled, wrong)
+    np.testing.assert_array_equal(noisy.true_labels, clean.train.labels)
     assert np.bincount(clean.train.labels[wrong]).tolist() == [24, 24, 24]
     shift = (noisy.train.labels - clean.train.labels)[wrong] % 3
     assert set(shift) == ({1} if kind == "asymmetric" else {1, 2})

@@ -12,27 +12,7 @@ from jaxdd.core.tasks import cross_entropy
 from jaxdd.methods import Optimizer, Sources, dc
 from jaxdd.models import ModelConfig
 from jaxdd.types import Examples
-from tests.helpers import finite_difference, random_like
-
-
-def class_batch(images, classes, keys=3, dtype=jnp.float64):
-    """A batch of `images` real examples for each class, with weights that are not equal."""
-    image_key, weight_key = jax.random.split(jax.random.key(keys))
-    weights = jax.random.uniform(weight_key, (classes, images), dtype, 0.5, 1.5)
-    return Examples(
-        inputs=jax.random.normal(image_key, (classes, images, 4, 4, 1), dtype),
-        targets=jnp.broadcast_to(jnp.eye(classes, dtype=dtype)[:, None], (classes, images, classes)),
-        weights=weights / weights.sum(1, keepdims=True),
-        indices=jnp.arange(classes * images).reshape(classes, images),
-    )
-
-
-def distilled_set(per_class, classes=3, dtype=jnp.float64, seed=4):
-    size = per_class * classes
-    images = jax.random.normal(jax.random.key(seed), (size, 4, 4, 1), dtype)
-    # Soft labels, so that their gradient is not zero.
-    labels = 2 * jax.nn.one_hot(jnp.repeat(jnp.arange(classes), per_class), classes, dtype=dtype)
-    return Distilled(images, labels, jnp.asarray(0.01, dtype))
+from tests.helpers import class_batch, distilled_set, finite_difference, random_like
 
 
 def setting(toy, name="mlp", **settings):

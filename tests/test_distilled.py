@@ -167,10 +167,8 @@ def test_a_set_saved_by_version_1_loads(kind):
     distilled, card = Distilled.load(VERSION_1[kind])
     np.testing.assert_array_equal(distilled.images, stored["images"])
     np.testing.assert_array_equal(distilled.lr, stored["lr"])
-    if kind == "hard":
-        expected = HARD_LABEL_SCALE * np.eye(10, dtype=np.float32)[stored["labels"]]
-    else:
-        expected = stored["labels"]
+    hard = HARD_LABEL_SCALE * np.eye(10, dtype=np.float32)
+    expected = hard[stored["labels"]] if kind == "hard" else stored["labels"]
     np.testing.assert_array_equal(distilled.labels, expected)
     assert all(array.dtype == jnp.float32 for array in distilled)
     assert (card.dataset, card.class_names, card.label_kind) == ("digits", tuple("0123456789"), kind)

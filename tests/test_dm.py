@@ -5,8 +5,7 @@ import pytest
 
 from jaxdd.core.augment import dsa
 from jaxdd.methods import Optimizer, Sources, dm
-from tests.helpers import finite_difference, random_like
-from tests.test_dc import class_batch, distilled_set
+from tests.helpers import class_batch, distilled_set, finite_difference, random_like
 
 
 def setting(toy, name="mlp", augment="none"):

@@ -81,7 +81,7 @@ def test_a_run_goes_on_from_a_saved_set(saved, tmp_path):
 
 
 def test_a_saved_set_in_another_normalization_is_brought_to_that_of_the_data(saved):
-    config, path = saved
+    _, path = saved
     dataset = jaxdd.data.load("digits", normalization="zca")
     theirs, card = jaxdd.Distilled.load(path)
     ours = initial_set(str(path), dataset)

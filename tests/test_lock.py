@@ -27,9 +27,9 @@ def test_a_folder_in_use_is_refused_until_its_process_is_dead(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, path], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(SettingError, match=f"folder is in use by process {holder.pid} on .*; choose another"):
-            with in_use(path, "choose another"):
-                pass
+        message = f"folder is in use by process {holder.pid} on .*; choose another"
+        with pytest.raises(SettingError, match=message), in_use(path, "choose another"):
+            pass
     finally:
         holder.kill()
         holder.communicate()

@@ -202,7 +202,6 @@ def one_device(problem):
             states=states,
             infos=jax.tree.map(lambda *x: np.concatenate(x), *infos),
             traces=counts,
-            programs=stretch._cache_size(),
             sample=jax.jit(lambda key, it, sources: complete(method.sample(key, it, sources), sources, None)),
             batch=jax.jit(lambda it, sources: complete(draw(method, step_key, it, sources), sources, None)),
             key=step_key,
@@ -262,7 +261,9 @@ def test_one_program_serves_every_stretch(one_device, name):
     run = one_device(name)
     assert run.traces[0] > 0
     assert set(run.traces) == {run.traces[0]}
-    assert run.programs == 1
+    # What a stretch gives is of the types and in the places that the next one is compiled for.
+    begun = [[(jax.typeof(x), x.sharding) for x in jax.tree.leaves(state)] for state in run.states]
+    assert all(state == begun[0] for state in begun)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def test_students_start_and_arrive_at_snapshots_of_one_expert(one_device, proble
     for seed in range(16):
         batch = run.sample(jax.random.key(seed), jnp.int32(20), run.sources)
         pairs = run.config.pairs
-        assert batch.indices.shape == (pairs, 6, run.config.batch and 3 or 6)  # two equal batches of at most four
+        assert batch.indices.shape == (pairs, 6, 3 if run.config.batch else 6)  # two equal batches of at most four
         for r in range(pairs):
             ((expert, start),) = np.argwhere((flat == batch.start.params[r][None, None]).all(-1))
             ((same, target),) = np.argwhere((flat == batch.target.params[r][None, None]).all(-1))

@@ -12,8 +12,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from jaxdd.errors import SettingError
-from jaxdd.report import metrics
-from jaxdd.report.metrics import Metrics, progress, read
+from jaxdd.report.metrics import Metrics, read
+from jaxdd.report.progress import progress
 
 
 def events(folder):
@@ -200,7 +200,7 @@ def test_progress_in_a_log_is_few_whole_lines(capfd):
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capfd):
-    monkeypatch.setattr(metrics.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress("distill", 3) as bar:
         for _ in range(3):
             bar.update()

@@ -10,8 +10,7 @@ from jaxdd.core.augment import dsa
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import Optimizer, Sources, ncfm
 from jaxdd.types import Snapshots
-from tests.helpers import finite_difference, random_like
-from tests.test_dc import class_batch, distilled_set
+from tests.helpers import class_batch, distilled_set, finite_difference, random_like
 
 
 def setting(toy, name="mlp", **settings):

@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from jaxdd.core.distilled import Card, Distilled, hard_labels
 from jaxdd.core.normalization import ZCA, Standardize
+from jaxdd.report import plots
+from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import Metrics, histogram
-from jaxdd.report.pages import _by_step, _entropy, _shares, image_grid, write_report
+from jaxdd.report.plots import by_step, shares
+from jaxdd.report.run_page import entropy, write_report
 
 
 def opened(path):
@@ -69,10 +73,15 @@ def test_large_images_are_reduced_by_averaging(tmp_path):
 
 
 def test_many_classes_with_few_images_stand_in_columns(tmp_path):
+    path = tmp_path / "grid.png"
     names = [f"class {c}" for c in range(100)]
-    image_grid(np.zeros((100, 8, 8, 1)), np.arange(100), names, tmp_path / "grid.png")
-    height, width, _ = opened(tmp_path / "grid.png").shape
-    assert 0.8 < width / height < 2.5
+    colors = np.array([[5 + 2 * c, 250 - 2 * c, 40] for c in range(100)])
+    image_grid(np.broadcast_to(colors[:, None, None, :] / 255, (100, 8, 8, 3)), np.arange(100), names, path)
+    picture = opened(path)
+    assert 0.8 < picture.shape[1] / picture.shape[0] < 2.5
+    places = [(box[2], box[0]) for box in (where(picture, color) for color in colors)]  # left, top
+    assert places == sorted(places) and len(set(places)) == 100  # down the first column, then the next
+    assert len({left for left, _ in places}) > 1
 
 
 def test_names_and_values_of_any_kind_are_drawn(tmp_path):
@@ -179,6 +188,20 @@ def test_the_page_tells_the_result(tmp_path):
     assert "python -m jaxdd.main evaluate distilled.npz" in page_of(tmp_path, distilled, card).code
 
 
+def test_a_distillation_in_vain_is_reported(tmp_path):
+    _, distilled, card = a_run()
+    vain = "Distillation never improved on the first set"
+    assert vain in page_of(tmp_path, distilled, card, RESULTS | {"selected_step": 0}).text
+    assert vain not in page_of(tmp_path, distilled, card, RESULTS | {"selected_step": 10}).text
+    assert vain not in page_of(tmp_path, distilled, card, RESULTS | {"selected_step": 0, "steps": 0}).text  # a coreset
+
+
+def test_the_caption_counts_the_columns_of_the_grid(tmp_path):
+    few, many = (a_run(names=tuple(f"class {c}" for c in range(count)), ipc=1) for count in (2, 40))
+    assert "One row per class, normalization undone" in page_of(tmp_path, *few[1:]).text
+    assert re.search(r"One row per class, the classes in \d+ columns", page_of(tmp_path, *many[1:]).text)
+
+
 @pytest.mark.parametrize("missing", [None, "absent"])
 def test_the_page_does_without_the_comparisons(tmp_path, missing):
     _, distilled, card = a_run()
@@ -212,10 +235,10 @@ def test_the_page_draws_every_scalar(tmp_path):
     assert set(page.images) == {
         "Images of the distilled set",
         "loss against step",
-        "lr against step",
+        "learning rate against step",
         "norm against step",
         "accuracy against step",
-        "train_loss against step",
+        "training loss against step",
         "Histogram of W against step",
         "Histogram of same against step",
         "Histogram of lost against step",
@@ -229,18 +252,32 @@ def test_the_page_draws_every_scalar(tmp_path):
     assert page.text.index("Inspection") < page.text.index("Experts")
 
 
+def test_accuracies_are_drawn_in_percent_and_axes_are_labeled(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots.page, "figure", lambda png, *_, **__: drawn.append(png) or "")
+    labels, lines = [], []
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, text, **_: labels.append(text))
+    monkeypatch.setattr(Axes, "set_ylabel", lambda self, text, **_: labels.append(text))
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **_: lines.append(list(y)))
+    plots.curve("accuracy", [{"step": 0, "accuracy": 0.25}, {"step": 5, "accuracy": 0.5}], None)
+    plots.curve("image_gradient", [{"step": 0, "image_gradient": 1.0}, {"step": 5, "image_gradient": 1e3}], None)
+    plots.histogram("weights", np.arange(3))
+    assert lines == [[25, 50], [1, 1000]] and len(drawn) == 3
+    assert labels == ["step", "accuracy, %", "step", "gradient norm, log scale", "value", "count"]
+
+
 def test_histograms_over_steps_share_their_bins():
     counted = [histogram(np.array(values)) for values in ([0.0, 1.0, 1.0, 1.0], [0.0, 2.0])]
-    edges, shares = _shares(counted)
-    assert (edges[0], edges[-1], shares.shape) == (0, 2, (2, len(edges) - 1))
-    np.testing.assert_allclose(shares.sum(1), 1)
+    edges, parts = shares(counted)
+    assert (edges[0], edges[-1], parts.shape) == (0, 2, (2, len(edges) - 1))
+    np.testing.assert_allclose(parts.sum(1), 1)
     low, high = np.searchsorted(edges, [0.05, 1.04])
-    np.testing.assert_allclose([shares[0, :low].sum(), shares[0, low:high].sum()], [0.25, 0.75])
-    np.testing.assert_allclose([shares[1, :low].sum(), shares[1, high:].sum()], [0.5, 0.5])
+    np.testing.assert_allclose([parts[0, :low].sum(), parts[0, low:high].sum()], [0.25, 0.75])
+    np.testing.assert_allclose([parts[1, :low].sum(), parts[1, high:].sum()], [0.5, 0.5])
 
 
 def test_curves_average_the_experts_of_a_step():
-    steps, mean, low, high = _by_step(np.array([3.0, 1, 3, 3, 0]), np.array([1.0, 5, 2, 6, 4]))
+    steps, mean, low, high = by_step(np.array([3.0, 1, 3, 3, 0]), np.array([1.0, 5, 2, 6, 4]))
     np.testing.assert_array_equal(steps, [0, 1, 3])
     np.testing.assert_array_equal(mean, [4, 5, 3])
     np.testing.assert_array_equal(low, [4, 5, 1])
@@ -249,8 +286,8 @@ def test_curves_average_the_experts_of_a_step():
 
 def test_entropy_of_known_labels():
     labels = jnp.concatenate([jnp.zeros((1, 4)), hard_labels(np.array([2]), 4), jnp.log(jnp.array([[0.5, 0.5, 0, 0]]))])
-    entropy = _entropy(Distilled(jnp.zeros((3, 1, 1, 1)), labels, jnp.asarray(0.1)))
-    np.testing.assert_allclose(entropy, [math.log(4), 0, math.log(2)], atol=1e-6)
+    found = entropy(Distilled(jnp.zeros((3, 1, 1, 1)), labels, jnp.asarray(0.1)))
+    np.testing.assert_allclose(found, [math.log(4), 0, math.log(2)], atol=1e-6)
 
 
 @pytest.mark.parametrize("normalization", [Standardize, ZCA])

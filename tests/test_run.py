@@ -32,6 +32,7 @@ from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import differences
 from jaxdd.io.integrity import DamagedError
 from jaxdd.io.lock import in_use
+from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import read
 
 # Three experts, one at a time; four checkpoints after the first; seconds of computing in all.
@@ -166,6 +167,18 @@ def test_a_run_writes_everything(finished):
     with Image.open(finished / "grid.png") as grid:
         assert min(grid.size) > 50
     assert "digits" in (finished / "report.html").read_text()
+
+
+def test_the_picture_and_the_page_show_the_set_and_its_accuracy(finished, dataset, tmp_path):
+    distilled, card = Distilled.load(finished / "distilled.npz")
+    pixels = np.asarray(card.normalization.inverse(distilled.images))
+    image_grid(pixels, np.argmax(distilled.labels, -1), dataset.class_names, tmp_path / "grid.png")
+    assert (finished / "grid.png").read_bytes() == (tmp_path / "grid.png").read_bytes()
+    page = (finished / "report.html").read_text()
+    results = json.loads((finished / "results.json").read_text())
+    assert "<h1>digits · infmatch · 1 image per class</h1>" in page
+    for name in ("distilled", "random_real", "full_data"):
+        assert f"{100 * results[name]['mean']:.1f} ± {100 * results[name]['std']:.1f}" in page
 
 
 def test_results_are_those_documented(finished):

@@ -1,5 +1,6 @@
 """IWD: the scores against derivatives taken by hand, the weights, and the method that is wrapped."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -268,7 +269,7 @@ def test_implicit_scores_run_on_validation_data(problem, settings):
     settings = {**settings, "evaluated_on": "validation", "evaluation_batch": 12}
     config = dc.Config(**SETTINGS, weighting=Weighting(**settings, warm_up=2))
     assert config.needs_validation and not dc.Config(**SETTINGS).needs_validation
-    method, seen, infos, *_ = states(problem, config, steps=4)
+    _, seen, *_ = states(problem, config, steps=4)
     assert np.isfinite(np.asarray(seen[-1].scores)).all()
     assert np.asarray(seen[-1].scores).any()
     harmful = dc.Config(**SETTINGS, weighting=Weighting(**settings, sign="harmful", warm_up=9))
@@ -280,13 +281,23 @@ def test_implicit_scores_run_on_validation_data(problem, settings):
 def test_it_wraps_a_method_that_reads_experts(problem):
     recipe = Recipe(epochs=1, batch=64, augment="none")
     experts = train_experts(problem.task, problem.data, ExpertsConfig(count=1, recipe=recipe, keep=1))
-    settings = dict(ipc=1, steps=3, real_batch=4, frequencies=8)
-    outcomes = [
-        distill(problem.task, problem.data, ncfm.Config(**settings, weighting=how), experts, evaluate=SCORING)
-        for how in (None, Weighting(temperature=0.5, warm_up=1))
-    ]
-    assert not np.array_equal(outcomes[0].last.images, outcomes[1].last.images)
-    scores = outcomes[1].inspected["scores"].values
+    scoring = dataclasses.replace(SCORING, validate_every=1)  # so that the loss of every step is logged
+
+    def outcome(weighting):
+        losses = []
+
+        def on_metrics(step, stage, **values):
+            if stage == "distill":
+                losses.append(values["loss"])
+
+        config = ncfm.Config(ipc=1, steps=3, real_batch=4, frequencies=8, weighting=weighting)
+        found = distill(problem.task, problem.data, config, experts, evaluate=scoring, on_metrics=on_metrics)
+        return losses, found
+
+    (plain, _), (weighted, found) = outcome(None), outcome(Weighting(temperature=0.5, warm_up=2))
+    np.testing.assert_allclose(weighted[:2], plain[:2], rtol=1e-5)  # while it warms up
+    assert len(plain) == 3 and weighted[2] != pytest.approx(plain[2], rel=1e-3)
+    scores = found.inspected["scores"].values
     assert scores.shape == problem.data.train.labels.shape and 12 <= np.count_nonzero(scores) <= 36
 
 

@@ -17,7 +17,7 @@ _being_read: list[StructTypeInfo] = []
 @registry.struct_rule
 def with_joined_lines(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Read a dataclass as tyro does, the lines of its fields' docstrings joined."""
-    if _being_read and _being_read[-1] is info or not dataclasses.is_dataclass(info.type):
+    if (_being_read and _being_read[-1] is info) or not dataclasses.is_dataclass(info.type):
         return None  # tyro's own rules apply
     _being_read.append(info)
     try:

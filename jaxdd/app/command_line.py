@@ -52,7 +52,7 @@ def read(words: Sequence[str]) -> Config | Influence | Evaluate | List:
         SystemExit: `--help`, or an unknown command or field.
     """
     words = list(words)
-    if not words or words[0].startswith("-") and words[0] not in HELP:
+    if not words or (words[0].startswith("-") and words[0] not in HELP):
         words = ["run", *words]
     choices = (
         Annotated[

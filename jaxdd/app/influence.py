@@ -20,8 +20,8 @@ from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, mislabeled_auc, scores, settled
 from jaxdd.io.files import plain
-from jaxdd.report.metrics import progress
-from jaxdd.report.pages import check_table, write_scores
+from jaxdd.report.progress import progress
+from jaxdd.report.scores_page import check_table, write_scores
 from jaxdd.types import Task
 
 log = logging.getLogger("jaxdd")
@@ -144,7 +144,7 @@ def _train(command: Influence, dataset: Dataset, task: Task, store: ExpertStore)
     count = command.experts.count
     with StopSignal() as stop, progress("experts", count, count - len(store.missing(count))) as bar:
 
-        def on_expert(index: int, expert: Expert) -> None:
+        def on_expert(index: int, _: Expert) -> None:
             bar.update()
             if stop():
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")

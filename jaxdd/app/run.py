@@ -28,8 +28,10 @@ from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import plain, write_json
 from jaxdd.io.integrity import digest_of_arrays
+from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import Metrics, read
-from jaxdd.report.pages import image_grid, write_report, write_scores
+from jaxdd.report.run_page import write_report
+from jaxdd.report.scores_page import write_scores
 from jaxdd.types import Scores, Task
 
 log = logging.getLogger("jaxdd")

@@ -8,7 +8,7 @@ from jaxdd.types import Array
 
 
 def stage_key(seed: int, stage: str) -> Array:
-    """Give the root key of a stage: the seed's key folded with the checksum of the stage's name.
+    """Return the root key of a stage: the seed's key folded with the checksum of the stage's name.
 
     Stages do not share randomness, and a stage draws the same whether or not the ones before it were resumed.
     """

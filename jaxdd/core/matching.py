@@ -49,7 +49,7 @@ def layerwise_cosine_distance(synthetic: Params, real: Params) -> Array:
 
     Args:
         synthetic: Gradient g, a pytree of parameters.
-        real: Gradient h, alike.
+        real: Gradient h, of the same structure.
 
     Returns:
         A scalar.
@@ -70,7 +70,7 @@ def cosine_distance(synthetic: Params, real: Params) -> Array:
 
     Args:
         synthetic: Gradient g, a pytree of parameters.
-        real: Gradient h, alike.
+        real: Gradient h, of the same structure.
 
     Returns:
         A scalar. [published] as an alternative in DC's code.
@@ -83,7 +83,7 @@ def squared_distance(synthetic: Params, real: Params) -> Array:
 
     Args:
         synthetic: Gradient g, a pytree of parameters.
-        real: Gradient h, alike.
+        real: Gradient h, of the same structure.
 
     Returns:
         A scalar. [published] as an alternative in DC's code, where it is called mse.
@@ -96,7 +96,7 @@ def convolution_distance(synthetic: Params, real: Params) -> Array:
 
     Args:
         synthetic: Gradient g, a pytree of parameters.
-        real: Gradient h, alike.
+        real: Gradient h, of the same structure.
 
     Returns:
         A scalar.

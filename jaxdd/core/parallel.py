@@ -138,7 +138,7 @@ def split(tree: PyTree) -> PyTree:
 
 
 def whole(tree: PyTree) -> PyTree:
-    """Have every device hold all of every array, inside jit."""
+    """Replicate every array on every device, inside jit."""
     if _free_mesh() is None:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
@@ -185,7 +185,7 @@ def _free_mesh() -> Any:
 
 
 def _splits(items: PyTree, devices: int) -> bool:
-    """Say whether items are so few that real examples within them are to be split."""
+    """Return whether items are so few that real examples within them are to be split."""
     return _length(items) < devices and any(map(_is_examples, jax.tree.leaves(items, is_leaf=_is_examples)))
 
 

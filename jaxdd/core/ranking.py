@@ -21,7 +21,7 @@ def standardize(scores: Any) -> Any:
 
 
 def per_class(labels: AnyArray, num_classes: int) -> np.ndarray:
-    """Give target weights `[C, B]` that make one target of the mean loss of every class (0 for an empty class)."""
+    """Return target weights `[C, B]` that make one target of the mean loss of every class (0 for an empty class)."""
     members = np.asarray(labels)[None] == np.arange(num_classes)[:, None]
     return members / np.maximum(members.sum(axis=1, keepdims=True), 1)
 
@@ -116,7 +116,7 @@ def ranking(scores: AnyArray, labels: AnyArray) -> np.ndarray:
 
 
 def mislabeled_auc(scores: AnyArray, mislabeled: AnyArray) -> float:
-    """Say how well low scores find wrong labels: the area under the ROC curve.
+    """Measure how well low scores find wrong labels: the area under the ROC curve.
 
     Args:
         scores: `[N]`.

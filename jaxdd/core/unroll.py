@@ -150,7 +150,7 @@ def constant_memory_scan(step: Callable[[Carry, Any], tuple[Carry, Any]], init: 
     | 10 | 0.98 | 0.95 | 0.87 |
     | 50 | 0.92 | 0.82 | 0.81 |
 
-    (`python tests/benchmark_unroll.py --bias`; the least of 16 pairs is 0.54).
+    (`python -m tests.benchmarks.unroll --bias`; the least of 16 pairs is 0.54).
 
     Args:
         step: `(carry, x) -> (carry, y)`; differentiated in what it closes over, not in x.

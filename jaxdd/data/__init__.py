@@ -7,13 +7,13 @@ from jaxdd.data.dataset import Data, DataConfig, Dataset, check_data, from_array
 from jaxdd.data.splits import Split
 
 __all__ = [
+    "ZCA",
     "Data",
     "DataConfig",
     "Dataset",
     "RealSet",
     "Split",
     "Standardize",
-    "ZCA",
     "check_data",
     "from_arrays",
     "load",

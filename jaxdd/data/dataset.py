@@ -65,6 +65,7 @@ class Dataset:
         positions: `[N]` where each example of `train` stood before the validation split was taken from it: in the
             arrays or in the TFDS split that it came from.
         mislabeled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
+        true_labels: `[N]` the labels of `train` as they were before; None if none were replaced.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Dataset:
     normalization: Normalization
     positions: np.ndarray
     mislabeled: np.ndarray | None = None
+    true_labels: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """Say what it is in a line, without the pixels."""
@@ -361,7 +363,7 @@ def _assemble(
     fitted = normalizations.fit(normalization, train.images)
     noisy = noise(train.labels, len(raw.class_names))
     wrong = noisy != train.labels
-    mislabeled = wrong if wrong.any() else None
+    mislabeled, true_labels = (wrong, train.labels) if wrong.any() else (None, None)
     train = train._replace(labels=noisy)
     held = subset(raw.train, np.flatnonzero(held_out))
-    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabeled)
+    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabeled, true_labels)

@@ -44,15 +44,7 @@ class RawDataset(NamedTuple):
 
 
 def subset(split: Split, indices: np.ndarray) -> Split:
-    """Select examples of a split.
-
-    Args:
-        split: images `[N, H, W, K]` and labels `[N]`.
-        indices: `[n]` positions.
-
-    Returns:
-        The split of those `n` examples, in the order of `indices`.
-    """
+    """Return the examples of a split at positions `[n]`, in their order."""
     return Split(split.images[indices], split.labels[indices])
 
 

@@ -22,7 +22,7 @@ SHARE = 0.5
 
 
 def resolve(residency: Residency, snapshots: AnyArray, mesh: Mesh) -> Residency:
-    """Say where snapshots are kept: `auto` means on the devices if they take up at most half of the memory of each.
+    """Choose where snapshots are kept: `auto` means on the devices if they take up at most half of the memory of each.
 
     Args:
         residency: What was asked for.
@@ -66,7 +66,7 @@ class Fetcher:
         self._names = jax.jit(names)
 
     def names(self, key: Array, sources: PyTree, first: int) -> Names | None:
-        """Have the devices say which snapshots the steps from `first` on read; to be called before other work."""
+        """Ask the devices which snapshots the steps from `first` on read; to be called before other work."""
         return None if self._snapshots is None else self._names(key, sources, jnp.int32(first))
 
     def fetch(self, names: Names | None) -> list[Array] | None:

@@ -71,7 +71,7 @@ def named_snapshots(batch: PyTree) -> list[Snapshots]:
 
 
 def with_params(batch: PyTree, params: Sequence[Array]) -> PyTree:
-    """Give every `Snapshots` of a batch its parameters, in the order of `named_snapshots`."""
+    """Fill in the parameters of every `Snapshots` of a batch, in the order of `named_snapshots`."""
     given = iter(params)
     return jax.tree.map(
         lambda node: node._replace(params=next(given)) if isinstance(node, Snapshots) else node,

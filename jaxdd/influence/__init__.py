@@ -257,7 +257,7 @@ def _squared_gradients(task: Task, config: InfluenceConfig, train: Data, path: P
 
 
 def _target_weights(target: Data, weights: AnyArray | None) -> Array:
-    """Give the target weights as `[Q, B]`."""
+    """Return the target weights as `[Q, B]`."""
     size = sampling.size_of(target)
     if weights is None:
         weights = target.weights if isinstance(target, Examples) else np.full(size, 1 / size)
@@ -267,7 +267,7 @@ def _target_weights(target: Data, weights: AnyArray | None) -> Array:
 
 
 def _as_asked(values: np.ndarray, target_weights: AnyArray | None) -> np.ndarray:
-    """Give `[Q, …]` as it is, or its only row where one target was asked for."""
+    """Return `[Q, …]` as it is, or its only row where one target was asked for."""
     return values if target_weights is not None and np.ndim(target_weights) == 2 else values[0]
 
 

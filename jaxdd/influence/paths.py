@@ -58,7 +58,7 @@ def settled(
 def intervals(
     time: AnyArray, total_time: AnyArray | float, config: InfluenceConfig, *, recorded: bool = True
 ) -> np.ndarray:
-    """Give the training time from each snapshot in use to the next, the last to the parameters that are judged.
+    """Return the training time from each snapshot in use to the next, the last to the parameters that are judged.
 
     Args:
         time: `[T]` training time at each snapshot, a sum of learning rates.

@@ -33,7 +33,7 @@ from jaxdd.types import Array, Examples, Method, Scalars, Scores, Task
 COLLAPSED = 0.2
 """Weights have collapsed if they count fewer examples of a class than this fraction of its batch. [our choice] Of DC on
 digits with 64 examples, the least class counts as 0.07 at τ = ½ and 7 points of accuracy are lost; 0.49 at τ = 1 and 2
-points; 0.84 at τ = 2 and half a point (`tests/benchmark_statistics.py noise digits`)."""
+points; 0.84 at τ = 2 and half a point (`python -m tests.benchmarks.statistics noise digits`)."""
 OWN_KEYS = 0x1FD
 """Folded into a step's key for what IWD draws; small numbers would give the keys that a base gets by splitting."""
 

@@ -78,7 +78,7 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Conv
         return lax.conv_general_dilated(
             images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    batch, height, breadth, _ = images.shape
+    _, height, breadth, _ = images.shape
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     shifted = [
         padded[:, i : i + height : stride, j : j + breadth : stride] for i in range(rows) for j in range(columns)

@@ -1,4 +1,4 @@
-"""Scalars of a run, as JSON lines, in TensorBoard, and on a progress bar.
+"""Scalars of a run, as JSON lines and in TensorBoard.
 
 `metrics.jsonl` holds one object per line: `{"step": 40, "stage": "distill", "time": 1767225600.125, "loss": 0.5}`.
 `time` is in seconds since 1970. A value that is not finite is written as the string `"NaN"`, `"Infinity"` or
@@ -8,9 +8,7 @@
 
 import json
 import math
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +18,7 @@ from tqdm import tqdm
 
 from jaxdd.errors import SettingError
 from jaxdd.io.files import NOT_FINITE, atomic_write, to_json
+from jaxdd.report.progress import progress
 
 BINS = 40
 """Bins of a histogram."""
@@ -46,7 +45,7 @@ class Metrics:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
                 _drop_unfinished_line(self.path)
-            self._file = open(self.path, "ab")
+            self._file = open(self.path, "ab")  # noqa: SIM115
 
     def write(self, step: int, stage: str, **values: float) -> None:
         """Append one line; it is with the operating system when this returns.
@@ -94,22 +93,13 @@ class Metrics:
         self._file.close()
         kept = [line for line in read(self.path) if line["stage"] != stage or line["step"] <= step]
         atomic_write(self.path, "".join(to_json(line) + "\n" for line in kept).encode())
-        self._file = open(self.path, "ab")
+        self._file = open(self.path, "ab")  # noqa: SIM115
         if stage in self._writers:
             self._writers.pop(stage).close()
         self._purge[stage] = step + 1  # TensorBoard hides what older files of the run hold from this step on
 
     def progress(self, description: str, total: int, initial: int = 0) -> tqdm:
-        """Return `progress(description, total, initial)` for this process.
-
-        Args:
-            description: what is being counted.
-            total: where the count ends.
-            initial: where it starts, for a run that resumes.
-
-        Returns:
-            The bar; it shows nothing if this process does not write.
-        """
+        """Return `jaxdd.report.progress.progress(…)`; it shows nothing if this process does not write."""
         return progress(description, total, initial, enabled=self.enabled)
 
     def close(self) -> None:
@@ -167,56 +157,6 @@ def read(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
         if stage is None or record["stage"] == stage:
             records.append(record)
     return records
-
-
-def progress(description: str, total: int, initial: int = 0, *, enabled: bool = True) -> tqdm:
-    """Return a progress bar on standard error; plain lines, one a minute and one at the end, if that is no terminal.
-
-    Args:
-        description: what is being counted.
-        total: where the count ends.
-        initial: where it starts, for a run that resumes.
-        enabled: whether to show anything; false on all processes but one.
-
-    Returns:
-        A `tqdm`: call `update()` after each step and `close()` at the end, or use it in a `with`.
-    """
-    bar = _Bar if sys.stderr.isatty() else _Lines
-    return bar(desc=description, total=total, initial=initial, disable=not enabled)
-
-
-class _Bar(tqdm):
-    """A bar that shows its postfix when it is next drawn, rather than be drawn for it at every step."""
-
-    def set_postfix(self, ordered_dict: Any = None, refresh: bool = False, **values: Any) -> None:
-        super().set_postfix(ordered_dict, refresh=refresh, **values)
-
-
-class _Lines(_Bar):
-    """A bar for log files: whole lines, seldom."""
-
-    def __init__(self, **options: Any):
-        super().__init__(
-            **options,
-            mininterval=60,
-            maxinterval=60,
-            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
-            position=0,
-        )
-
-    @staticmethod
-    def status_printer(file: Any) -> Callable[[str], None]:
-        def print_line(text: str) -> None:
-            file.write(text + "\n")
-            file.flush()
-
-        return print_line
-
-    def close(self) -> None:
-        if not self.disable:
-            self.display()
-            self.sp = None  # or tqdm would print the last line again, and an empty one
-        super().close()
 
 
 def histogram(values: Any) -> dict[str, list[float]]:

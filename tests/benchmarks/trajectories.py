@@ -1,4 +1,4 @@
-"""The trajectory family under identical settings: `python tests/benchmark_trajectories.py digits`.
+"""The trajectory family under identical settings: `python -m tests.benchmarks.trajectories digits`.
 
 Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and goes on
 where it was stopped. All share one set of experts but the one whose experts are trained for flatness. The last columns
@@ -9,13 +9,12 @@ for IADD the tensors that hold most of Σ W² in the end, with their share of it
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxdd.app.config import parse
 from jaxdd.app.run import run
 from jaxdd.report.metrics import read
+from tests.benchmarks.table import add_run_flags, configured, header, percent, row, wanted
 
 ROWS = {
     "MTT": "mtt",
@@ -36,65 +35,55 @@ ROWS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", choices=["digits", "fashion_mnist"])
+    add_run_flags(parser, "runs/benchmark_trajectories")
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
-    parser.add_argument("--only", help="rows whose name has this in it")
-    parser.add_argument("--add", default="", help="flags for every run")
-    parser.add_argument("--out", default="runs/benchmark_trajectories")
     arguments = parser.parse_args()
     folder, baselines = Path(arguments.out) / arguments.data, {}
-    print("| method | flags | ipc | distilled | validation | distance | counted | effective | top 1 % | most of W² |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    means = ("distance", "counted", "effective", "top 1 %", "most of W²")
+    header("method", "flags", "ipc", "distilled", "validation", *means)
     for ipc in arguments.ipc:
-        for name, row in ROWS.items():
-            if arguments.only and arguments.only not in name:
+        for name, flags in ROWS.items():
+            if not wanted(name, arguments):
                 continue
-            config, *flags = f"configs/{arguments.data}_{row}".split()
-            workdir = folder / f"{row.replace(' --', '_').replace(' ', '_')}_ipc{ipc}"
-            experts = folder / ("flat_experts" if "sharpness" in row else "experts")
+            workdir = folder / f"{flags.replace(' --', '_').replace(' ', '_')}_ipc{ipc}"
+            experts = folder / ("flat_experts" if "sharpness" in flags else "experts")
             plain = name == "MTT"  # the baselines do not depend on the method
             full = plain and ipc == arguments.ipc[0]  # nor the full data on ipc
-            flags += [*arguments.add.split(), "--method.ipc", str(ipc)]
-            flags += ["--workdir", str(workdir), "--experts.directory", str(experts)]
-            flags.append("--evaluate.random-real" if plain else "--evaluate.no-random-real")
-            flags.append("--evaluate.full-data" if full else "--evaluate.no-full-data")
+            more = f"{arguments.add} --method.ipc {ipc} --experts.directory {experts}"
+            more += f" --evaluate.{'' if plain else 'no-'}random-real --evaluate.{'' if full else 'no-'}full-data"
             try:
-                results = run(parse(["--config", f"{config}.py", *flags]))
+                results = run(configured(arguments.data, f"{flags} {more}", workdir))
             except FloatingPointError:
-                print(f"| {name} | `{row}` | {ipc} | diverged | | {details(workdir)} |", flush=True)
+                row(name, f"`{flags}`", ipc, "diverged", "", *details(workdir))
                 continue
             if plain:
                 baselines[ipc] = results
-            scores = f"{percent(results['distilled'])} | {best(workdir)}"
-            print(f"| {name} | `{row}` | {ipc} | {scores} | {details(workdir)} |", flush=True)
+            scores = percent(results["distilled"]["runs"]), best(workdir)
+            row(name, f"`{flags}`", ipc, *scores, *details(workdir))
     for ipc, results in baselines.items():
-        scores = [f"{name} {percent(results[name])}" for name in ("random_real", "full_data") if results[name]]
+        scores = [f"{name} {percent(results[name]['runs'])}" for name in ("random_real", "full_data") if results[name]]
         print(f"ipc {ipc}: {', '.join(scores)}")
-
-
-def percent(accuracy: dict[str, Any]) -> str:
-    return f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f}"
 
 
 def best(workdir: Path) -> str:
     return f"{100 * max(line['accuracy'] for line in read(workdir / 'metrics.jsonl', 'validate')):.1f}"
 
 
-def details(workdir: Path) -> str:
+def details(workdir: Path) -> list[str | None]:
     if not (lines := read(workdir / "metrics.jsonl", "distill")):  # diverged at once
-        return " | ".join(5 * "–")
+        return 5 * [None]
     last = lines[-1]
-    cells = [f"{last.get('distance', last['loss']):.3f}"]
+    cells: list[str | None] = [f"{last.get('distance', last['loss']):.3f}"]
     counted = last.get("counted", last["loss"] / last["distance"] if "kept" in last else None)
     for value in (counted, last.get("effective", last.get("kept")), last.get("top_share")):
-        cells.append("–" if value is None else f"{value:.3f}")
-    return " | ".join([*cells, mass(workdir)])
+        cells.append(None if value is None else f"{value:.3f}")
+    return [*cells, mass(workdir)]
 
 
-def mass(workdir: Path) -> str:
+def mass(workdir: Path) -> str | None:
     """Name the two tensors with the largest part of Σ W², from the histograms of the last inspection."""
     if not (inspected := read(workdir / "metrics.jsonl", "inspect")):
-        return "–"
+        return None
     squares, sizes = {}, {}
     for name, counted in inspected[-1].items():
         if name.startswith("W "):

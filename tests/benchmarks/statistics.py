@@ -1,9 +1,9 @@
 """Statistic matching under identical settings, and IWD under label noise.
 
-`python tests/benchmark_statistics.py methods digits` scores DC, DSA, IDC, DM and NCFM; every row is a run of
+`python -m tests.benchmarks.statistics methods digits` scores DC, DSA, IDC, DM and NCFM; every row is a run of
 `python -m jaxdd.main` with the flags that the table gives.
 
-`python tests/benchmark_statistics.py noise digits` scores a base method, IWD around it and its ablations, for clean
+`python -m tests.benchmarks.statistics noise digits` scores a base method, IWD around it and its ablations, for clean
 labels and two kinds of label noise, over several seeds (of the labels, the distillation and the networks). Only the
 first and the last set are compared on the validation split, whose labels stay right; "trusted" rows use it for more.
 The last column is the area under the ROC curve with which the scores find wrong labels. The control is the base method
@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from jaxdd import classification, data, models
-from jaxdd.app.config import Config, parse
+from jaxdd.app.config import Config
 from jaxdd.app.run import run
 from jaxdd.driver import distill
 from jaxdd.evaluation import evaluate
 from jaxdd.io.files import write_json
 from jaxdd.report.metrics import read
+from tests.benchmarks.table import add_run_flags, configured, header, percent, row, wanted
 
 IDC = "dc --method.network real --method.distance convolution_mse --method.factor 2 --method.network-batch 64"
 METHODS = {
@@ -66,50 +67,43 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     methods_parser, noise_parser = commands.add_parser("methods"), commands.add_parser("noise")
     methods_parser.set_defaults(run=score_methods)
-    methods_parser.add_argument("data", choices=["digits", "fashion_mnist"])
     methods_parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
     noise_parser.set_defaults(run=score_noise)
-    noise_parser.add_argument("data", choices=["digits", "fashion_mnist"])
     noise_parser.add_argument("--base", choices=["dc", "dm"], nargs="+", default=["dc", "dm"])
     noise_parser.add_argument("--seeds", type=int, default=3)
     for each in (methods_parser, noise_parser):
-        each.add_argument("--only", nargs="+", help="rows whose name has one of these in it")
-        each.add_argument("--add", default="", help="flags for every run")
-        each.add_argument("--out", default="runs/benchmark_statistics")
+        add_run_flags(each, "runs/benchmark_statistics")
     arguments = parser.parse_args()
     arguments.run(arguments)
 
 
 def score_methods(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.out) / arguments.data
-    print("| method | ipc | distilled | stored pixels | seconds | flags |\n|---|---|---|---|---|---|")
+    header("method", "ipc", "distilled", "stored pixels", "seconds", "flags")
     for ipc in arguments.ipc:
-        for name, row in METHODS.items():
+        for name, flags in METHODS.items():
             if not wanted(name, arguments):
                 continue
             first = name == "DC"  # the baselines do not depend on the method
-            flags = f"{row} --method.ipc {ipc} --evaluate.no-full-data {arguments.add}"
-            flags += f" --evaluate.{'' if first else 'no-'}random-real"
-            results = run(configured(arguments.data, flags, folder / f"{name}_ipc{ipc}"))
-            cells = [percent(results["distilled"]["runs"]), results["stored_pixels"]]
-            print(f"| {name} | {ipc} | {cells[0]} | {cells[1]} | {results['seconds']['distill']:.0f} | `{row}` |")
+            more = f"--method.ipc {ipc} --evaluate.no-full-data {arguments.add}"
+            more += f" --evaluate.{'' if first else 'no-'}random-real"
+            results = run(configured(arguments.data, f"{flags} {more}", folder / f"{name}_ipc{ipc}"))
+            stored, seconds = results["stored_pixels"], f"{results['seconds']['distill']:.0f}"
+            row(name, ipc, percent(results["distilled"]["runs"]), stored, seconds, f"`{flags}`")
             if first:
-                print(
-                    f"| random real | {ipc} | {percent(results['random_real']['runs'])} | {cells[1]} | | |", flush=True
-                )
+                row("random real", ipc, percent(results["random_real"]["runs"]), stored, "", "")
 
 
 def score_noise(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.out) / f"{arguments.data}_noise"
-    print(f"| base | real images | {' | '.join(NOISES)} | AUC {' / '.join(list(NOISES)[1:])} | flags |")
-    print("|" + "---|" * (len(NOISES) + 4))
+    header("base", "real images", *NOISES, f"AUC {' / '.join(list(NOISES)[1:])}", "flags")
     for base in arguments.base:
         rows: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
             "all alike (the base)": (base, run),
             **{name: (f"{base}_iwd {flags}", run) for name, flags in VARIANTS.items()},
             "trusted alone (control)": (base, run_on_trusted),
         }
-        for name, (row, score) in rows.items():
+        for name, (flags, score) in rows.items():
             if not wanted(name, arguments):
                 continue
             cells, areas = [], []
@@ -118,9 +112,9 @@ def score_noise(arguments: argparse.Namespace) -> None:
                 for seed in range(arguments.seeds):
                     place = "clean" if score is run_on_trusted else noise  # of which the control sees nothing
                     workdir = folder / base / name.replace(" ", "_") / place.replace(" ", "_") / str(seed)
-                    flags = f"{row} {noise_flags} --data.noise-seed {seed} --seed {seed} {arguments.add}"
-                    flags += " --evaluate.no-full-data --evaluate.no-random-real"
-                    config = configured(arguments.data, flags, workdir)
+                    more = f"{noise_flags} --data.noise-seed {seed} --seed {seed} {arguments.add}"
+                    more += " --evaluate.no-full-data --evaluate.no-random-real"
+                    config = configured(arguments.data, f"{flags} {more}", workdir)
                     last = dataclasses.replace(config.evaluate, validate_every=config.method.steps)
                     config = dataclasses.replace(config, evaluate=last)
                     runs.append(np.mean(score(config)["distilled"]["runs"]))
@@ -128,12 +122,7 @@ def score_noise(arguments: argparse.Namespace) -> None:
                 cells.append(percent(runs))
                 if noise_flags:
                     areas.append(f"{np.mean(found):.2f}" if found else "–")
-            print(f"| {base} | {name} | {' | '.join(cells)} | {' / '.join(areas)} | `{row}` |", flush=True)
-
-
-def configured(name: str, flags: str, workdir: Path) -> Config:
-    config, *others = f"configs/{name}_{flags}".split()
-    return parse(["--config", f"{config}.py", *others, "--workdir", str(workdir)])
+            row(base, name, *cells, " / ".join(areas), f"`{flags}`")
 
 
 def run_on_trusted(config: Config) -> dict[str, Any]:
@@ -156,14 +145,6 @@ def areas_of(workdir: Path) -> list[float]:
     path = workdir / "metrics.jsonl"
     inspected = read(path, "inspect") if path.exists() else []
     return [inspected[-1][name] for name in inspected[-1] if "AUC" in name] if inspected else []
-
-
-def wanted(name: str, arguments: argparse.Namespace) -> bool:
-    return not arguments.only or any(part in name for part in arguments.only)
-
-
-def percent(accuracies: list[float]) -> str:
-    return f"{100 * np.mean(accuracies):.1f} ± {100 * np.std(accuracies):.1f}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What ways of differentiating through a student cost, and how far off they are.
 
-`python tests/benchmark_unroll.py`: memory and time of an outer step of MTT on a width-128 ConvNet of depth 3, 32×32×3,
+`python -m tests.benchmarks.unroll`: memory and time of an outer step of MTT on a width-128 ConvNet of depth 3, 32×32×3,
 one image per class, N student steps. Temporary memory is what XLA reserves for the compiled step (`memory_analysis`);
 times are medians, the modes taken alternately in one run.
 
-`python tests/benchmark_unroll.py --bias`: the cosine of the biased gradients with the exact one, with respect to the
+`python -m tests.benchmarks.unroll --bias`: the cosine of the biased gradients with the exact one, with respect to the
 images, on the digits: real images as the first distilled set, starts from a trained expert.
 """
 
@@ -25,6 +25,7 @@ from jaxdd.experts.trajectories import Window
 from jaxdd.methods import Sources, initial_distilled, mtt
 from jaxdd.models import ModelConfig
 from jaxdd.types import Snapshots
+from tests.benchmarks.table import header, row
 
 MODES = ("full", "segmented", "steps", "truncated", "tesla")
 
@@ -51,10 +52,9 @@ def cost(steps: int, width: int, repeats: int) -> None:
             jax.block_until_ready(step(jax.random.key(0), state, pairs))
             seconds[mode].append(time.perf_counter() - began)
     for mode in MODES:
-        times = f"{np.median(seconds[mode]) / np.median(seconds['full']):.2f}" if repeats else "–"
-        took = f"{np.median(seconds[mode]):.1f}" if repeats else "–"
-        share = memory[mode] / memory["full"]
-        print(f"| {steps} | {mode} | {memory[mode]:.0f} | {share:.2f} | {took} | {times} |", flush=True)
+        times = f"{np.median(seconds[mode]) / np.median(seconds['full']):.2f}" if repeats else None
+        took = f"{np.median(seconds[mode]):.1f}" if repeats else None
+        row(steps, mode, f"{memory[mode]:.0f}", f"{memory[mode] / memory['full']:.2f}", took, times)
 
 
 def bias(steps: int, student_lr: float, pairs: int = 16) -> None:
@@ -80,7 +80,7 @@ def bias(steps: int, student_lr: float, pairs: int = 16) -> None:
         for mode, g in gradients.items()
     }
     cells = [f"{jnp.mean(cosines[mode]):.3f} ({jnp.min(cosines[mode]):.3f})" for mode in ("tesla", "truncated")]
-    print(f"| {steps} | {student_lr} | {' | '.join(cells)} |", flush=True)
+    row(steps, student_lr, *cells)
 
 
 def main() -> None:
@@ -91,13 +91,12 @@ def main() -> None:
     parser.add_argument("--bias", action="store_true", help="cosines in place of costs")
     arguments = parser.parse_args()
     if arguments.bias:
-        print("| student steps | student learning rate | tesla: mean (least) cosine | truncated |\n|---|---|---|---|")
+        header("student steps", "student learning rate", "tesla: mean (least) cosine", "truncated")
         for steps in arguments.steps:
             for student_lr in (0.01, 0.03, 0.1):
                 bias(steps, student_lr)
         return
-    print("| student steps | differentiation | temporary memory, MiB | of full | seconds | of full |")
-    print("|---|---|---|---|---|---|")
+    header("student steps", "differentiation", "temporary memory, MiB", "of full", "seconds", "of full")
     for steps in arguments.steps:
         cost(steps, arguments.width, arguments.repeats)
 

@@ -1,4 +1,4 @@
-"""Speed of influence scores, and how well they find mislabeled examples: `python tests/benchmark_influence.py speed`.
+"""Speed of influence scores, and how well they find mislabeled examples: `python -m tests.benchmarks.influence speed`.
 
 `speed`: the scores of all training examples for one target at one set of parameters, by one forward-mode pass against
 the gradient of every example (vmap of grad) followed by a dot product, both in chunks, taken alternately in one run;
@@ -26,6 +26,7 @@ from jaxdd.data.splits import corrupt
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.influence import InfluenceConfig, Solver
 from jaxdd.models import ModelConfig
+from tests.benchmarks.table import header, row
 
 
 def main() -> None:
@@ -73,7 +74,7 @@ def speed(arguments: argparse.Namespace) -> None:
         ):
             chunks = jnp.arange(count // arguments.chunk * arguments.chunk).reshape(-1, arguments.chunk)
             v = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), params)
-            run = jax.jit(partial(function, model, cross_entropy(model)))
+            run = jax.jit(partial(function, cross_entropy(model)))
             compiled[name, convolution] = run.lower(real, params, v, chunks).compile(), (real, params, v, chunks)
     seconds: dict[tuple[str, str], list[float]] = {name: [] for name in compiled}
     results = {}
@@ -88,14 +89,13 @@ def speed(arguments: argparse.Namespace) -> None:
         difference = np.abs(ours[: len(theirs)] - theirs).max() / np.abs(theirs).max()
         print(f"{convolution}: scores of both differ by {difference:.0e} of the largest")
     best = min(np.median(times) for times in seconds.values())
-    print("| | convolution | examples | s per 1000 | of the fastest | memory, MiB |\n|---|---|---|---|---|---|")
+    header("", "convolution", "examples", "s per 1000", "of the fastest", "memory, MiB")
     for name, (function, _) in compiled.items():
         memory, median = function.memory_analysis().temp_size_in_bytes / 2**20, np.median(seconds[name])
-        cells = f"{len(results[name])} | {median:.3f} | {median / best:.1f} | {memory:.0f}"
-        print(f"| {name[0]} | {name[1]} | {cells} |")
+        row(*name, len(results[name]), f"{median:.3f}", f"{median / best:.1f}", f"{memory:.0f}")
 
 
-def forward(model, losses, real, params, v, chunks):
+def forward(losses, real, params, v, chunks):
     def score(rows):
         examples = sampling.take(real, rows)
         return grad_dot(lambda p: losses(p, examples), params, v)
@@ -103,7 +103,7 @@ def forward(model, losses, real, params, v, chunks):
     return jax.lax.map(score, chunks).reshape(-1)
 
 
-def per_example(model, losses, real, params, v, chunks):
+def per_example(losses, real, params, v, chunks):
     def score(row):
         gradient = jax.grad(lambda p: losses(p, sampling.take(real, row[None]))[0])(params)
         return sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(v), strict=True))
@@ -158,11 +158,11 @@ def noise(arguments: argparse.Namespace) -> None:
     of_flipped, of_others = final_loss[flipped].mean(), final_loss[~flipped].mean()
     print(f"{arguments.data}: {len(labels)} examples, {flipped.sum()} flipped; {experts.num_snapshots} snapshots")
     print(f"training loss of the flipped {of_flipped:.2f}, of the others {of_others:.2f}")
-    print("| score | trusted target | given labels | own class of the trusted | s |\n|---|---|---|---|---|")
+    header("score", "trusted target", "given labels", "own class of the trusted", "s")
 
-    def row(name: str, *scores: np.ndarray, seconds: float = 0.0) -> None:
-        cells = [f"{influence.mislabeled_auc(s, flipped):.3f}" for s in scores] + ["–"] * (3 - len(scores))
-        print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
+    def judge(name: str, *scores: np.ndarray, seconds: float = 0.0) -> None:
+        areas = [f"{influence.mislabeled_auc(s, flipped):.3f}" for s in scores]
+        row(name, *areas, *[None] * (3 - len(areas)), f"{seconds:.0f}")
 
     chosen = [
         InfluenceConfig("tracin"),
@@ -176,15 +176,15 @@ def noise(arguments: argparse.Namespace) -> None:
         try:
             found = influence.scores(task, train, target, experts, config, target_weights=target_weights)
         except FloatingPointError as error:
-            print(f"| {config.estimator} | {error} |")
+            row(config.estimator, error)
             continue
         own = [found[2 + labels, np.arange(len(labels))]] if arguments.per_class else []
-        row(config.estimator, found[0], found[1], *own, seconds=time.perf_counter() - start)
+        judge(config.estimator, found[0], found[1], *own, seconds=time.perf_counter() - start)
     start = time.perf_counter()
     found = influence.self_influence(task, train, experts, InfluenceConfig(chunk=100))
-    row("self-influence", -found, seconds=time.perf_counter() - start)
-    row("loss, last parameters", -final_loss)
-    row("loss, mean over the first expert's path", -np.mean(path_losses, axis=0))
+    judge("self-influence", -found, seconds=time.perf_counter() - start)
+    judge("loss, last parameters", -final_loss)
+    judge("loss, mean over the first expert's path", -np.mean(path_losses, axis=0))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""The bar that shows how far a run has come, on a terminal and in a log file."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(description: str, total: int, initial: int = 0, *, enabled: bool = True) -> tqdm:
+    """Return a progress bar on standard error; plain lines, one a minute and one at the end, if that is no terminal.
+
+    Args:
+        description: what is being counted.
+        total: where the count ends.
+        initial: where it starts, for a run that resumes.
+        enabled: whether to show anything; false on all processes but one.
+
+    Returns:
+        A `tqdm`: call `update()` after each step and `close()` at the end, or use it in a `with`.
+    """
+    bar = _Bar if sys.stderr.isatty() else _Lines
+    return bar(desc=description, total=total, initial=initial, disable=not enabled)
+
+
+class _Bar(tqdm):
+    """A bar that shows its postfix when it is next drawn, rather than be drawn for it at every step."""
+
+    def set_postfix(self, ordered_dict: Any = None, refresh: bool = False, **values: Any) -> None:
+        super().set_postfix(ordered_dict, refresh=refresh, **values)
+
+
+class _Lines(_Bar):
+    """A bar for log files: a whole line each time, once a minute."""
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            **options,
+            mininterval=60,
+            maxinterval=60,
+            bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+            position=0,
+        )
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        def print_line(text: str) -> None:
+            file.write(text + "\n")
+            file.flush()
+
+        return print_line
+
+    def close(self) -> None:
+        if not self.disable:
+            self.display()
+            self.sp = None  # or tqdm would print the last line again, and an empty one
+        super().close()
