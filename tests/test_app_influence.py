@@ -17,6 +17,7 @@ from jaxdd.app.run import run
 from jaxdd.core import sampling
 from jaxdd.experts import train_experts
 from jaxdd.main import main
+from jaxdd.report.metrics import read as read_metrics
 from jaxdd.report.scores_page import write_scores
 
 FLAGS = (
