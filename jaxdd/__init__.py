@@ -8,7 +8,7 @@ from jaxdd.app.run import run
 from jaxdd.core import autodiff
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.parallel import make_mesh, map_over, sum_over
-from jaxdd.core.tasks import classification
+from jaxdd.core.tasks import Task, classification
 from jaxdd.core.training import Recipe
 from jaxdd.core.unroll import Unroll
 from jaxdd.data import DataConfig, Dataset, RealSet
@@ -18,8 +18,9 @@ from jaxdd.experts import ExpertsConfig, ExpertStore, train_experts
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.influence import InfluenceConfig
 from jaxdd.methods import Weighting
+from jaxdd.methods.base import Method
 from jaxdd.models import ModelConfig
-from jaxdd.types import Examples, Method, Model, Scores, Snapshots, Task
+from jaxdd.types import Examples, Model, Scores, Snapshots
 
 __version__ = version("jaxdd")
 

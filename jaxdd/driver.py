@@ -13,7 +13,7 @@ from jaxdd.core import sampling
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import over_devices, replicate, to_host, whole
-from jaxdd.core.tasks import check_task
+from jaxdd.core.tasks import Task, check_task
 from jaxdd.data import Data, check_data
 from jaxdd.errors import Diverged, Interrupted, SettingError
 from jaxdd.evaluation import EvaluateConfig, validator
@@ -21,8 +21,9 @@ from jaxdd.experts.placement import Fetcher, Residency, place, resolve
 from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
+from jaxdd.methods.base import Method
 from jaxdd.settings import check_argument
-from jaxdd.types import Array, Method, PyTree, Scalars, Task
+from jaxdd.types import Array, PyTree, Scalars
 
 STEPS_PER_DISPATCH = 10
 REMEDY = (

@@ -16,12 +16,12 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
-from jaxdd.core.tasks import check_task
+from jaxdd.core.tasks import Task, check_task
 from jaxdd.core.training import Recipe, train
 from jaxdd.data import Data, check_data
 from jaxdd.errors import Diverged
 from jaxdd.settings import AtLeast, Settings, check_argument
-from jaxdd.types import Array, Examples, Scalars, Task
+from jaxdd.types import Array, Examples, Scalars
 
 Measures = dict[str, list[float]]
 """What was measured on each of R networks, by name."""

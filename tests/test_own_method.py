@@ -13,7 +13,7 @@ METHOD = """
 import dataclasses
 from typing import ClassVar
 from jaxdd.methods import MethodConfig
-from jaxdd.types import Method
+from jaxdd.methods.base import Method
 
 @dataclasses.dataclass(frozen=True)
 class Config(MethodConfig):

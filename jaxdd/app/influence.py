@@ -12,7 +12,7 @@ from jaxdd import data, models
 from jaxdd.app.config import Config
 from jaxdd.app.run import expert_store
 from jaxdd.app.signals import StopSignal
-from jaxdd.core.tasks import classification
+from jaxdd.core.tasks import Task, classification
 from jaxdd.data import Dataset, RealSet
 from jaxdd.errors import Interrupted, SettingError
 from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
@@ -22,7 +22,6 @@ from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, mislabeled_auc, 
 from jaxdd.io.files import plain
 from jaxdd.report.progress import progress
 from jaxdd.report.scores_page import check_table, write_scores
-from jaxdd.types import Task
 
 log = logging.getLogger("jaxdd")
 

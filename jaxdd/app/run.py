@@ -17,7 +17,7 @@ from jaxdd.app.workdir import Progress, identity, opened, record, versions
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.parallel import over_devices
 from jaxdd.core.ranking import mislabeled_auc
-from jaxdd.core.tasks import classification
+from jaxdd.core.tasks import Task, classification
 from jaxdd.data import Dataset
 from jaxdd.driver import Outcome, distill
 from jaxdd.errors import Interrupted, SettingError
@@ -32,7 +32,7 @@ from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import Metrics, read
 from jaxdd.report.run_page import write_report
 from jaxdd.report.scores_page import write_scores
-from jaxdd.types import Scores, Task
+from jaxdd.types import Scores
 
 log = logging.getLogger("jaxdd")
 

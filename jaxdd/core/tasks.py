@@ -3,16 +3,81 @@
 Axis letters: B batch, C classes, N real examples, M distilled items.
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxdd.core import sampling
 from jaxdd.core.distilled import HARD_LABEL_SCALE, Distilled
 from jaxdd.core.sampling import RealSet
 from jaxdd.errors import SettingError
-from jaxdd.types import Array, Examples, Losses, Model, Params, Task
+from jaxdd.types import Array, Examples, Losses, Model, Params, PyTree, Scalars
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a network is asked to do: all that experts, methods, influence and evaluation know of a problem.
+
+    `jaxdd.classification(model, classes)` makes that of a classifier; another task is a call of this class.
+
+    Attributes:
+        name: What to call it in messages.
+        model: The network.
+        losses: `(params, examples) -> [B]`, the loss of each example.
+        examples: `(distilled, indices [b]) -> Examples`, distilled items as the loss sees them, differentiable in the
+            set.
+        labels: `(targets [M,*]) -> labels [M,*]`, the first labels of items whose targets are known: what `examples`
+            turns into these targets.
+        measure: `(params, split) -> {name: scalar}`, how good a network is on a real split.
+        score: Which of these decides between two sets: the higher, the better.
+        classes: C, where examples belong to classes; None where they do not. A set of `ipc` items per class has
+            C · ipc items, and `ipc` in all where there are no classes.
+        separable: Whether the loss of an example does not depend on the others of its batch. Influence needs that.
+    """
+
+    name: str
+    model: Model
+    losses: Losses
+    examples: Callable[[Distilled, Array], Examples]
+    labels: Callable[[PyTree], PyTree]
+    measure: Callable[[Params, RealSet], Scalars]
+    score: str
+    classes: int | None = None
+    separable: bool = True
+
+    @property
+    def size(self) -> int:
+        """P, the number of the network's parameters."""
+        return self._flattening[0]
+
+    @property
+    def unravel(self) -> Callable[[Array], Params]:
+        """`[P] -> params`, the inverse of `jax.flatten_util.ravel_pytree`."""
+        return self._flattening[1]
+
+    @cached_property
+    def _flattening(self) -> tuple[int, Callable[[Array], Params]]:
+        flat, unravel = ravel_pytree(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), self._shapes))
+        return flat.size, unravel
+
+    @cached_property
+    def _shapes(self) -> PyTree:
+        return jax.eval_shape(self.model.init, jax.random.key(0))
+
+    @property
+    def tensors(self) -> dict[str, int]:
+        """Names of the network's tensors, `body/conv_0/kernel`, with their sizes, in the order of `[P]`."""
+        leaves = jax.tree_util.tree_flatten_with_path(self._shapes)[0]
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in leaves}
+
+    def items(self, per_class: int) -> int:
+        """Count the items of a set that has so many of each class."""
+        return per_class * (self.classes or 1)
 
 
 def classification(model: Model, classes: int) -> Task:

@@ -13,14 +13,14 @@ from jaxdd.core import sampling
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
-from jaxdd.core.tasks import check_task
+from jaxdd.core.tasks import Task, check_task
 from jaxdd.core.training import train
 from jaxdd.data import Data
 from jaxdd.errors import Diverged
 from jaxdd.experts.store import Expert, ExpertStore, assemble
 from jaxdd.experts.timeline import ExpertsConfig, timeline
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.types import Array, Task
+from jaxdd.types import Array
 
 
 def trainer(task: Task, config: ExpertsConfig, size: int) -> Callable[[Array, RealSet], Expert]:

@@ -31,7 +31,7 @@ from jaxdd.core import sampling
 from jaxdd.core.parallel import map_over, over_devices, replicate
 from jaxdd.core.ranking import mislabeled_auc, per_class, ranking, subset, weights
 from jaxdd.core.sampling import RealSet
-from jaxdd.core.tasks import check_task
+from jaxdd.core.tasks import Task, check_task
 from jaxdd.errors import Diverged, SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence.config import InfluenceConfig
@@ -40,7 +40,7 @@ from jaxdd.influence.paths import at, check, check_separable, intervals, mean_ov
 from jaxdd.influence.problem import Data, Path, Problem, Retrain, problem_of
 from jaxdd.influence.solvers import SOLVERS, Solver
 from jaxdd.settings import check_argument
-from jaxdd.types import AnyArray, Array, Examples, Task
+from jaxdd.types import AnyArray, Array, Examples
 
 __all__ = [
     "ESTIMATORS",

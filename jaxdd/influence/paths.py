@@ -9,13 +9,13 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.core.tasks import check_task
+from jaxdd.core.tasks import Task, check_task
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence.config import InfluenceConfig
 from jaxdd.influence.estimators import ESTIMATORS
 from jaxdd.influence.problem import Path
-from jaxdd.types import AnyArray, Task
+from jaxdd.types import AnyArray
 
 LARGEST_DENSE = 10_000  # parameters up to which the Hessian is formed
 LARGEST_RETRAINED = 5_000  # examples up to which each is left out once

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxdd.core import autodiff, sampling
 from jaxdd.core.parallel import sum_over
 from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import Task
 from jaxdd.influence.config import InfluenceConfig
-from jaxdd.types import Array, Examples, PyTree, Task
+from jaxdd.types import Array, Examples, PyTree
 
 Data: TypeAlias = Examples | RealSet
 """Examples: a `RealSet` (as it is stored, made ready a chunk at a time) or `Examples` that fit into memory."""

@@ -1,21 +1,22 @@
-"""What every method shares: its settings, its sources, and its outer optimizer.
+"""What a method is, and what every method shares: its settings, its sources, and its outer optimizer.
 
 Axis letters: B batch, M distilled items, C classes.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import optax
 
 from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import Task
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.settings import AtLeast, Fraction, NonNegative, Settings
-from jaxdd.types import Array, Batch, Init, Method, Scalars, Step, Task
+from jaxdd.types import Array, Batch, PyTree, Scalars, Scores
 
 
 class Sources(NamedTuple):
@@ -55,6 +56,73 @@ class Sources(NamedTuple):
         if self.trajectories is None:
             raise SettingError("this method samples from expert trajectories and was given none; train experts first")
         return self.trajectories
+
+
+class Init(Protocol):
+    """The first state of a method, from its first distilled set."""
+
+    def __call__(self, key: Array, distilled: Distilled, sources: Sources) -> PyTree:
+        """Return the state before step 0."""
+
+
+class Sample(Protocol):
+    """Everything random that a step of a method needs."""
+
+    def __call__(self, key: Array, step: Array, sources: Sources) -> Batch:
+        """Return the batch of a step. It depends on the arguments alone."""
+
+
+class Step(Protocol):
+    """One update of a method's state."""
+
+    def __call__(self, key: Array, state: PyTree, batch: Batch) -> tuple[PyTree, Scalars]:
+        """Return the next state, and scalars to log, `loss` among them."""
+
+
+class Prepare(Protocol):
+    """What a method computes once, before its steps."""
+
+    def __call__(self, key: Array, sources: Sources) -> PyTree:
+        """Return what steps will find as `sources.cache`."""
+
+
+class Objective(Protocol):
+    """The loss that a step descends."""
+
+    def __call__(self, distilled: Distilled, state: PyTree, batch: Batch) -> Array:
+        """Return the loss at `distilled`, which replaces `state.distilled`, under the weights of the batch."""
+
+
+class Method(NamedTuple):
+    """A distillation method: pure functions over its State, which `config.build(task)` makes.
+
+    A method neither jits nor prints, reads no files and does not know how many devices there are.
+
+    Attributes:
+        init: `(key, distilled, sources) -> State`, the state before step 0 from a first distilled set.
+        sample: `(key, step, sources) -> Batch`, everything random that a step needs. Fields that name snapshots of
+            experts are `Snapshots`: the driver fetches their parameters from wherever the experts are kept.
+        step: `(key, state, batch) -> (State, {name: scalar})`, one update of the distilled set, and what to log of it:
+            `loss`, and whatever else.
+        distilled: `(state) -> Distilled`, the set as a user would save it.
+        prepare: `(key, sources) -> cache`, runs once before the first step, and again after a resume: what steps will
+            find as `sources.cache`.
+        warn: `({name: value}) -> {topic: text}`, on the host, from what was logged: warnings, each given once.
+        inspect: `(state) -> {name: array}`, logged at each evaluation: scalars, arrays for histograms, and `Scores` of
+            the training examples, which a run also ranks in a table and shows on a page.
+        objective: `(distilled, state, batch) -> scalar`, the loss that a step descends, as a function of the distilled
+            set (`distilled` replaces `state.distilled`) and, through the weights of `batch.real`, of the real examples;
+            None for methods without one.
+    """
+
+    init: Init
+    sample: Sample
+    step: Step
+    distilled: Callable[[PyTree], Distilled]
+    prepare: Prepare | None = None
+    warn: Callable[[Mapping[str, float]], dict[str, str]] = lambda info: {}
+    inspect: Callable[[PyTree], Mapping[str, Array | Scores]] = lambda state: {}
+    objective: Objective | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over, sum_over
+from jaxdd.core.tasks import Task
 from jaxdd.errors import SettingError
-from jaxdd.methods.base import MethodConfig
+from jaxdd.methods.base import Method, MethodConfig
 from jaxdd.methods.weighting import Weighting, weighted
 from jaxdd.settings import AtLeast
-from jaxdd.types import Array, Method, PyTree, Task
+from jaxdd.types import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jaxdd.core import sampling
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import Task
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.methods.base import MethodConfig, Sources
+from jaxdd.methods.base import Method, MethodConfig, Sources
 from jaxdd.settings import AtLeast
-from jaxdd.types import Array, Method, PyTree, Scalars, Task
+from jaxdd.types import Array, PyTree, Scalars
 
 
 @dataclasses.dataclass(frozen=True)

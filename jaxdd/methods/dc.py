@@ -27,13 +27,13 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import GRADIENT_DISTANCES
 from jaxdd.core.parallel import split
-from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.tasks import Task, all_items, mean_loss
 from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
-from jaxdd.methods.base import Optimizer, Sources, outer_optimizer
+from jaxdd.methods.base import Method, Optimizer, Sources, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
 from jaxdd.settings import AtLeast
-from jaxdd.types import Array, Examples, Method, Params, Scalars, Task
+from jaxdd.types import Array, Examples, Params, Scalars
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Images per class to (outer loop, inner loop), from DC's code."""

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.core.matching import parameter_distance
+from jaxdd.core.tasks import Task
 from jaxdd.errors import SettingError
 from jaxdd.methods import mtt
+from jaxdd.methods.base import Method
 from jaxdd.methods.mtt import Metric, Pair
 from jaxdd.settings import Range
-from jaxdd.types import Array, Method, Params, Task
+from jaxdd.types import Array, Params
 
 LEAST_KEPT = 0.1
 """A mask that keeps less than this fraction of the parameters is warned of."""

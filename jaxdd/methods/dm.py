@@ -16,12 +16,12 @@ from jaxdd.core import sampling
 from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import mean_distance
-from jaxdd.core.tasks import all_items
+from jaxdd.core.tasks import Task, all_items
 from jaxdd.errors import SettingError
-from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
+from jaxdd.methods.base import Method, Optimizer, Sources, State, descent, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
 from jaxdd.settings import AtLeast
-from jaxdd.types import Array, Examples, Method, Params, Task
+from jaxdd.types import Array, Examples, Params
 
 
 @dataclasses.dataclass(frozen=True)

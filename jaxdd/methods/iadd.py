@@ -17,11 +17,12 @@ import numpy as np
 import optax
 
 from jaxdd.core.matching import parameter_distance
+from jaxdd.core.tasks import Task
 from jaxdd.methods import mtt
-from jaxdd.methods.base import Optimizer
+from jaxdd.methods.base import Method, Optimizer
 from jaxdd.methods.mtt import Metric, Pair, State
 from jaxdd.settings import Above, Positive
-from jaxdd.types import Array, Method, Params, Scores, Task
+from jaxdd.types import Array, Params, Scores
 
 COLLAPSED = 0.01
 """W has collapsed if it counts less than this fraction of the parameters, or"""

@@ -24,13 +24,13 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.core.sampling import RealSet
-from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.tasks import Task, all_items, mean_loss
 from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
-from jaxdd.methods.base import MethodConfig, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descent, outer_optimizer
 from jaxdd.settings import AtLeast, Positive
-from jaxdd.types import AnyArray, Array, Examples, Method, Snapshots, Task
+from jaxdd.types import AnyArray, Array, Examples, Snapshots
 
 Loss = Callable[[Array], Array]
 

@@ -24,13 +24,13 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import parameter_distance
 from jaxdd.core.parallel import mean_over
-from jaxdd.core.tasks import mean_loss
+from jaxdd.core.tasks import Task, mean_loss
 from jaxdd.core.training import batching, shuffle
 from jaxdd.core.unroll import Unroll, inner_sgd
 from jaxdd.experts.trajectories import Window
-from jaxdd.methods.base import MethodConfig, Optimizer, Sources, outer_transforms
+from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, outer_transforms
 from jaxdd.settings import AtLeast, Positive
-from jaxdd.types import Array, Method, Params, Scalars, Snapshots, Task
+from jaxdd.types import Array, Params, Scalars, Snapshots
 
 
 @dataclasses.dataclass(frozen=True)

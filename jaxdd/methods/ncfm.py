@@ -17,12 +17,12 @@ from jaxdd.core import sampling
 from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import characteristic_distance, characteristic_function, unit_norm
-from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.tasks import Task, all_items, mean_loss
 from jaxdd.errors import SettingError
-from jaxdd.methods.base import Optimizer, Sources, State, descent, outer_optimizer
+from jaxdd.methods.base import Method, Optimizer, Sources, State, descent, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
 from jaxdd.settings import AtLeast, Between, NonNegative
-from jaxdd.types import Array, Examples, Method, Params, Snapshots, Task
+from jaxdd.types import Array, Examples, Params, Snapshots
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,12 +23,12 @@ from jaxdd.core.autodiff import conjugate_gradient, hvp
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import split
 from jaxdd.core.ranking import standardize
-from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.tasks import Task, all_items, mean_loss
 from jaxdd.core.unroll import Unroll, inner_sgd
 from jaxdd.errors import SettingError
-from jaxdd.methods.base import Sources
+from jaxdd.methods.base import Method, Sources
 from jaxdd.settings import Above, AtLeast, Fraction, Positive, Range, Settings
-from jaxdd.types import Array, Examples, Method, Scalars, Scores, Task
+from jaxdd.types import Array, Examples, Scalars, Scores
 
 COLLAPSED = 0.2
 """Weights have collapsed if they count fewer examples of a class than this fraction of its batch. [our choice] Of DC on
