@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import html
 import io
 import math
@@ -8,6 +9,7 @@ from html.parser import HTMLParser
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet
 import pytest
 from matplotlib.axes import Axes
 from PIL import Image
@@ -19,6 +21,7 @@ from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import Metrics, histogram
 from jaxdd.report.plots import by_step, shares
 from jaxdd.report.run_page import entropy, write_report
+from jaxdd.report.scores_page import write_scores
 
 
 def opened(path):
@@ -340,3 +343,13 @@ def test_a_large_set_makes_a_small_page(tmp_path):
     _, distilled, card = a_run(names=names, ipc=20, size=32)  # noise: 6 MB that no PNG can compress
     page = page_of(tmp_path, distilled, card, metrics_path=tmp_path / "absent.jsonl")
     assert "the first 2 of up to 20 images of each" in page.text
+
+
+def test_names_in_a_csv_are_no_formulas(stripes, tmp_path):
+    dataset = dataclasses.replace(stripes, class_names=("=cmd|calc!A1", "@sum", "plain"))
+    for kind in (".csv", ".parquet"):
+        path = tmp_path / f"scores{kind}"
+        write_scores(path, np.zeros(len(dataset.train.labels)), dataset, title="t", about="a", settings={})
+    first = {line.split(",")[3].strip('"') for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]}
+    assert first == {"'=cmd|calc!A1", "'@sum", "plain"}
+    assert set(pyarrow.parquet.read_table(tmp_path / "scores.parquet")["class"].to_pylist()) == set(dataset.class_names)

@@ -79,13 +79,19 @@ def check_table(path: str | Path) -> None:
         raise SettingError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
 
 
+def as_text(name: str) -> str:
+    """Return a name that a spreadsheet does not take for a formula: an apostrophe before what would begin one."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
 def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None, kind: str) -> bytes:
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
+    names = [as_text(name) if kind == ".csv" else name for name in dataset.class_names]
     columns = {"index": table["index"], "source_index": dataset.positions[table["index"]]}
-    columns |= {"label": table["label"], "class": np.array(dataset.class_names)[table["label"]]}
+    columns |= {"label": table["label"], "class": np.array(names)[table["label"]]}
     columns |= {name: table[name] for name in ("score", "rank")}
     if spread is not None:
         columns["std"] = spread[table["index"]]
