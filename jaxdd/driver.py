@@ -21,7 +21,7 @@ from jaxdd.experts.placement import Fetcher, Residency, place, resolve
 from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
-from jaxdd.methods.base import Method
+from jaxdd.methods.base import Method, Prepare
 from jaxdd.settings import check_argument
 from jaxdd.types import Array, PyTree, Scalars
 
@@ -85,6 +85,11 @@ def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
         return jax.lax.fori_loop(first, last, body, (state, infos))
 
     return run
+
+
+def with_cache(prepare: Prepare, key: Array, sources: Sources) -> Sources:
+    """Compute what a method prepares once, and give it to its steps."""
+    return sources._replace(cache=jax.jit(lambda *args: whole(prepare(*args)))(key, sources))
 
 
 def keys_of(key: Array, it: Array) -> Array:
@@ -174,7 +179,7 @@ def run_method(
     began = time.monotonic() - float(progress["seconds"])
     prepare = method.prepare
     if done < steps and prepare is not None:
-        sources = sources._replace(cache=jax.jit(lambda *args: whole(prepare(*args)))(prepare_key, sources))
+        sources = with_cache(prepare, prepare_key, sources)
     run, inspect, warned = advance(method), jax.jit(method.inspect), set()
     fetcher = Fetcher(partial(draw, method), snapshots, STEPS_PER_DISPATCH)
 
@@ -282,14 +287,8 @@ def distill(
             f"the experts have {trajectories.final.shape[-1]} parameters and the model {task.size}: they are of "
             "another network; build the model that they were trained with"
         )
-    validation = sampling.check_validation(dataset.validation_set()) if config.needs_validation else None
-    with over_devices() as mesh:
-        snapshots = None
-        if trajectories is not None:  # devices need not hold what the method never reads
-            trajectories = trajectories.first(max(config.snapshots_needed, 1))
-            if resolve(residency, trajectories.recorded, mesh) == "host":
-                snapshots, trajectories = np.asarray(trajectories.snapshots), trajectories._replace(snapshots=None)
-        sources = on_devices(Sources(real, trajectories, validation=validation))
+    with over_devices():
+        sources, snapshots = gather(dataset, config, trajectories, residency)
         first = jax.jit(partial(initial_distilled, task=task, config=config, lr=evaluate.recipe.lr))
         key = stage_key(seed, "initial")
         if initial is None:
@@ -300,7 +299,7 @@ def distill(
         return run_method(
             method,
             to_host(initial),
-            sources if config.needs_real else sources._replace(real=None),
+            for_steps(config, sources),
             name=f"{config.title} with learning rates {rates}",
             steps=config.steps,
             key=stage_key(seed, "distill"),
@@ -311,6 +310,31 @@ def distill(
             checkpoints=checkpoints,
             **hooks,
         )
+
+
+def gather(
+    dataset: Data, config: MethodConfig, trajectories: Trajectories | None, residency: Residency
+) -> tuple[Sources, np.ndarray | None]:
+    """Put what a method samples from on the devices of the mesh that is set.
+
+    Returns:
+        The sources, and the experts' snapshots `[E, T, P]` if they stay on the host.
+
+    Raises:
+        SettingError: The method learns from a validation split that lacks a class.
+    """
+    snapshots = None
+    if trajectories is not None:  # devices need not hold what the method never reads
+        trajectories = trajectories.first(max(config.snapshots_needed, 1))
+        if resolve(residency, trajectories.recorded, jax.sharding.get_mesh()) == "host":
+            snapshots, trajectories = np.asarray(trajectories.snapshots), trajectories._replace(snapshots=None)
+    validation = sampling.check_validation(dataset.validation_set()) if config.needs_validation else None
+    return on_devices(Sources(dataset.real_set(), trajectories, validation=validation)), snapshots
+
+
+def for_steps(config: MethodConfig, sources: Sources) -> Sources:
+    """Leave out the real examples where the steps of a method do not read them."""
+    return sources if config.needs_real else sources._replace(real=None)
 
 
 def on_devices(sources: Sources) -> Sources:

@@ -45,6 +45,7 @@ def launch(command: Any) -> None:
     from jaxdd.app.evaluate import Evaluate, evaluate
     from jaxdd.app.influence import Influence, influence
     from jaxdd.app.listing import List, listing
+    from jaxdd.app.rehearsal import rehearse
     from jaxdd.app.run import run
 
     match command:
@@ -61,6 +62,9 @@ def launch(command: Any) -> None:
             if "auc" in found:
                 print(f"labels replaced on purpose are found with an area under the ROC curve of {found['auc']:.3f}")
             print(f"scores: {command.table}, page: {found['page']}")
+        case _ if command.dry_run:
+            ask_xla(command.deterministic)
+            print(rehearse(command))
         case _:
             ask_xla(command.deterministic)
             print_scores(run(command))

@@ -65,6 +65,9 @@ class Config(Settings):
     deterministic: bool = True
     """Have the launcher ask XLA for deterministic GPU kernels, without which resuming is not bit-identical on a GPU."""
 
+    dry_run: bool = False
+    """Train nothing and write nothing: print the memory that the run takes, and about how long it will take."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("workdir", "initial"):

@@ -44,6 +44,8 @@ class Influence(Config, Scoring):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dry_run:
+            raise SettingError("dry_run is True, but only `jaxdd run` has a dry run; leave it out")
         check_table(self.table)
 
     @property

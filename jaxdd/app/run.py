@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdd import data, models
 from jaxdd.app.config import Config
+from jaxdd.app.memory import check_fits, estimate
 from jaxdd.app.signals import StopSignal
 from jaxdd.app.workdir import Progress, identity, opened, record, versions
 from jaxdd.core.distilled import Card, Distilled
@@ -81,11 +82,10 @@ def run(config: Config) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM; the same call continues.
         OSError: The workdir cannot be written to, or the disk is full; what was computed before is kept.
     """
+    if config.dry_run:
+        raise SettingError("dry_run is True, and this is the run itself; call jaxdd.app.rehearsal.rehearse(config)")
     workdir = Path(config.workdir)
-    dataset = data.load(**dataclasses.asdict(config.data))
-    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    task = classification(model, dataset.num_classes)
-    check(config, dataset, task)
+    dataset, task = problem(config)
     known_by = identity(config, dataset)
     with (
         opened(workdir, config, known_by),
@@ -103,14 +103,28 @@ def run(config: Config) -> dict[str, Any]:
     return results
 
 
+def problem(config: Config) -> tuple[Dataset, Task]:
+    """Load the data of a run and say what its networks do, all of it checked.
+
+    Raises:
+        SettingError: A setting that cannot work.
+    """
+    dataset = data.load(**dataclasses.asdict(config.data))
+    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    task = classification(model, dataset.num_classes)
+    check(config, dataset, task)
+    return dataset, task
+
+
 def check(config: Config, dataset: Dataset, task: Task) -> None:
     """Refuse what cannot work, before any training.
 
     Raises:
         SettingError: Settings that the method refuses, more images per class than there are, a validation split that
-            lacks a class and that the method learns from, an initial set that cannot be read, or experts too short for
-            the method.
+            lacks a class and that the method learns from, an initial set that cannot be read, experts too short for
+            the method, or more data or experts than the memory holds.
     """
+    check_fits(estimate(config, dataset, task))
     config.method.build(task)
     if config.method.needs_validation:
         data.sampling.check_validation(dataset.validation_set())

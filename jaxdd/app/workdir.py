@@ -70,7 +70,7 @@ def claim(workdir: Path, config: Config) -> None:
 def record(config: Config) -> dict[str, Any]:
     """Return the configuration as JSON, its method by name; without what does not change the results."""
     fields = plain(config)
-    del fields["workdir"], fields["experts"]["residency"]
+    del fields["workdir"], fields["dry_run"], fields["experts"]["residency"]
     return {**fields, "method": {"name": config.method.name, **fields["method"]}}
 
 

@@ -173,8 +173,12 @@ def to_host(tree: PyTree) -> PyTree:
 def device_memory() -> int:
     """Return the memory of one device in bytes; that of the host, shared among them, where devices do not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return stats.get("bytes_limit") or host // jax.local_device_count()
+    return stats.get("bytes_limit") or host_memory() // jax.local_device_count()
+
+
+def host_memory() -> int:
+    """Return the memory of this machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _free_mesh() -> Any:

@@ -2,12 +2,12 @@
 
 import io
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxdd.core.parallel import host_memory
 from jaxdd.errors import SettingError
 
 MODES = {1: "L", 3: "RGB"}
@@ -65,7 +65,7 @@ def check_memory(count: int, image_size: int | None) -> None:
     Raises:
         ValueError: They do not fit; the largest size that does is named.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory()
     needed = 3 * count * (image_size or 0) ** 2
     if needed > memory / 2:
         raise SettingError(
