@@ -402,7 +402,7 @@ def test_another_configuration_is_refused_naming_its_fields(copy, flags, one_dev
         ("--method.window.start 8", "reads 8 snapshots of every expert, .* have 7; .* epochs .experts.recipe.epochs."),
         ("--data.name digitz", "unknown dataset 'digitz'"),
         ("--model.name convnet --model.depth 4", "depth"),
-        ("--data.validation 1", "validation"),
+        ("--data.validation 0.999", "training examples"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_training(arguments, message, flags, tmp_path):
