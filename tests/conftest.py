@@ -18,7 +18,6 @@ jax.config.update("jax_legacy_prng_key", "error")
 # Programs compiled before, by another worker, in another session or another clone, are read back.
 cache = os.environ.get("JAXDD_TEST_CACHE") or os.path.expanduser("~/.cache/jaxdd/tests")
 jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))  # some tests change the folder
-jax.config.update("jax_compilation_cache_max_size", 2**30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 from jaxdd import classification, data, models  # noqa: E402
