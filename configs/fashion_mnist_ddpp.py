@@ -6,6 +6,7 @@ Data       Fashion-MNIST in the TFDS directory as array_record; the first run sa
 Measured   67.4 ± 0.5 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each), full
            data 89.5 ± 0.2 (3 epochs). 67 s on 2 CPU cores that had other work to do, with jax 0.10.2, without the
            experts and the baselines, which are those of MTT.
+Unroll     these numbers with --method.unroll.mode segmented.
 Ours       all settings: those of MTT beside it, and the rule by which parameters are dropped.
 """
 

@@ -6,6 +6,7 @@ Data       Fashion-MNIST in the TFDS directory as array_record; the first run sa
 Measured   68.9 ± 0.9 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each), full
            data 89.5 ± 0.2 (3 epochs). 696 s on 2 CPU cores that had other work to do, with jax 0.10.2, 143 of them for
            the experts and 513 for scores, most of these for the full data.
+Unroll     these numbers with --method.unroll.mode segmented.
 Ours       all settings: snapshots every 2 steps, targets 4 snapshots ahead, Adam on the images.
 """
 
