@@ -25,12 +25,65 @@ from jaxdd.models import ModelConfig  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
 
 
+SLOW = {
+    "test_notebooks": ["test_notebook_runs"],
+    "test_infmatch": [
+        "test_displacements_against_true_retraining",
+        "test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences[published]",
+        "test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences[unroll]",
+        "test_residual_is_the_printed_formula_with_dense_hessians[published]",
+    ],
+    "test_sharing": [
+        "test_a_step_is_shared[mtt, learned labels, mini-batch]",
+        "test_a_step_is_shared[datm]",
+        "test_a_step_is_shared[ddpp]",
+        "test_a_step_is_shared[iadd]",
+        "test_a_step_is_shared[infmatch, unroll]",
+        "test_a_step_is_shared[dc, real network]",
+        "test_a_step_is_shared[dc, weighted]",
+        "test_a_step_is_shared[dm, weighted by the implicit score]",
+        "test_real_batches_are_split_where_items_are_few[infmatch]",
+        "test_real_batches_are_split_where_items_are_few[dc]",
+        "test_networks_are_evaluated_side_by_side",
+        "test_chunks_of_influence_are_shared[bracket]",
+        "test_chunks_of_influence_are_shared[second_order]",
+        "test_chunks_of_influence_are_shared[endpoint]",
+        "test_retraining_without_each_example_is_shared",
+    ],
+    "test_run": ["test_the_stages_in_a_notebook"],
+    "test_residency": ["test_host_and_device_give_the_same_bytes[iadd]"],
+    "test_app_influence": [
+        "test_a_run_of_iwd_shows_which_labels_it_doubts",
+        "test_idc_is_compared_with_as_many_pixels_as_it_stores",
+    ],
+    "test_config": ["test_two_steps_of_every_file[digits_iadd]", "test_two_steps_of_every_file[digits_dc]"],
+    "test_mtt": [
+        "test_gradient_agrees_with_finite_differences[segmented]",
+        "test_gradient_agrees_with_finite_differences[three pairs, augmented]",
+        "test_gradient_agrees_with_finite_differences[iadd per start, two pairs]",
+    ],
+    "test_methods": [
+        "test_eight_devices_compute_what_one_does[datm]",
+        "test_eight_devices_compute_what_one_does[ddpp quantile]",
+        "test_eight_devices_compute_what_one_does[iadd bounded]",
+    ],
+}
+"""By file: long tests of cases beside one that the fast set keeps."""
+SLOW_CASES = {"dc weighted, implicit, select", "dc idc", "datm", "ddpp threshold", "iadd mean_one", "iadd log_barrier"}
+SLOW_CASES |= {"iadd per_tensor", "iadd ratio", "infmatch published, cached, mini-batch", "mtt truncated, mini-batch"}
+"""Cases of the contract suite, test_methods, that the fast set leaves out."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep the tests of a case on one worker (--dist loadgroup): they share what it compiles."""
+    """Mark slow tests; keep those of a case on one worker (--dist loadgroup): they share what it compiles."""
     for item in items:
+        file = item.path.stem
         case = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        if item.path.stem == "test_methods" and case:
+        if file == "test_methods" and case:
             item.add_marker(pytest.mark.xdist_group(case))
+        if item.name in SLOW.get(file, ()) or (file == "test_methods" and case in SLOW_CASES):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
