@@ -24,7 +24,6 @@ from jaxdd import classification, data, models  # noqa: E402
 from jaxdd.models import ModelConfig  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
 
-
 SLOW = {
     "test_notebooks": ["test_notebook_runs"],
     "test_infmatch": [
