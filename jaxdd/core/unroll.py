@@ -77,9 +77,9 @@ def footprint(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: 
 def choose(stored: Footprint, memory: float) -> Literal["full", "steps", "segmented"]:
     """Choose how to differentiate a scan within a memory: the first of full, steps and segmented that fits well.
 
-    On a ConvNet of width 128 and depth 3, 50 steps on ten images of 32×32 took 5.1 s in full, with 3756 MiB of temporary
-    memory, 5.2 s with each step computed once more and 144 MiB, and 6.9 s in segments and 101 MiB (2 idle CPU cores, jax
-    0.10.2, `python -m tests.benchmarks.unroll --steps 50 --repeats 1`).
+    On a ConvNet of width 128 and depth 3, 50 steps on ten images of 32×32 took 5.1 s in full, with 3756 MiB of
+    temporary memory, 5.2 s with each step computed once more and 144 MiB, and 6.9 s in segments and 101 MiB (2 idle CPU
+    cores, jax 0.10.2, `python -m tests.benchmarks.unroll --steps 50 --repeats 1`).
 
     Args:
         stored: What each would store.
