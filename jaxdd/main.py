@@ -72,7 +72,7 @@ def launch(command: Any) -> None:
 
 
 def ask_xla(deterministic: bool) -> None:
-    """Ask XLA for deterministic kernels; it reads that when the first device is asked for."""
+    """Request deterministic kernels from XLA, which reads that when the first device is asked for."""
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 

@@ -5,7 +5,7 @@ import math
 import numbers
 import types
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from jaxdd.errors import SettingError
 
@@ -32,13 +32,13 @@ class Range:
     infinite: bool = False
 
     def __contains__(self, value: float) -> bool:
-        """Say whether a number lies in the range."""
+        """Return whether a number lies in the range."""
         inside = self.low < value if self.above else self.low <= value
         inside = inside and (value < self.high if self.below else value <= self.high)
         return inside and (self.infinite or value not in (math.inf, -math.inf))
 
     def __str__(self) -> str:
-        """Say what to give."""
+        """Name the range, as the remedy of a message."""
         if self.high == math.inf:
             end = ", which may be inf" if self.infinite else ""
             return (f"more than {self.low:.10g}" if self.above else f"{self.low:.10g} or more") + end
@@ -89,8 +89,9 @@ class Settings:
         Raises:
             SettingError: Naming the field, its value, and what to give.
         """
+        annotations = get_type_hints(type(self), include_extras=True)  # where a field's own type may be a string
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
-            check_value(f"{self._path}.{field.name}".lstrip("."), getattr(self, field.name), field.type)
+            check_value(f"{self._path}.{field.name}".lstrip("."), getattr(self, field.name), annotations[field.name])
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:

@@ -114,6 +114,13 @@ def test_every_method_of_the_package_is_known_by_its_name():
     assert dict(inspect.getmembers(methods, is_method)) == METHODS
 
 
+def test_help_of_a_method_begins_with_its_own_settings(help_of):
+    shown = re.findall(r"--method\.([\w-]+)[ ,]", help_of("run", "--method", "iadd"))
+    names = [name.replace("_", "-") for name in vars(METHODS["iadd"].Config)["__annotations__"]]
+    own = [name for name in names if name in shown]  # those that are no group of their own
+    assert "constraint" in own and shown[: len(own)] == own
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_help_documents_every_field(name, help_of):
     text = help_of("--method", name)
@@ -232,6 +239,28 @@ def test_a_choice_that_cannot_be_is_told_with_those_that_can(words, message):
         read(words.split())
 
 
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations"])
+def test_a_method_may_stand_in_the_config_file_itself(first, tmp_path, help_of):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"{first}\n"
+        "import dataclasses\n"
+        "from typing import Annotated\n"
+        "import jaxdd\n"
+        "from jaxdd.settings import AtLeast\n\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Mine(jaxdd.methods.dm.Config):\n"
+        "    shots: Annotated[int, AtLeast(1)] = 3\n"
+        "    'How many shots.'\n\n"
+        "def get_config():\n"
+        "    return jaxdd.Config(method=Mine())\n"
+    )
+    assert parse(["--config", str(file), "--method.shots", "4"]).method.shots == 4
+    with pytest.raises(SettingError, match="method.shots is 0; give 1 or more"):
+        parse(["--config", str(file), "--method.shots", "0"])
+    assert "How many shots." in help_of("run", "--config", str(file))
+
+
 def test_a_file_gives_the_method_and_the_command_line_the_rest(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
@@ -252,6 +281,14 @@ def test_a_file_gives_the_method_and_the_command_line_the_rest(tmp_path):
         ("config = 3", r"must define get_config\(\) that returns a jaxdd.Config, not None"),
         ("get_config = 3", r"must define get_config\(\) that returns a jaxdd.Config, not None"),
         ("def get_config(): return {'seed': 3}", r"returns a jaxdd.Config, not {'seed': 3}"),
+        (
+            "import dataclasses, jaxdd\n"
+            "@dataclasses.dataclass(frozen=True)\n"
+            "class More(jaxdd.Config):\n"
+            "    extra: int = 3\n"
+            "def get_config(): return More()",
+            "returns a More, whose further fields no command would read",
+        ),
     ],
 )
 def test_a_file_without_a_configuration_is_refused(tmp_path, content, message):

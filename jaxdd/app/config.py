@@ -4,11 +4,11 @@ import ast
 import dataclasses
 import difflib
 import re
-import runpy
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
@@ -63,7 +63,7 @@ class Config(Settings):
     workdir: str = "runs/digits_infmatch"
     """Folder for everything that the run writes; the same command continues a run that was stopped."""
     deterministic: bool = True
-    """Have the launcher ask XLA for deterministic GPU kernels, without which resuming is not bit-identical on a GPU."""
+    """Request deterministic GPU kernels from XLA, without which resuming is not bit-identical on a GPU."""
 
     dry_run: bool = False
     """Train nothing and write nothing: print the memory that the run takes, and about how long it will take."""
@@ -89,7 +89,7 @@ class Start:
     """A method with its own default settings, in place of a preset."""
 
     def settings(self) -> Config:
-        """Give the settings to start from.
+        """Return the settings to start from.
 
         Raises:
             SettingError: Both are named, or the configuration cannot be had.
@@ -112,7 +112,7 @@ class CommandLine(Start, Generic[C]):
 
 
 def command_line(words: Sequence[str], kind: type[C]) -> CommandLine[C]:
-    """Give a command line before its options: what `--config` or `--method` start from.
+    """Build a command line without its options from what `--config` or `--method` start from.
 
     Args:
         words: The words behind the command's name.
@@ -160,7 +160,7 @@ def load_config(source: str | Path) -> Config:
     arguments = dict(word.partition("=")[::2] for word in words.split(",")) if words else {}
     sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a method of one's own may lie beside it
     try:
-        get_config = runpy.run_path(str(path)).get("get_config")
+        get_config = getattr(_module(path), "get_config", None)
         values = {key: _value(word) for key, word in arguments.items()}
         config = get_config(**values) if callable(get_config) else None
     except Exception as error:
@@ -169,10 +169,23 @@ def load_config(source: str | Path) -> Config:
         ) from error
     if not isinstance(config, Config):
         raise SettingError(f"--config {source} must define get_config() that returns a jaxdd.Config, not {config!r}")
+    if type(config) is not Config:
+        raise SettingError(
+            f"--config {source} returns a {type(config).__name__}, whose further fields no command would read; return "
+            "a jaxdd.Config, and give a method's settings to the Config of the method"
+        )
     if arguments:
         ending = re.sub(r"[^\w.-]", "-", "_".join(key + word for key, word in arguments.items()))
         config = dataclasses.replace(config, workdir=f"{config.workdir}_{ending}")
     return config
+
+
+def _module(path: Path) -> ModuleType:
+    """Import a file as a module of its own name, where tools find the text of the classes that it defines."""
+    module = sys.modules[f"jaxdd_config_{path.stem}"] = ModuleType(f"jaxdd_config_{path.stem}")
+    module.__file__ = str(path)
+    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)  # no bytecode beside it, which could be stale
+    return module
 
 
 def _find(name: str) -> Path:

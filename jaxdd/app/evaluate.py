@@ -82,7 +82,7 @@ def _part(card: Card, name: str) -> dict[str, Any]:
 
 
 def command_line(words: Sequence[str]) -> Evaluate:
-    """Give the command line before its options: what the set's own card says.
+    """Build the command line without its options from what the set's own card says.
 
     Args:
         words: The words behind the command's name.

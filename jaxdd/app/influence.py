@@ -174,5 +174,5 @@ def _path(store: ExpertStore, expert: int, line: Timeline, rows: list[int]) -> T
 
 
 def _settings(command: Influence) -> dict[str, Any]:
-    """Give the settings that the scores depend on."""
+    """Return the settings that the scores depend on."""
     return {name: value for name, value in plain(command).items() if name not in ("method", "evaluate", "workdir")}

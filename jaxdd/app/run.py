@@ -244,7 +244,7 @@ def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
 
 
 def _by_label(values: dict[str, Any], mislabeled: np.ndarray | None) -> dict[str, Any]:
-    """Give scalars and arrays, in place of `Scores` those of right and of wrong labels, if it is known which are."""
+    """Return scalars and arrays, in place of `Scores` those of right and of wrong labels, if it is known which are."""
     shown: dict[str, Any] = {}
     for name, value in values.items():
         if not isinstance(value, Scores):

@@ -79,7 +79,7 @@ class Dataset:
     true_labels: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        """Say what it is in a line, without the pixels."""
+        """Describe it in a line, without the pixels."""
         counts = ", ".join(f"{len(getattr(self, split).labels)} {split}" for split in ("train", "validation", "test"))
         return f"<Dataset {self.name!r}: {self.num_classes} classes, images {self.image_shape}, {counts}>"
 

@@ -66,7 +66,7 @@ class Fetcher:
         self._names = jax.jit(names)
 
     def names(self, key: Array, sources: PyTree, first: int) -> Names | None:
-        """Ask the devices which snapshots the steps from `first` on read; to be called before other work."""
+        """Look up which snapshots the steps from `first` on read; to be called before other work."""
         return None if self._snapshots is None else self._names(key, sources, jnp.int32(first))
 
     def fetch(self, names: Names | None) -> list[Array] | None:

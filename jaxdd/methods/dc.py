@@ -91,7 +91,7 @@ class Config(ClasswiseConfig):
 
 
 def published_loops(ipc: int) -> tuple[int, int]:
-    """Give the outer and inner loop for a number of images per class: `PUBLISHED_LOOPS`, linearly interpolated.
+    """Return the outer and inner loop for a number of images per class: `PUBLISHED_LOOPS`, linearly interpolated.
 
     Args:
         ipc: Images per class; beyond 50 the loops stay those of 50.

@@ -74,7 +74,7 @@ class Constraint(NamedTuple):
 
 
 def tensor_weights(a: Array, sizes: np.ndarray) -> Array:
-    """Give every parameter of tensor l the weight `P e^{a_l} / Σ_k P_k e^{a_k}`, one on average: `[L] -> [P]`."""
+    """Weight every parameter of tensor l by `P e^{a_l} / Σ_k P_k e^{a_k}`, one on average: `[L] -> [P]`."""
     p = jax.nn.softmax(a + jnp.log(sizes)) * (sizes.sum() / sizes)
     return jnp.repeat(p, sizes, total_repeat_length=int(sizes.sum()))
 

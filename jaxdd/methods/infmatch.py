@@ -159,7 +159,7 @@ HESSIANS = {
 
 
 def coefficients(estimator: str, lr: AnyArray, remaining: AnyArray, tau: float) -> tuple[Array, Array]:
-    """Give the weights (a, b) of the first-order term and of the bracket at a checkpoint.
+    """Return the weights (a, b) of the first-order term and of the bracket at a checkpoint.
 
     - published:    `(0, c_t)` with `c_t = η^t Σ_{k>t} η^k`.
     - first_order:  `(−η^t, 0)`.

@@ -129,7 +129,7 @@ SELECTIONS: dict[str, Callable[[Array, Array, Weighting], Array]] = {
 
 
 def kept(fraction: float, z: Array) -> int:
-    """Say how many of B examples are a fraction of them, at least 1."""
+    """Count how many of B examples a fraction of them is, at least 1."""
     return max(1, round(fraction * z.shape[-1]))
 
 
