@@ -14,8 +14,9 @@ Ours       the first student learning rate; the validation split chooses the set
 
 from typing import NamedTuple
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Unroll, Window
 from jaxdd.methods import Optimizer, datm
+from jaxdd.models import ConvNet
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
@@ -45,7 +46,7 @@ def get_config(ipc: int = 10) -> Config:
     chosen = SETTINGS[ipc]
     return Config(
         data=DataConfig(name="cifar10", normalization="zca"),
-        model=ModelConfig(width=128, depth=3),
+        model=ConvNet(width=128, depth=3),
         experts=ExpertsConfig(
             count=100,
             recipe=Recipe(

@@ -8,14 +8,15 @@ Measured   not yet. Needs an accelerator: 10 000 steps, each with gradients of 2
 Ours       the validation split (a tenth of train) chooses the set, the paper takes the last one.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
 from jaxdd.methods import Optimizer, dc
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 10) -> Config:
     return Config(
         data=DataConfig(name="cifar10"),
-        model=ModelConfig(width=128, depth=3),
+        model=ConvNet(width=128, depth=3),
         method=dc.Config(
             ipc=ipc,
             steps=10_000,  # 1000 networks, 10 steps each

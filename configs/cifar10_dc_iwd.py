@@ -9,14 +9,15 @@ Ours       the settings of DC are its authors'; temperature, warm-up and moving 
            public. The validation split (a tenth of train) chooses the set, the papers take the last one.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
 from jaxdd.methods import Optimizer, Weighting, dc
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 10) -> Config:
     return Config(
         data=DataConfig(name="cifar10"),
-        model=ModelConfig(width=128, depth=3),
+        model=ConvNet(width=128, depth=3),
         method=dc.Config(
             ipc=ipc,
             steps=10_000,  # 1000 networks, 10 steps each

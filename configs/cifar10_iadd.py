@@ -13,8 +13,9 @@ Ours       bounded importance (`--method.constraint none` is the published metho
 
 from typing import Literal, NamedTuple
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Unroll, Window
 from jaxdd.methods import Optimizer, iadd
+from jaxdd.models import ConvNet
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
@@ -45,7 +46,7 @@ def get_config(ipc: int = 10) -> Config:
     chosen = SETTINGS[ipc]
     return Config(
         data=DataConfig(name="cifar10", normalization=chosen.normalization),
-        model=ModelConfig(width=128, depth=3),
+        model=ConvNet(width=128, depth=3),
         experts=ExpertsConfig(
             count=100,
             recipe=Recipe(

@@ -11,8 +11,9 @@ Measured   not yet. Needs an accelerator.
 Ours       the second-order estimator, Adam on images and labels, the number of experts, checkpoints and steps.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Window
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Window
 from jaxdd.methods import Optimizer, infmatch
+from jaxdd.models import ConvNet
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
@@ -20,7 +21,7 @@ DSA = "color_crop_cutout_flip_scale_rotate"
 def get_config(ipc: int = 10) -> Config:
     return Config(
         data=DataConfig(name="cifar10", normalization="zca"),
-        model=ModelConfig(width=128, depth=3),
+        model=ConvNet(width=128, depth=3),
         experts=ExpertsConfig(
             count=10,
             recipe=Recipe(

@@ -10,14 +10,15 @@ Unroll     these numbers with --method.unroll.mode segmented.
 Ours       all settings: those of MTT beside it, and the learning rate of the labels.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll, Window
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Unroll, Window
 from jaxdd.methods import Optimizer, datm
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=16, depth=3),
+        model=ConvNet(width=16, depth=3),
         experts=ExpertsConfig(
             count=4,
             recipe=Recipe(

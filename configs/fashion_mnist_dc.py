@@ -9,14 +9,15 @@ Measured   70.6 ± 0.5 % test accuracy over 5 networks; random real images 51.8 
 Ours       Adam on the images and smaller real batches; a fresh network every step, as published for one image.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
 from jaxdd.methods import Optimizer, dc
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=16, depth=3),
+        model=ConvNet(width=16, depth=3),
         method=dc.Config(
             ipc=ipc,
             steps=300,

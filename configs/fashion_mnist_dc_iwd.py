@@ -9,14 +9,15 @@ Measured   One seed: 68.6 % test accuracy with clean labels (DC 69.2), 67.7 with
 Ours       all settings: those of DC beside it, the explicit score and τ = 2.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
 from jaxdd.methods import Optimizer, Weighting, dc
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=16, depth=3),
+        model=ConvNet(width=16, depth=3),
         method=dc.Config(
             ipc=ipc,
             steps=300,

@@ -9,14 +9,15 @@ Measured   69.9 ± 0.9 % test accuracy over 5 networks; random real images 51.8 
 Ours       Adam on the images, smaller real batches and fewer steps; no augmentation.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
 from jaxdd.methods import Optimizer, dm
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=16, depth=3),
+        model=ConvNet(width=16, depth=3),
         method=dm.Config(
             ipc=ipc,
             steps=300,

@@ -11,14 +11,15 @@ Ours       all settings: those of MTT beside it, and how the importance is held 
            published method).
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Unroll
 from jaxdd.methods import Optimizer, iadd
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=16, depth=3),
+        model=ConvNet(width=16, depth=3),
         experts=ExpertsConfig(
             count=4,
             recipe=Recipe(

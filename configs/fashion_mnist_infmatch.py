@@ -9,14 +9,15 @@ Ours       early, finely spaced checkpoints (a snapshot every 2 steps, the first
            images: with fresh batches of 128 the residual stays near 1, in the noise, and with the cache it falls.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Window
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Window
 from jaxdd.methods import Optimizer, infmatch
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 10) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=32, depth=3),
+        model=ConvNet(width=32, depth=3),
         experts=ExpertsConfig(
             count=4,
             recipe=Recipe(

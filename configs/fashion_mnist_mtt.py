@@ -10,14 +10,15 @@ Unroll     these numbers with --method.unroll.mode segmented.
 Ours       all settings: snapshots every 2 steps, targets 4 snapshots ahead, Adam on the images.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe, Unroll
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Unroll
 from jaxdd.methods import Optimizer, mtt
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=16, depth=3),
+        model=ConvNet(width=16, depth=3),
         experts=ExpertsConfig(
             count=4,
             recipe=Recipe(

@@ -9,14 +9,15 @@ Measured   67.8 ± 1.2 % test accuracy over 5 networks; random real images 51.8 
 Ours       all settings: Adam on the images, 256 frequencies, smaller real batches and fewer steps; no augmentation.
 """
 
-from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, ModelConfig, Recipe
+from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe
 from jaxdd.methods import Optimizer, ncfm
+from jaxdd.models import ConvNet
 
 
 def get_config(ipc: int = 1) -> Config:
     return Config(
         data=DataConfig(name="fashion_mnist"),
-        model=ModelConfig(width=16, depth=3),
+        model=ConvNet(width=16, depth=3),
         experts=ExpertsConfig(
             count=4,
             recipe=Recipe(

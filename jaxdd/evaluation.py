@@ -119,7 +119,8 @@ def _train_and_measure(
     split: RealSet,
 ) -> Scalars:
     init_key, train_key = jax.random.split(key)
-    params, _ = train(train_key, task.model.init(init_key), task.losses, fetch, size, recipe, lr=lr)
+    params = task.model.init(init_key)
+    params, _ = train(train_key, params, task.losses, fetch, size, recipe, lr=lr, observe=task.model.observe)
     return task.measure(params, split)
 
 

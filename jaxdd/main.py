@@ -53,8 +53,7 @@ def launch(command: Any) -> None:
             print(listing())
         case Evaluate():
             results = evaluate(command)
-            network, count = results["model"], results["images"]
-            print(f"{command.distilled}: {count} images of {results['dataset']}, on {describe(network)}")
+            print(f"{command.distilled}: {results['images']} images of {results['dataset']}, on {command.model}")
             print_scores(results["scores"])
         case Influence():
             ask_xla(command.deterministic)
@@ -75,11 +74,6 @@ def ask_xla(deterministic: bool) -> None:
     """Request deterministic kernels from XLA, which reads that when the first device is asked for."""
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-
-
-def describe(model: dict[str, Any]) -> str:
-    """Name a network by its settings: convnet of width 32 and depth 2."""
-    return f"{model['name']} of width {model['width']} and depth {model['depth']}"
 
 
 def print_scores(scores: dict[str, Any]) -> None:

@@ -136,7 +136,7 @@ def _check_number(name: str, value: Any, kind: type, allowed: Range, optional: s
         raise SettingError(f"{name} is {value}; give at most {LARGEST_INTEGER}{optional}")
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: Any, choices: Iterable[str | int]) -> None:
     """Refuse a name that is none of the choices.
 
     Args:
@@ -148,8 +148,8 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         SettingError: Naming the value and the choices.
     """
     choices = tuple(choices)
-    if not isinstance(value, str) or value not in choices:
-        raise SettingError(f"{name} is {_shown(value)}; choose one of {', '.join(choices)}")
+    if isinstance(value, bool) or not isinstance(value, str | int) or value not in choices:
+        raise SettingError(f"{name} is {_shown(value)}; choose one of {', '.join(map(str, choices))}")
 
 
 def check_argument(name: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:

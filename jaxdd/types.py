@@ -61,17 +61,21 @@ class Scores(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A network as three pure functions of its parameters; the only thing that jaxdd knows of a network.
+    """A network as pure functions of its parameters; the only thing that jaxdd knows of a network.
 
     Attributes:
         init: `(key) -> params`.
         apply: `(params, inputs) -> outputs`; of a classifier `images [B,H,W,K] -> logits [B,C]`.
         features: `(params, inputs) -> [B,F]`, the input of the last linear layer.
+        observe: `(params, inputs) -> statistics`, the mean and variance of the batch wherever the network standardizes
+            by them; None if it does not. With their running averages in `params["statistics"]` the other functions use
+            those, see `jaxdd.models.layers.STATISTICS`.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[[Params, PyTree], PyTree]
     features: Callable[[Params, PyTree], Array]
+    observe: Callable[[Params, PyTree], PyTree] | None = None
 
 
 Losses: TypeAlias = Callable[[Params, Examples], Array]

@@ -21,7 +21,7 @@ jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))  # some t
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 from jaxdd import classification, data, models  # noqa: E402
-from jaxdd.models import ModelConfig  # noqa: E402
+from jaxdd.models import MLP, ConvNet  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
 
 SLOW = {
@@ -98,7 +98,8 @@ def toy():
 
     def build(dtype, *, name="convnet", norm="instance", activation="gelu"):
         # A smooth activation: finite differences of a ReLU network are off wherever a unit switches.
-        config = ModelConfig(name=name, width=4, depth=1, norm=norm, activation=activation)
+        kinds = {"convnet": ConvNet(width=4, depth=1, norm=norm, activation=activation)}
+        config = kinds.get(name) or MLP(width=4, depth=1, activation=activation)
         model = models.build(config, (4, 4, 1), 3)
         key = jax.random.key(7)
         examples = Examples(

@@ -80,14 +80,14 @@ def test_a_saved_set_is_scored_with_another_network(saved, digits, tmp_path, cap
         for name, score in scores.items()
     ]
     assert list(scores) == ["distilled", "random_real"] and scores["distilled"]["mean"] > 0.2  # chance is a tenth
-    model = plain(jaxdd.ModelConfig("mlp", width=8, depth=1))
+    model = plain(jaxdd.models.MLP(width=8, depth=1))
     written = {"set": path, "dataset": "digits", "images": 10, "model": model, "recipe": plain(RECIPE)}
     assert json.loads(out.read_text()) == {**written, "scores": scores}
 
 
 def test_defaults_are_those_of_the_card(saved):
     path = saved()
-    expected = Evaluate(path, model=jaxdd.ModelConfig("mlp", width=4, depth=1), recipe=RECIPE)
+    expected = Evaluate(path, model=jaxdd.models.MLP(width=4, depth=1), recipe=RECIPE)
     assert parse([path]) == expected
     assert parse(["--networks", "2", path, "--recipe.epochs", "7"]) == dataclasses.replace(
         expected, networks=2, recipe=dataclasses.replace(RECIPE, epochs=7)

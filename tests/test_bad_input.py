@@ -19,7 +19,7 @@ from jaxdd.errors import Diverged, SettingError
 from jaxdd.influence import Solver
 from jaxdd.main import main
 from jaxdd.methods import Optimizer, coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP, ConvNet
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (36, 8, 8, 3), np.uint8), np.arange(36) % 3
@@ -109,7 +109,7 @@ def announced(shape):
 def things():
     """A small task, its data and a set."""
     dataset = data.from_arrays(IMAGES, LABELS, *TEST)
-    model = jaxdd.models.build(ModelConfig("mlp", width=4, depth=0), dataset.image_shape, 3)
+    model = jaxdd.models.build(MLP(width=4, depth=0), dataset.image_shape, 3)
     distilled = Distilled(jnp.zeros((3, 8, 8, 3)), hard_labels(np.arange(3), 3), jnp.float32(0.1))
     return jaxdd.classification(model, 3), dataset, distilled, model
 
@@ -139,8 +139,8 @@ ROWS = {
     "seed a text": (lambda _: Config(seed="abc"), "seed is 'abc'; give a whole number"),
     "split seed": (lambda _: jaxdd.DataConfig(split_seed=-1), "data.split_seed is -1; give one in [0, 4294967295]"),
     "noise seed": (lambda _: jaxdd.DataConfig(noise_seed=-1), "data.noise_seed is -1; give one in [0, 4294967295]"),
-    "width a text": (lambda _: ModelConfig(width="32"), "model.width is '32'; give a whole number"),
-    "width beyond memory": (lambda _: ModelConfig(width=10**11), "model.width is 100000000000; give one in [1, 65536]"),
+    "width a text": (lambda _: ConvNet(width="32"), "model.width is '32'; give a whole number"),
+    "width beyond memory": (lambda _: ConvNet(width=10**11), "model.width is 100000000000; give one in [1, 65536]"),
     "lr infinite": (lambda _: Recipe(lr=math.inf), "recipe.lr is inf; give more than 0"),
     "lr not a number": (lambda _: Recipe(lr=math.nan), "recipe.lr is nan; give more than 0"),
     "lr a text": (lambda _: Recipe(lr="0.1"), "recipe.lr is '0.1'; give a number"),
@@ -263,7 +263,7 @@ ROWS = {
     ),
     "model config a text": (
         lambda _: jaxdd.models.build("mlp", (8, 8, 1), 3),
-        "the model's config is 'mlp'; give a jaxdd.ModelConfig",
+        "the model's config is 'mlp'; give settings of jaxdd.models, such as ConvNet()",
     ),
     # Files of sets, each named.
     "two bytes": (raw(b"PK"), "{set}: the npz file is truncated or damaged (File is not a zip file)"),

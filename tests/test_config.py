@@ -26,7 +26,7 @@ from jaxdd.errors import SettingError
 from jaxdd.experts import check_length
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.methods import ClasswiseConfig, MethodConfig
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 
 FILES = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 FAST = {f"digits_{name}" for name in ("infmatch", "mtt", "iadd", "dc", "dm", "ncfm")}
@@ -383,7 +383,7 @@ def test_two_steps_of_every_file(file, tmp_path, monkeypatch):
     scoring = dataclasses.replace(config.evaluate.recipe, augment="none")
     config = dataclasses.replace(
         config,
-        model=ModelConfig("mlp", width=2, depth=1),
+        model=MLP(width=2, depth=1),
         experts=dataclasses.replace(config.experts, recipe=recipe, keep=config.experts.keep and 9, directory=None),
         evaluate=dataclasses.replace(config.evaluate, full_data=False, recipe=scoring),
         workdir=str(tmp_path),

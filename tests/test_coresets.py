@@ -13,7 +13,7 @@ from jaxdd.core.normalization import fit
 from jaxdd.core.sampling import real_set
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import MethodConfig, Sources, coresets, initial_distilled
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 
 SIZES = (7, 11, 9)  # examples of each class: classes of different size are padded
 
@@ -46,7 +46,7 @@ def problem():
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(3), SIZES))
     images = rng.integers(0, 256, (len(labels), 4, 4, 1), np.uint8)
-    model = models.build(ModelConfig(name="mlp", width=5, depth=1), (4, 4, 1), 3)
+    model = models.build(MLP(width=5, depth=1), (4, 4, 1), 3)
     size = ravel_pytree(model.init(jax.random.key(0)))[0].size
     final = rng.normal(size=(3, size)).astype(np.float32)
     line = np.zeros(2, np.float32)

@@ -10,7 +10,7 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled, hard_labels
 from jaxdd.core.tasks import cross_entropy
 from jaxdd.methods import Optimizer, Sources, dc
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP, ConvNet
 from jaxdd.types import Examples
 from tests.helpers import class_batch, distilled_set, finite_difference, random_like
 
@@ -129,7 +129,7 @@ def test_a_step_descends_the_objective(x64, toy, factor, labels):
 @pytest.mark.parametrize("network", ["distilled", "real"])
 def test_loops_are_those_written_by_hand(stripes, network):
     # Three steps a network, two rounds of training between them; the network is drawn anew exactly every three steps.
-    model = models.build(ModelConfig(name="mlp", width=4, depth=1), (8, 8, 1), 3)
+    model = models.build(MLP(width=4, depth=1), (8, 8, 1), 3)
     config = dc.Config(
         ipc=2, real_batch=6, outer_loop=3, inner_loop=2, network=network, network_batch=6, augment="none"
     )
@@ -185,7 +185,7 @@ def test_loops_in_between_and_as_set():
 
 @pytest.mark.parametrize("network", ["distilled", "real"])
 def test_a_network_may_stay_untrained(stripes, network):
-    model = models.build(ModelConfig(name="mlp", width=2, depth=1), (8, 8, 1), 3)
+    model = models.build(MLP(width=2, depth=1), (8, 8, 1), 3)
     config = dc.Config(ipc=1, real_batch=2, outer_loop=5, inner_loop=0, network=network, network_batch=2)
     method = config.build(classification(model, 3))
     first = Distilled(jnp.ones((3, 8, 8, 1)), hard_labels(jnp.arange(3), 3), jnp.asarray(0.01))
@@ -265,7 +265,7 @@ def test_impossible_settings_are_refused():
 
 def test_the_memory_of_a_gradient_in_the_weights_is_that_of_one_class():
     def memory(classes):
-        model = models.build(ModelConfig(width=8, depth=1), (8, 8, 1), classes)
+        model = models.build(ConvNet(width=8, depth=1), (8, 8, 1), classes)
         method = dc.Config(ipc=1).build(classification(model, classes))
         network = model.init(jax.random.key(0))
         images = jnp.zeros((classes, 64, 8, 8, 1))

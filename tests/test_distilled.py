@@ -21,7 +21,7 @@ from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.io.files import atomic_write, plain, to_json, write_json
-from jaxdd.models import ModelConfig
+from jaxdd.models import ConvNet
 
 NAMES = ("cat", "dog", "größe")
 VERSION_1 = {kind: Path(__file__).parent / "data" / f"distilled_v1_{kind}.npz" for kind in ("logits", "hard")}
@@ -199,7 +199,7 @@ def test_a_set_saved_by_version_1_can_be_scored_as_it_was(kind):
     command = defaults(str(VERSION_1[kind]))
     assert command.distilled == str(VERSION_1[kind])
     assert command.data == DataConfig(name="digits", validation=0.1, normalization="standard")
-    assert command.model == ModelConfig(name="convnet", width=32, depth=2)
+    assert command.model == ConvNet(width=32, depth=2)
     assert command.recipe == Recipe(epochs=20, lr=0.01, augment="color_crop_cutout_scale_rotate")
     assert command.full_recipe == EvaluateConfig().full_recipe
     assert (command.networks, command.seed) == (5, 0)

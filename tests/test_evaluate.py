@@ -24,7 +24,7 @@ from jaxdd.evaluation import (
     summary,
     validator,
 )
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 
 MODULE = sys.modules["jaxdd.evaluation"]
 RECIPE = Recipe(epochs=15, batch=4, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="step", augment="none")
@@ -38,7 +38,7 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def model():
-    return models.build(ModelConfig(name="mlp", width=4, depth=1), (8, 8, 1), 3)
+    return models.build(MLP(width=4, depth=1), (8, 8, 1), 3)
 
 
 @pytest.fixture(scope="module")

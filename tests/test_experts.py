@@ -20,9 +20,9 @@ from jaxdd.experts.timeline import timeline
 from jaxdd.io import checkpoint
 from jaxdd.io.integrity import DamagedError, write_sealed
 from jaxdd.io.lock import in_use
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 
-MODEL = ModelConfig(name="mlp", width=4, depth=1)
+MODEL = MLP(width=4, depth=1)
 # 192 examples: 3 steps an epoch, 6 in all, snapshots before steps 0, 2 and 4 and after the last.
 RECIPE = Recipe(epochs=2, batch=64, lr=0.05, momentum=0.9, weight_decay=1e-3, schedule="step", augment="none")
 CONFIG = ExpertsConfig(count=3, recipe=RECIPE, snapshot_every=2)

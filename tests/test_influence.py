@@ -13,7 +13,7 @@ from jaxdd.core import sampling
 from jaxdd.core.normalization import fit
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import InfluenceConfig, Solver
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 from jaxdd.types import Examples
 
 ALONG_PATH = ["tracin", "second_order", "bracket", "sgd_influence"]
@@ -43,7 +43,7 @@ class Problem:
     """A small problem with everything that the oracles need, dense."""
 
     def __init__(self, depth=1, count=30, target=12, classes=3, decay=DECAY):
-        config = ModelConfig(name="mlp", width=4, depth=depth, activation="gelu")
+        config = MLP(width=4, depth=depth, activation="gelu")
         self.task = classification(models.build(config, (4, 4, 1), classes), classes)
         self.size, self.unravel = self.task.size, self.task.unravel
         self.train, self.target = digits(count, target, classes)
@@ -363,7 +363,7 @@ def test_real_set_and_its_examples_score_alike():
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (14, 4, 4, 1), dtype=np.uint8), np.arange(14) % 3
     real = sampling.real_set(images, labels, 3, fit("standard", images))
-    task = classification(models.build(ModelConfig(name="mlp", width=4, depth=1), (4, 4, 1), 3), 3)
+    task = classification(models.build(MLP(width=4, depth=1), (4, 4, 1), 3), 3)
     params = ravel_pytree(task.model.init(jax.random.key(0)))[0]
     path = influence.at(params)._replace(total_time=jnp.asarray(0.5))
     config = InfluenceConfig("tracin", chunk=5)
@@ -458,7 +458,7 @@ def test_what_cannot_be_scored_is_refused(x64, problem, recorded):
     with pytest.raises(ValueError, match="training example 3 has weight 0"):
         train = problem.train._replace(weights=problem.train.weights.at[3].set(0))
         influence.scores(problem.task, train, problem.target, recorded, InfluenceConfig("leave_one_out"))
-    large = classification(models.build(ModelConfig(name="mlp", width=1000, depth=1), (4, 4, 1), 3), 3)
+    large = classification(models.build(MLP(width=1000, depth=1), (4, 4, 1), 3), 3)
     with pytest.raises(ValueError, match="'explicit' for a network of 20003 parameters"):
         config = InfluenceConfig("endpoint", solver=Solver("explicit"))
         influence.scores(large, problem.train, problem.target, influence.at(np.zeros(20003)), config)

@@ -17,7 +17,7 @@ CONFIG = dm.Config(ipc=2, steps=2, real_batch=4, image_optimizer=Optimizer("sgd"
 
 @pytest.fixture(scope="module")
 def task():
-    return jaxdd.classification(jaxdd.models.build(jaxdd.ModelConfig(name="mlp", width=4, depth=1), (8, 8, 1), 3), 3)
+    return jaxdd.classification(jaxdd.models.build(jaxdd.models.MLP(width=4, depth=1), (8, 8, 1), 3), 3)
 
 
 def test_it_begins_with_the_given_set(task, stripes):
@@ -63,7 +63,7 @@ def test_items_of_several_are_stored_as_one(task, stripes):
 def saved(tmp_path):
     """A run's configuration, and the set that it saved."""
     config = jaxdd.Config(
-        model=jaxdd.ModelConfig(name="mlp", width=4, depth=1),
+        model=jaxdd.models.MLP(width=4, depth=1),
         method=dataclasses.replace(CONFIG, ipc=1),
         evaluate=dataclasses.replace(SCORING, random_real=False),
         workdir=str(tmp_path / "first"),

@@ -24,7 +24,7 @@ from jaxdd.experts import ExpertsConfig
 from jaxdd.experts.trajectories import Window
 from jaxdd.main import main
 from jaxdd.methods import dm, infmatch, initial_distilled
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 
 MIB = 2**20
 FLAGS = shlex.split(
@@ -45,7 +45,7 @@ def case(stripes, method=None, width=4, **experts):
     recipe = Recipe(epochs=4, batch=64, lr=0.05, momentum=0.0, weight_decay=0.0, augment="none")
     experts = ExpertsConfig(**{"count": 2, "recipe": recipe, "snapshot_every": 1, **experts})
     method = method or infmatch.Config(steps=4, real_batch=8, window=Window(start=3), estimator="first_order")
-    config = Config(method=method, model=ModelConfig("mlp", width=width, depth=1), experts=experts)
+    config = Config(method=method, model=MLP(width=width, depth=1), experts=experts)
     task = classification(models.build(config.model, stripes.image_shape, stripes.num_classes), stripes.num_classes)
     return config, stripes, task
 
@@ -154,7 +154,7 @@ def test_step_is_measured_by_its_compiled_program(stripes, one_device):
 def test_step_that_does_not_fit_is_refused(tmp_path, one_device, monkeypatch):
     config = Config(
         method=dm.Config(steps=1, real_batch=1000),
-        model=ModelConfig("mlp", width=256, depth=1),
+        model=MLP(width=256, depth=1),
         data=DataConfig(data_dir=str(tmp_path)),
     )
     limit(monkeypatch, device=2 * MIB)

@@ -36,7 +36,7 @@ from jaxdd.methods import (
     mtt,
     ncfm,
 )
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 from jaxdd.types import Examples
 
 # Plain SGD: Adam's first steps follow the sign of a gradient, however small, and turn rounding into a difference.
@@ -149,7 +149,7 @@ KEY = jax.random.key(5)
 @pytest.fixture(scope="module")
 def problem(stripes):
     """The stripes, a small network and two experts of it."""
-    task = classification(models.build(ModelConfig(name="mlp", width=8, depth=1), (8, 8, 1), 3), 3)
+    task = classification(models.build(MLP(width=8, depth=1), (8, 8, 1), 3), 3)
     recipe = Recipe(epochs=6, batch=64, lr=0.05, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
     config = ExpertsConfig(count=2, recipe=recipe, snapshot_every=2)
     with jax.set_mesh(make_mesh(jax.devices()[:1])):

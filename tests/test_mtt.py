@@ -14,7 +14,7 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.unroll import Unroll
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods import Optimizer, datm, ddpp, iadd, mtt
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP, ConvNet
 from jaxdd.types import Snapshots
 from tests.helpers import dot, finite_difference, random_like
 
@@ -129,7 +129,7 @@ def test_forward_mode_agrees_with_reverse_mode(setting):
 
 def test_outer_gradient_is_that_of_an_independent_recomputation(x64):
     # A network of two layers written out in numpy, trained five steps, and differentiated by complex steps.
-    task = classification(models.build(ModelConfig("mlp", width=5, depth=1, activation="swish"), (2, 2, 1), 3), 3)
+    task = classification(models.build(MLP(width=5, depth=1, activation="swish"), (2, 2, 1), 3), 3)
     config = mtt.Config(**SETTINGS | dict(ipc=2, batch=3, unroll=Unroll("segmented")))
     method, size = config.build(task), task.size
     rng = np.random.default_rng(0)
@@ -329,7 +329,7 @@ def test_ddpp_tells_when_it_keeps_little(toy):
 
 
 def test_depth_mask_drops_the_first_layers():
-    task = classification(models.build(ModelConfig(width=4, depth=2), (8, 8, 1), 3), 3)
+    task = classification(models.build(ConvNet(width=4, depth=2), (8, 8, 1), 3), 3)
     sizes = task.tensors
     first = sum(size for name, size in sizes.items() if "_0/" in name)
     anything = jnp.ones(sum(sizes.values()), jnp.float32)

@@ -33,7 +33,7 @@ def get_config():
 
 
 def small(width):
-    model = jaxdd.models.build(jaxdd.ModelConfig(name="mlp", width=width, depth=1), (8, 8, 1), 3)
+    model = jaxdd.models.build(jaxdd.models.MLP(width=width, depth=1), (8, 8, 1), 3)
     return jaxdd.classification(model, 3)
 
 

@@ -17,7 +17,7 @@ from jaxdd.experts.placement import Fetcher, resolve
 from jaxdd.experts.trajectories import Window
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.methods import Optimizer, Sources, iadd, infmatch
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 
 RECIPE = Recipe(epochs=6, batch=64, lr=0.05, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
 SCORING = EvaluateConfig(recipe=RECIPE, validate_every=7)
@@ -30,7 +30,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def problem(stripes):
-    task = classification(models.build(ModelConfig(name="mlp", width=8, depth=1), (8, 8, 1), 3), 3)
+    task = classification(models.build(MLP(width=8, depth=1), (8, 8, 1), 3), 3)
     experts = train_experts(task, stripes, ExpertsConfig(count=2, recipe=RECIPE, snapshot_every=2))
     return SimpleNamespace(task=task, dataset=stripes, experts=experts)
 

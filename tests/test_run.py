@@ -539,7 +539,7 @@ def test_errors_without_a_path_are_given_the_workdir(tmp_path, flags):
 def test_the_stages_in_a_notebook(stripes):
     train, test = stripes.train, stripes.test
     dataset = data.from_arrays(train.images, train.labels, test.images, test.labels, name="stripes")
-    model = models.build(jaxdd.ModelConfig("mlp", width=8, depth=1), dataset.image_shape, dataset.num_classes)
+    model = models.build(jaxdd.models.MLP(width=8, depth=1), dataset.image_shape, dataset.num_classes)
     task = jaxdd.classification(model, dataset.num_classes)
     recipe = jaxdd.Recipe(epochs=30, batch=64, lr=0.1, augment="none")
     experts = jaxdd.train_experts(task, dataset, jaxdd.ExpertsConfig(count=2, recipe=recipe))
@@ -552,7 +552,7 @@ def test_the_stages_in_a_notebook(stripes):
 
 
 def test_a_checkpoint_beyond_the_last_step_is_refused(stripes, tmp_path):
-    model = models.build(jaxdd.ModelConfig("mlp", width=4, depth=1), stripes.image_shape, stripes.num_classes)
+    model = models.build(jaxdd.models.MLP(width=4, depth=1), stripes.image_shape, stripes.num_classes)
     task, scoring = classification(model, stripes.num_classes), jaxdd.EvaluateConfig(validate_every=1000)
     train, test = stripes.train, stripes.test
     stripes = data.from_arrays(train.images, train.labels, test.images, test.labels, name="stripes", validation=0)

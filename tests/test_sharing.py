@@ -22,7 +22,7 @@ from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, Solver
 from jaxdd.influence.problem import Path, problem_of
 from jaxdd.methods import Sources, Weighting, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm
-from jaxdd.models import ModelConfig
+from jaxdd.models import ConvNet
 from jaxdd.types import Examples, Snapshots
 from tests.helpers import matrix_work
 
@@ -51,7 +51,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def problem():
-    model = models.build(ModelConfig(width=8, depth=1), (8, 8, 1), CLASSES)
+    model = models.build(ConvNet(width=8, depth=1), (8, 8, 1), CLASSES)
     task = classification(model, CLASSES)
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (160, 8, 8, 1), np.uint8), np.arange(160) % CLASSES
@@ -111,7 +111,7 @@ def test_a_step_is_shared(problem, name, record_property):
 def test_real_batches_are_split_where_items_are_few(problem, config, most):
     images = problem.sources.real.inputs
     real = sampling.real_set(images, np.arange(160) % 4, 4, problem.sources.real.normalization)
-    task = classification(models.build(ModelConfig(width=8, depth=1), (8, 8, 1), 4), 4)
+    task = classification(models.build(ConvNet(width=8, depth=1), (8, 8, 1), 4), 4)
     method = config.build(task)
     drawn = 0.3 * np.random.default_rng(1).normal(size=(EXPERTS, SNAPSHOTS, task.size)).astype(np.float32)
     experts = problem.sources.trajectories._replace(snapshots=drawn, final=drawn[:, -1])

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxdd import models
 from jaxdd.core.tasks import cross_entropy
 from jaxdd.core.training import Recipe, batching, shuffle, train
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 from jaxdd.types import Examples
 
 PLAIN = Recipe(epochs=3, batch=4, lr=0.2, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
@@ -42,7 +42,7 @@ def test_every_order_is_drawn():
 
 def linear_problem(size=10):
     """Multinomial logistic regression on random images with soft targets."""
-    model = models.build(ModelConfig(name="mlp", depth=0), (3, 2, 1), 4)
+    model = models.build(MLP(depth=0), (3, 2, 1), 4)
     rng = np.random.default_rng(0)
     images, targets = rng.normal(size=(size, 3, 2, 1)), rng.dirichlet(np.ones(4), size)
 

@@ -20,7 +20,7 @@ from jaxdd.driver import advance, distill, draw, keys_of
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.methods import Optimizer, Sources, Weighting, dc, dm, initial_distilled, mtt, ncfm, weighted, weighting
-from jaxdd.models import ModelConfig
+from jaxdd.models import MLP
 from jaxdd.types import Examples
 from tests.helpers import finite_difference, random_like
 
@@ -156,7 +156,7 @@ def test_weights_sum_to_one_and_follow_the_scores(x64, selection):
 
 @pytest.fixture(scope="module")
 def problem(stripes):
-    model = models.build(ModelConfig(name="mlp", width=8, depth=1), (8, 8, 1), 3)
+    model = models.build(MLP(width=8, depth=1), (8, 8, 1), 3)
     return SimpleNamespace(task=classification(model, 3), data=stripes)
 
 

@@ -32,7 +32,7 @@ from jaxdd.methods import (
     mtt,
     ncfm,
 )
-from jaxdd.models import ModelConfig
+from jaxdd.models import ConvNet, ModelConfig, from_name
 from jaxdd.settings import Seed, Settings
 
 METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, coresets)}
@@ -50,7 +50,7 @@ class Config(Settings):
     """The distillation method."""
     data: DataConfig = DataConfig()
     """The real data."""
-    model: ModelConfig = ModelConfig(width=32, depth=2)
+    model: ModelConfig = ConvNet(width=32, depth=2)
     """The network of experts, distillation and evaluation."""
     experts: ExpertsConfig = ExpertsConfig()
     """Expert trajectories."""
@@ -87,20 +87,25 @@ class Start:
     cifar10_mtt:ipc=10. By default the digits run."""
     method: Literal[tuple(METHODS)] | None = None  # type: ignore[valid-type]
     """A method with its own default settings, in place of a preset."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="NETWORK|FILE.py:NAME")] = None
+    """A network in its usual size, in place of the configuration's: convnet, mlp, resnet10, resnet18, resnet34, vgg11,
+    alexnet, lenet, vit, or a function of your own that makes one."""
 
     def settings(self) -> Config:
         """Return the settings to start from.
 
         Raises:
-            SettingError: Both are named, or the configuration cannot be had.
+            SettingError: A preset and a method are named, or the configuration cannot be had.
         """
         if self.method is None:
-            return Config() if self.config is None else load_config(self.config)
-        if self.config is not None:
+            config = Config() if self.config is None else load_config(self.config)
+        elif self.config is not None:
             raise SettingError(
                 f"--config {self.config} chooses a method as well as --method {self.method}; leave one of them out"
             )
-        return Config(method=METHODS[self.method].Config(), workdir=f"runs/{self.method}")
+        else:
+            config = Config(method=METHODS[self.method].Config(), workdir=f"runs/{self.method}")
+        return config if self.model is None else dataclasses.replace(config, model=from_name(self.model))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,8 @@ def command_line(words: Sequence[str], kind: type[C]) -> CommandLine[C]:
     if isinstance(method, ClasswiseConfig) and asked:  # tyro has options for groups that are there
         method = dataclasses.replace(method, weighting=method.weighting or Weighting())
     fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Config)}
-    return CommandLine(config=start.config, method=start.method, changed=kind(**{**fields, "method": method}))
+    changed = kind(**{**fields, "method": method})
+    return CommandLine(config=start.config, method=start.method, model=start.model, changed=changed)
 
 
 def parse(words: Sequence[str]) -> Config:

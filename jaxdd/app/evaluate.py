@@ -18,7 +18,7 @@ from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.io.files import plain, write_json
-from jaxdd.models import ModelConfig
+from jaxdd.models import ConvNet, ModelConfig, from_settings
 from jaxdd.settings import AtLeast, Seed, check_value
 
 
@@ -36,7 +36,7 @@ class Evaluate:
     """Seed of the networks."""
     out: str | None = None
     """A JSON file for the scores and what they were computed with."""
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = ConvNet()
     """The network to train on the set."""
     recipe: Recipe = EvaluateConfig().recipe
     """How to train it; a learning rate that the method learned with the set takes precedence."""
@@ -65,7 +65,7 @@ def defaults(path: str) -> Evaluate:
         return Evaluate(
             path,
             data=DataConfig(**(_part(card, "data") or {"name": card.dataset})),
-            model=ModelConfig(**_part(card, "model")),
+            model=from_settings(_part(card, "model")),
             recipe=Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
             full_recipe=Recipe(**full_recipe) if full_recipe else EvaluateConfig().full_recipe,
             seed=seed,

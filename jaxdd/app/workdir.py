@@ -68,10 +68,10 @@ def claim(workdir: Path, config: Config) -> None:
 
 
 def record(config: Config) -> dict[str, Any]:
-    """Return the configuration as JSON, its method by name; without what does not change the results."""
+    """Return the configuration as JSON, without what does not change the results."""
     fields = plain(config)
     del fields["workdir"], fields["dry_run"], fields["experts"]["residency"]
-    return {**fields, "method": {"name": config.method.name, **fields["method"]}}
+    return fields
 
 
 def identity(config: Config, dataset: Dataset) -> str:

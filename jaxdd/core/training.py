@@ -20,6 +20,8 @@ from jaxdd.settings import AtLeast, Between, Fraction, NonNegative, Positive, Se
 from jaxdd.types import Array, Examples, Losses, Params
 
 DSA = "color_crop_cutout_flip_scale_rotate"
+RUNNING = 0.1
+"""The part of a batch in running statistics, PyTorch's default. [published]"""
 Schedule = Literal["constant", "step", "cosine"]
 
 
@@ -124,6 +126,7 @@ def train(
     snapshots: int = 0,
     every: int = 1,
     lr: Array | None = None,
+    observe: Callable[[Params, Any], Any] | None = None,
 ) -> tuple[Params, Recorded | None]:
     """Train by mini-batch SGD with momentum, `v ← μ v + ∇L_B(θ) + decay · θ`, `θ ← θ − η v`; pure, to be jitted whole.
 
@@ -137,6 +140,8 @@ def train(
         snapshots: T, how many snapshots to record.
         every: Steps between snapshots.
         lr: [] scales the whole schedule to start at this learning rate in place of the recipe's.
+        observe: `Model.observe`, to train a network for evaluation: the running averages of what it sees of the
+            batches are handed back in `params["statistics"]`. Snapshots never have them.
 
     Returns:
         The parameters after the last epoch, and the snapshots if any were asked for.
@@ -150,7 +155,7 @@ def train(
     order_key, augment_key = jax.random.split(key)
 
     def step(t: Array, carry: Any) -> Any:
-        params, state, order, loss_sum = carry
+        params, state, order, loss_sum, statistics = carry
         epoch, position = t // steps_per_epoch, t % steps_per_epoch
         order = jax.lax.cond(
             position == 0,
@@ -161,20 +166,33 @@ def train(
         examples = examples._replace(inputs=augment(jax.random.fold_in(augment_key, t), examples.inputs))
         batch_loss = mean_loss(losses, examples)
         loss, grad = jax.value_and_grad(batch_loss)(params)
+        if observe is not None:
+            statistics = optax.incremental_update(observe(params, examples.inputs), statistics, RUNNING)
         updates, state = optimizer.update(grad, state, params, grad_fn=lambda p, _: jax.grad(batch_loss)(p))
-        return optax.apply_updates(params, updates), state, order, loss_sum + loss
+        return optax.apply_updates(params, updates), state, order, loss_sum + loss, statistics
 
     def record(carry: Any, index: Array) -> tuple[Any, Recorded]:
-        params, state, order, loss_sum = carry
+        params, state, order, loss_sum, statistics = carry
         snapshot = Recorded(ravel_pytree(params)[0], loss_sum / every)
         first = index * every
-        carry = (params, state, order, jnp.zeros_like(loss_sum))
+        carry = (params, state, order, jnp.zeros_like(loss_sum), statistics)
         return jax.lax.fori_loop(first, jnp.minimum(first + every, total), step, carry), snapshot
 
     order = jnp.zeros((steps_per_epoch, batch), jnp.int32)
-    carry = (params, optimizer.init(params), order, jnp.zeros((), ravel_pytree(params)[0].dtype))
+    loss_sum = jnp.zeros((), ravel_pytree(params)[0].dtype)
+    statistics = None if observe is None else _first_statistics(observe, params, fetch(order[0]).inputs)
+    carry = (params, optimizer.init(params), order, loss_sum, statistics)
     recorded = None
     if snapshots:
         carry, recorded = jax.lax.scan(record, carry, jnp.arange(snapshots))
     carry = jax.lax.fori_loop(min(snapshots * every, total), total, step, carry)
-    return carry[0], recorded
+    params, *_, statistics = carry
+    return params if observe is None else {**params, "statistics": statistics}, recorded
+
+
+def _first_statistics(observe: Callable[[Params, Any], Any], params: Params, inputs: Any) -> Any:
+    """Return what PyTorch's running statistics begin with: means of zero and variances of one."""
+    shapes = jax.eval_shape(observe, params, inputs)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full(leaf.shape, float(path[-1].key == "var"), leaf.dtype), shapes
+    )

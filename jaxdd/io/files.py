@@ -47,8 +47,9 @@ def atomic_write(path: str | Path, data: bytes) -> None:
 def plain(value: Any) -> Any:
     """Return the same value in the types that strict JSON knows.
 
-    Dataclasses and NamedTuples become objects, arrays become nested lists, paths become strings, and a float that is
-    not finite becomes its name in `NOT_FINITE`. A value of any other type is returned as it is.
+    Dataclasses and NamedTuples become objects, with the `name` of a class of settings that has one, arrays become
+    nested lists, paths become strings, and a float that is not finite becomes its name in `NOT_FINITE`. A value of any
+    other type is returned as it is.
 
     Args:
         value: nested mappings, sequences, dataclasses, NamedTuples, arrays and scalars.
@@ -61,7 +62,9 @@ def plain(value: Any) -> Any:
             return float(value)  # a float64 of numpy is a float too
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        kind = getattr(type(value), "name", None)
+        return {"name": kind, **fields} if isinstance(kind, str) else fields
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())
     if isinstance(value, Mapping):

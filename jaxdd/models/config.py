@@ -1,38 +1,42 @@
-"""The choice of a network, as a frozen dataclass that the launcher shows option by option."""
+"""What the settings of all networks share: each family's is a class of its own, with `build`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+from jaxdd.errors import SettingError
 from jaxdd.settings import Between, Settings
+from jaxdd.types import Model
 
 Norm = Literal["instance", "batch", "group", "none"]
 Pooling = Literal["avg", "max", "none"]
 Activation = Literal["relu", "leaky_relu", "sigmoid", "swish", "gelu"]
 Convolution = Literal["auto", "direct", "patches"]
+Width = Annotated[int, Between(1, 2**16)]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Settings, path="model"):
-    """Which network to train and distill with; the default is the field's ConvNet-D3."""
+    """Base of the settings of a network. A network is a subclass with a `name`, fields of its own, and `build`."""
 
-    name: Literal["convnet", "mlp"] = "convnet"
-    """Architecture: convnet (blocks of convolution, normalization, activation, pooling) or mlp."""
+    name: ClassVar[str] = "none"
 
-    width: Annotated[int, Between(1, 2**16)] = 128
-    """Channels of every convolution, or units of every hidden layer of the mlp."""
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> Model:  # noqa: ARG002
+        """Build the network, see `jaxdd.models.build`, which checks the arguments.
 
-    depth: Annotated[int, Between(0, 2**10)] = 3
-    """Number of convolution blocks, or of hidden layers of the mlp (0: logistic regression)."""
+        Args:
+            image_shape: `(H, W, K)` of the images that it will see.
+            num_classes: number of logits C.
 
-    norm: Norm = "instance"
-    """Normalization after each convolution. The mlp has none and ignores this."""
+        Raises:
+            SettingError: if it cannot be built on such images.
+        """
+        raise SettingError(
+            f"{type(self).__qualname__} belongs to no network: give it build(image_shape, num_classes) -> Model, and a "
+            "name; jaxdd.models has ConvNet, ResNet and others"
+        )
 
-    pooling: Pooling = "avg"
-    """2x2 pooling of stride 2 that ends each convolution block. The mlp ignores this."""
-
-    activation: Activation = "relu"
-    """Elementwise nonlinearity after each normalization or hidden layer."""
-
-    convolution: Convolution = "auto"
-    """How XLA computes a convolution: its own (direct), or a matrix product over patches; the numbers are the same.
-    auto: patches on CPUs, where derivatives of gradients are many times faster, direct elsewhere."""
+    def __str__(self) -> str:
+        """Name the network by its settings: convnet (width 32, depth 2)."""
+        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        told = [f"{field.name} {value}" for field, value in fields if field.default != value]
+        return f"{self.name} ({', '.join(told)})" if told else self.name

@@ -5,6 +5,7 @@ created in JAX's default float type and a layer computes in the promoted type of
 here fixes float32.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import cast
@@ -17,7 +18,7 @@ from jax import lax
 
 from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution
-from jaxdd.types import Array, Model, Params
+from jaxdd.types import Array, Model, Params, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -49,11 +50,13 @@ def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
     return initialize
 
 
-def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Convolution = "auto") -> Array:
-    """Cross-correlate images with an odd kernel under zero padding of half the kernel. [published].
+def convolve(
+    images: Array, kernel: Array, *, stride: int = 1, padding: int | None = None, convolution: Convolution = "auto"
+) -> Array:
+    """Cross-correlate images with an odd kernel under zero padding. [published].
 
     `out[b, h, w, o] = sum_{i, j, k} images[b, h s + i - p, w s + j - p, k] kernel[i, j, k, o]`, with s the stride and
-    p half the kernel, rounded down.
+    p the padding.
 
     `direct` is XLA's convolution. `patches` concatenates the shifted images and multiplies once, which takes more
     memory. On CPUs it is about as fast for one gradient, 2 to 3 times faster for the gradient of a gradient and for
@@ -64,22 +67,24 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Conv
         images: `[B, H, W, K]`.
         kernel: `[I, J, K, O]`, I and J odd.
         stride: step of the output grid, in pixels.
+        padding: p, pixels of zeros on each side; by default half the kernel, rounded down.
         convolution: `direct`, `patches`, or `auto`: `patches` if JAX's default backend is the CPU.
 
     Returns:
-        `[B, ceil(H / s), ceil(W / s), O]`.
+        `[B, (H + 2p - I) // s + 1, (W + 2p - J) // s + 1, O]`, which is `[B, ceil(H / s), ceil(W / s), O]` by default.
     """
     images, kernel = promote_dtype(images, kernel)
     rows, columns, channels, width = kernel.shape
-    padding = ((rows // 2, rows // 2), (columns // 2, columns // 2))
+    sides = [side // 2 if padding is None else padding for side in (rows, columns)]
+    margins = tuple((side, side) for side in sides)
     if convolution == "auto":
         convolution = "patches" if jax.default_backend() == "cpu" else "direct"
     if convolution == "direct":
         return lax.conv_general_dilated(
-            images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            images, kernel, (stride, stride), margins, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-    _, height, breadth, _ = images.shape
-    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    padded = jnp.pad(images, ((0, 0), *margins, (0, 0)))
+    height, breadth = padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
     shifted = [
         padded[:, i : i + height : stride, j : j + breadth : stride] for i in range(rows) for j in range(columns)
     ]
@@ -89,29 +94,34 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, convolution: Conv
 
 
 class Conv(nn.Module):
-    """Convolution with bias, zero padding of half the kernel and PyTorch's default initialization.
+    """Convolution with zero padding and PyTorch's default initialization.
 
     Attributes:
         width: output channels.
         size: side of the square kernel, odd.
         stride: step of the output grid, in pixels.
+        padding: pixels of zeros on each side; by default half the kernel, rounded down.
+        bias: whether to add one.
         convolution: see `convolve`.
     """
 
     width: int
     size: int = 3
     stride: int = 1
+    padding: int | None = None
+    bias: bool = True
     convolution: Convolution = "auto"
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """Map `[B, H, W, K]` to `[B, H / stride, W / stride, width]`."""
+        """Map `[B, H, W, K]` to `[B, H', W', width]`, see `convolve`."""
         channels, dtype = images.shape[-1], jnp.result_type(float)
         initialize = uniform_fan_in(self.size**2 * channels)
         kernel = self.param("kernel", initialize, (self.size, self.size, channels, self.width), dtype)
-        bias = self.param("bias", initialize, (self.width,), dtype)
-        out = convolve(images, kernel, stride=self.stride, convolution=self.convolution)
-        return out + bias[None, None, None, :]
+        out = convolve(images, kernel, stride=self.stride, padding=self.padding, convolution=self.convolution)
+        if not self.bias:
+            return out
+        return out + self.param("bias", initialize, (self.width,), dtype)[None, None, None, :]
 
 
 class Linear(nn.Module):
@@ -125,12 +135,12 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        """Map `[B, F]` to `[B, width]`."""
+        """Map `[B, ..., F]` to `[B, ..., width]`."""
         fan_in, dtype = features.shape[-1], jnp.result_type(float)
         initialize = uniform_fan_in(fan_in)
         kernel = self.param("kernel", initialize, (fan_in, self.width), dtype)
         bias = self.param("bias", initialize, (self.width,), dtype)
-        return features @ kernel + bias[None, :]
+        return features @ kernel + jnp.expand_dims(bias, range(features.ndim - 1))
 
 
 GROUPS = 4
@@ -161,21 +171,38 @@ def _standardize_groups(features: Array) -> Array:
     return standardize(grouped, (1, 2, 4)).reshape(features.shape)
 
 
+def check_groups(norm: str, width: int) -> None:
+    """Refuse a width that group normalization cannot cut into its groups.
+
+    Raises:
+        SettingError: it does not divide.
+    """
+    if norm == "group" and width % GROUPS:
+        raise SettingError(f"width {width} does not divide into {GROUPS} groups; use a multiple of {GROUPS}")
+
+
 NORMS: dict[str, Callable[[Array], Array] | None] = {
     "instance": lambda features: standardize(features, (1, 2)),
     "batch": lambda features: standardize(features, (0, 1, 2)),
     "group": _standardize_groups,
     "none": None,
 }
-"""Name to normalization of `[B, H, W, K]`, before the affine map; None for no normalization and no affine map.
+"""Name to normalization of `[B, H, W, K]`, before the affine map; None for no normalization and no affine map."""
 
-`batch` takes the statistics of the current batch in training and evaluation alike and keeps no running averages, so
-that a network stays a pure function of its parameters; its logits for one image depend on the rest of the batch.
-[our choice]
+STATISTICS = "statistics"
+"""The collection, and the key among parameters, of the running statistics of batch normalization.
+
+This is what jaxdd does with them. A network with batch normalization is a pure function of its parameters: it
+standardizes by the mean and variance of the batch that it is applied to, in matching, unrolling, experts and influence,
+where published code does so too (their networks are in training mode). Only networks trained to be evaluated have
+running statistics: `core.training.train` averages what `Model.observe` sees, `s <- 0.9 s + 0.1 (mean, unbiased
+variance)` as PyTorch does, and hands the parameters back with a further entry `params["statistics"]`. Where that entry
+is there, `apply` standardizes by it, as PyTorch's evaluation mode does, and a logit depends on its own image alone. It
+is no parameter: it is not learned, and not counted in P.
 """
 
 
-class Norm(nn.Module):
+class Normalize(nn.Module):
     """Normalization followed by a learned scale and bias per channel, initially one and zero.
 
     Attributes:
@@ -193,7 +220,17 @@ class Norm(nn.Module):
         shape, dtype = (features.shape[-1],), jnp.result_type(float)
         scale = self.param("scale", nn.initializers.ones, shape, dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+        if self.kind == "batch" and self.is_mutable_collection(STATISTICS) and not self.is_initializing():
+            self.put_variable(STATISTICS, "mean", features.mean((0, 1, 2)))
+            self.put_variable(STATISTICS, "var", features.var((0, 1, 2), ddof=1))
+        elif self.has_variable(STATISTICS, "mean"):
+            mean, variance = (jnp.asarray(self.get_variable(STATISTICS, name)) for name in ("mean", "var"))
+            normalize = functools.partial(_standardize_by, mean, variance)
         return normalize(features) * scale[None, None, None, :] + bias[None, None, None, :]
+
+
+def _standardize_by(mean: Array, variance: Array, features: Array) -> Array:
+    return (features - mean[None, None, None, :]) * lax.rsqrt(variance + _EPSILON)[None, None, None, :]
 
 
 def average_pool(features: Array) -> Array:
@@ -215,6 +252,17 @@ def max_pool(features: Array) -> Array:
     windows = even.reshape(batch, height // 2, 2, breadth // 2, 2, channels)
     rows = _larger(windows[:, :, :, :, 0], windows[:, :, :, :, 1])
     return _larger(rows[:, :, 0], rows[:, :, 1])
+
+
+def max_pool_3(features: Array) -> Array:
+    """Take the maximum of 3x3 windows of stride 2, one pixel outside the image included.
+
+    `[B, H, W, K] -> [B, ceil(H / 2), ceil(W / 2), K]`; gradients as in `max_pool`.
+    """
+    height, breadth = features.shape[1:3]
+    padded = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    windows = [padded[:, i : i + height : 2, j : j + breadth : 2] for i in range(3) for j in range(3)]
+    return functools.reduce(_larger, windows)
 
 
 def _larger(first: Array, second: Array) -> Array:
@@ -257,12 +305,12 @@ def as_model(body: nn.Module, image_shape: tuple[int, int, int], num_classes: in
     """Turn a linen module that computes features into a Model with a linear last layer.
 
     Args:
-        body: module `[B, H, W, K] -> [B, F]` whose only variables are parameters.
+        body: module `[B, H, W, K] -> [B, F]` whose only variables are parameters, and the statistics of `Normalize`.
         image_shape: `(H, W, K)`.
         num_classes: number of logits C.
 
     Returns:
-        The three functions. `init` computes no forward pass; `apply` and `features` raise a ValueError if the images
+        The functions. `init` computes no forward pass; `apply` and `features` raise a ValueError if the images
         are not `[B, *image_shape]`.
     """
     module = Classifier(body, num_classes)
@@ -274,13 +322,20 @@ def as_model(body: nn.Module, image_shape: tuple[int, int, int], num_classes: in
             )
         return images
 
+    def variables(params: Params) -> dict[str, Params]:
+        learned = {name: values for name, values in params.items() if name != STATISTICS}
+        return {"params": learned} | ({STATISTICS: params[STATISTICS]} if STATISTICS in params else {})
+
     def init(key: Array) -> Params:
         return module.lazy_init(key, jax.ShapeDtypeStruct((1, *image_shape), jnp.result_type(float)))["params"]
 
     def apply(params: Params, images: Array) -> Array:
-        return cast(Array, module.apply({"params": params}, check(images)))
+        return cast(Array, module.apply(variables(params), check(images)))
 
     def features(params: Params, images: Array) -> Array:
-        return cast(Array, module.apply({"params": params}, check(images), method="features"))
+        return cast(Array, module.apply(variables(params), check(images), method="features"))
 
-    return Model(init, apply, features)
+    def observe(params: Params, images: Array) -> PyTree:
+        return module.apply({"params": params}, check(images), mutable=[STATISTICS])[1][STATISTICS]
+
+    return Model(init, apply, features, observe if getattr(body, "norm", None) == "batch" else None)

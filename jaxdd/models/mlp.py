@@ -1,13 +1,38 @@
 """The multilayer perceptron."""
 
+import dataclasses
+from typing import Annotated, ClassVar
+
 import flax.linen as nn
 
-from jaxdd.models.config import ModelConfig
+from jaxdd.models.config import Activation, ModelConfig, Width
 from jaxdd.models.layers import ACTIVATIONS, Linear, as_model
+from jaxdd.settings import Between
 from jaxdd.types import Array, Model
 
 
-class MLP(nn.Module):
+@dataclasses.dataclass(frozen=True)
+class MLP(ModelConfig):
+    """Multilayer perceptron: flatten -> `depth` times [linear -> activation] -> linear. [published].
+
+    The field's code has two hidden layers of 128, the default: 118 282 parameters for MNIST, 411 146 for CIFAR-10.
+    """
+
+    name: ClassVar[str] = "mlp"
+
+    width: Width = 128
+    """Units of every hidden layer."""
+    depth: Annotated[int, Between(0, 2**10)] = 2
+    """Number of hidden layers; 0 is multinomial logistic regression."""
+    activation: Activation = "relu"
+    """Elementwise nonlinearity after each hidden layer."""
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> Model:
+        """Build the network. `features` is the output of the last hidden layer (the flattened images for depth 0)."""
+        return as_model(Layers(self.width, self.depth, self.activation), image_shape, num_classes)
+
+
+class Layers(nn.Module):
     """Flattened images through linear layers, each followed by the activation.
 
     Attributes:
@@ -28,18 +53,3 @@ class MLP(nn.Module):
         for layer in range(self.depth):
             x = activation(Linear(self.width, name=f"linear_{layer}")(x))
         return x
-
-
-def mlp(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> Model:
-    """Build a multilayer perceptron: flatten -> `depth` times [linear -> activation] -> linear.
-
-    Args:
-        config: `width`, `depth` and `activation` are used; `norm`, `pooling` and `convolution` do not apply and are
-            ignored. Depth 0 is multinomial logistic regression.
-        image_shape: `(H, W, K)`.
-        num_classes: number of logits C.
-
-    Returns:
-        The network. `features` is the output of the last hidden layer (the flattened images for depth 0).
-    """
-    return as_model(MLP(config.width, config.depth, config.activation), image_shape, num_classes)

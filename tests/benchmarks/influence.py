@@ -25,7 +25,7 @@ from jaxdd.core.training import Recipe
 from jaxdd.data.splits import corrupt
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.influence import InfluenceConfig, Solver
-from jaxdd.models import ModelConfig
+from jaxdd.models import ConvNet
 from tests.benchmarks.table import header, row
 
 
@@ -64,7 +64,7 @@ def speed(arguments: argparse.Namespace) -> None:
     real = jax.device_put(dataset.real_set())
     compiled, parameters = {}, 0
     for convolution in ("patches", "direct"):
-        config = ModelConfig(width=arguments.width, depth=arguments.depth, convolution=convolution)
+        config = ConvNet(width=arguments.width, depth=arguments.depth, convolution=convolution)
         model = models.build(config, dataset.image_shape, dataset.num_classes)
         params = model.init(jax.random.key(0))
         parameters = sum(p.size for p in jax.tree.leaves(params))
@@ -126,7 +126,7 @@ def noise(arguments: argparse.Namespace) -> None:
     dataset, target_given = noisy_dataset(arguments)
     labels, flipped = dataset.train.labels, dataset.mislabeled
     model = models.build(
-        ModelConfig(width=arguments.width, depth=arguments.depth), dataset.image_shape, dataset.num_classes
+        ConvNet(width=arguments.width, depth=arguments.depth), dataset.image_shape, dataset.num_classes
     )
     task = classification(model, dataset.num_classes)
     recipe = Recipe(

@@ -23,7 +23,7 @@ from jaxdd.driver import complete
 from jaxdd.experts import ExpertsConfig, train_experts
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods import Sources, initial_distilled, mtt
-from jaxdd.models import ModelConfig
+from jaxdd.models import ConvNet
 from jaxdd.types import Snapshots
 from tests.benchmarks.table import header, row
 
@@ -32,7 +32,7 @@ MODES = ("full", "segmented", "steps", "truncated", "tesla")
 
 def cost(steps: int, width: int, repeats: int) -> None:
     """Print a row for every mode."""
-    task = classification(models.build(ModelConfig(width=width), (32, 32, 3), 10), 10)
+    task = classification(models.build(ConvNet(width=width), (32, 32, 3), 10), 10)
     images = jax.random.normal(jax.random.key(0), (10, 32, 32, 3))
     distilled = Distilled(images, hard_labels(jnp.arange(10), 10), jnp.float32(0.01))
     start, target = 0.01 * jax.random.normal(jax.random.key(1), (2, 1, task.size))
@@ -60,7 +60,7 @@ def cost(steps: int, width: int, repeats: int) -> None:
 def bias(steps: int, student_lr: float, pairs: int = 16) -> None:
     """Print the mean cosine of each biased gradient with the exact one, over pairs."""
     dataset = data.load("digits")
-    model = models.build(ModelConfig(width=32, depth=2), dataset.image_shape, dataset.num_classes)
+    model = models.build(ConvNet(width=32, depth=2), dataset.image_shape, dataset.num_classes)
     task = classification(model, dataset.num_classes)
     sources = Sources(dataset.real_set(), train_experts(task, dataset, ExpertsConfig(count=1)))
     config = mtt.Config(student_steps=steps, student_lr=student_lr, pairs=pairs, window=Window(start=16))
