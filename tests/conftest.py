@@ -3,11 +3,11 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the tests' time is compilation of programs that run once. Compile them quickly: LLVM does not optimize, and
 # XLA emits fusions by its older, faster way, in one piece.
-QUICK = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,6 @@ SLOW = {
         *(f"test_hessian_vector_product_against_differences_of_gradients[changes{case}]" for case in (2, 3, 4)),
         *(f"test_convnet_computes_what_numpy_and_scipy_do[changes{case}]" for case in (1, 4, 6)),
     ],
-    "test_weighting": ["test_infinite_temperature_is_the_base_bit_for_bit[dc]"],
     "test_influence": [
         *(f"test_correlation_with_retraining_of_a_small_network[{damping}]" for damping in (0.002, 0.1, 0.5)),
         *(f"test_many_targets_are_as_many_single_ones[{name}]" for name in ("endpoint", "bracket")),
