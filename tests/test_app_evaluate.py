@@ -74,7 +74,7 @@ def test_a_saved_set_is_scored_with_another_network(saved, digits, tmp_path, cap
     assert dataset.fingerprint() == digits.fingerprint()
     np.testing.assert_array_equal(distilled.images, Distilled.load(path)[0].images)
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head == f"{path}: 10 images of digits, on mlp of width 8 and depth 1"
+    assert head == f"{path}: 10 images of digits, on mlp (width 8, depth 1)"
     assert [line.split() for line in lines] == [
         [name, f"{100 * score['mean']:.1f}", "±", f"{100 * score['std']:.1f}", "%", "(2", "networks)"]
         for name, score in scores.items()
@@ -99,7 +99,7 @@ def test_help_shows_the_settings_of_the_set(saved, capsys):
         main(["evaluate", saved(), "--help"])
     words = capsys.readouterr().out.split()
     assert leaving.value.code == 0
-    for option, default in (("--model.name", "mlp"), ("--model.width", "4"), ("--recipe.epochs", "20")):
+    for option, default in (("--model.width", "4"), ("--model.depth", "1"), ("--recipe.epochs", "20")):
         assert words[words.index("(default:", words.index(option)) + 1] == f"{default})"
 
 

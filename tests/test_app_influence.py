@@ -21,7 +21,7 @@ from jaxdd.report.metrics import read as read_metrics
 from jaxdd.report.scores_page import write_scores
 
 FLAGS = (
-    "--data.label-noise 0.2 --model.name mlp --model.width 8 --model.depth 1 --experts.count 2 "
+    "--data.label-noise 0.2 --model mlp --model.width 8 --model.depth 1 --experts.count 2 "
     "--experts.recipe.epochs 8 --experts.recipe.momentum 0.5 --experts.recipe.weight-decay 0.01 "
     "--experts.recipe.lr 0.03 --experts.snapshot-every 4 "
     "--influence.estimator sgd_influence"
@@ -171,7 +171,7 @@ def test_bad_input_is_refused_before_any_work(flags, message, tmp_path, monkeypa
 def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
     workdir = tmp_path / "run"
     flags = (
-        "--config digits_dm_iwd --data.label-noise 0.3 --model.name mlp "
+        "--config digits_dm_iwd --data.label-noise 0.3 --model mlp "
         "--model.width 16 --model.depth 1 --method.steps 60 --method.weighting.warm-up 20 --method.real-batch 32 "
         "--evaluate.networks 1 --evaluate.recipe.epochs 5 --evaluate.validate-networks 1 --evaluate.no-full-data "
         "--evaluate.no-random-real"

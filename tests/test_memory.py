@@ -28,7 +28,7 @@ from jaxdd.models import MLP
 
 MIB = 2**20
 FLAGS = shlex.split(
-    "--model.name mlp --model.width 4 --model.depth 1 --experts.count 2 --experts.recipe.epochs 2 "
+    "--model mlp --model.width 4 --model.depth 1 --experts.count 2 --experts.recipe.epochs 2 "
     "--experts.recipe.batch 256 --method.estimator first_order --method.real-batch 8 --method.window.start 3 "
     "--method.steps 25 --evaluate.recipe.epochs 20 --evaluate.recipe.augment none"
 )

@@ -273,14 +273,16 @@ DERIVATIVE_CASES = [
     {"pooling": "max", "norm": "instance"},
     {"pooling": "avg", "norm": "batch"},
     {"pooling": "max", "norm": "group"},
-    {"name": "mlp"},
+    MLP(width=4, depth=1, activation="swish"),
 ]
 
 
 @pytest.mark.parametrize("changes", DERIVATIVE_CASES)
 def test_hessian_vector_product_against_differences_of_gradients(x64, changes):
     # A smooth activation; max pooling has kinks, but none within a step this short.
-    model = build(dataclasses.replace(TINY, depth=1, activation="swish", **changes), (4, 4, 1), 3)
+    smooth = dict(depth=1, activation="swish")
+    config = changes if isinstance(changes, MLP) else dataclasses.replace(TINY, **smooth, **changes)
+    model = build(config, (4, 4, 1), 3)
     params = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
     v = direction_like(params, jax.random.key(2))
@@ -310,7 +312,9 @@ def unrolled_objective(model, params, images):
 
 @pytest.mark.parametrize("changes", [{"pooling": "avg", "norm": "instance"}, {"pooling": "max", "norm": "batch"}])
 def test_gradient_through_unrolled_training_and_its_derivative(x64, changes):
-    model = build(dataclasses.replace(TINY, depth=1, activation="swish", **changes), (4, 4, 1), 3)
+    smooth = dict(depth=1, activation="swish")
+    config = changes if isinstance(changes, MLP) else dataclasses.replace(TINY, **smooth, **changes)
+    model = build(config, (4, 4, 1), 3)
     params = jax.jit(model.init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (3, 4, 4, 1))
     u = jax.random.normal(jax.random.key(2), images.shape)
@@ -368,16 +372,12 @@ def test_networks_under_vmap_equal_networks_one_by_one():
         ({"depth": 3}, (32, 7, 1), 3, "largest depth with pooling is 2"),
         ({"depth": 0}, (8, 8, 1), 3, "depth is 0"),
         ({"width": 0}, (8, 8, 1), 3, "width is 0"),
-        ({"width": -2, "name": "mlp"}, (8, 8, 1), 3, "width is -2"),
-        ({"depth": -1, "name": "mlp"}, (8, 8, 1), 3, "depth is -1"),
         ({"norm": "group", "width": 6}, (8, 8, 1), 3, "multiple of 4"),
         ({"pooling": "none"}, (1, 1, 3), 3, "set norm to none"),
         ({"norm": "layer"}, (8, 8, 1), 3, "instance, batch, group, none"),
         ({"pooling": "mean"}, (8, 8, 1), 3, "avg, max, none"),
         ({"activation": "tanh"}, (8, 8, 1), 3, "relu, leaky_relu"),
-        ({"activation": "tanh", "name": "mlp"}, (8, 8, 1), 3, "relu, leaky_relu"),
         ({"convolution": "fft"}, (8, 8, 1), 3, "auto, direct, patches"),
-        ({"name": "transformer"}, (8, 8, 1), 3, "convnet, mlp"),
         ({}, (8, 8), 3, "height, width, channels"),
         ({}, (8, 8, 0), 3, "all positive"),
         ({}, (8, 8, 1), 0, "num_classes is 0"),
@@ -386,6 +386,15 @@ def test_networks_under_vmap_equal_networks_one_by_one():
 def test_impossible_networks_are_refused(changes, shape, classes, message):
     with pytest.raises(ValueError, match=message):
         build(dataclasses.replace(TINY, **changes), shape, classes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"width": -2}, "width is -2"), ({"depth": -1}, "depth is -1"), ({"activation": "tanh"}, "relu, leaky_relu")],
+)
+def test_impossible_perceptrons_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        MLP(**changes)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 8, 4, 1), (8, 8, 1)])

@@ -19,6 +19,11 @@ from jaxdd.types import Examples, Model
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
 
 
+def named(value):
+    """Name a case by its network."""
+    return str(value) if isinstance(value, models.ModelConfig) else None
+
+
 def size(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -41,7 +46,7 @@ def size(params):
         (MODELS["lenet"], CIFAR, 10, 62_006),
         (MODELS["lenet"], MNIST, 10, 61_706),
     ],
-    ids=str,
+    ids=named,
 )
 def test_number_of_parameters_is_the_published_one(config, shape, classes, count):
     model = build(config, shape, classes)
@@ -161,7 +166,7 @@ def vit_by_hand(p, x, heads, patch):
         (LeNet(), (16, 17, 2), lenet_by_hand),
         (ViT(width=6, depth=2, heads=3, patch=2), (4, 6, 2), lambda p, x: vit_by_hand(p, x, 3, 2)),
     ],
-    ids=str,
+    ids=named,
 )
 def test_logits_are_those_of_numpy(config, shape, by_hand, x64):
     model = build(config, shape, 3)
@@ -186,7 +191,7 @@ def test_logits_are_those_of_numpy(config, shape, by_hand, x64):
         (ResNet(norm="group", width=6), (8, 8, 1), "width 6 does not divide into 4 groups"),
         (models.ModelConfig(), (8, 8, 1), "ModelConfig belongs to no network"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_cannot_be_built_is_refused(config, shape, message):
     with pytest.raises(SettingError, match=message):
@@ -298,9 +303,12 @@ def test_a_network_of_ones_own_is_a_line(name):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("resnet18:wid=3", "resnet18:wid=3 names wid, and resnet has depth, width, norm, stem, convolution"),
+        ("resnet18:width=x", "model.width is 'x'; give a whole number"),
+        ("resnet18:depth=11", "model.depth is 11; choose one of 10, 18, 34"),
         ("resnet19", "no network is called 'resnet19'; choose one of convnet, mlp, resnet10"),
         ("nowhere.py:f", "nowhere.py cannot be read"),
-        (f"{__file__}:nothing", "has no function nothing; it has size, "),
+        (f"{__file__}:nothing", "has no function nothing; it has named, size, "),
         ("math:pi", "math has no function pi"),
         ("tests.nowhere:f", "tests.nowhere cannot be read"),
     ],
@@ -322,7 +330,7 @@ def test_a_network_with_other_variables_is_refused():
 # Settings in files and messages.
 
 
-@pytest.mark.parametrize("config", [*MODELS.values(), Own("networks.py:small"), ConvNet(width=32, depth=2)], ids=str)
+@pytest.mark.parametrize("config", [*MODELS.values(), Own("networks.py:small"), ConvNet(width=32, depth=2)], ids=named)
 def test_settings_come_back_from_a_file(config):
     from jaxdd.io.files import plain
 
@@ -337,6 +345,12 @@ def test_settings_of_version_0_1_are_read():
         from_settings({"name": "ghost"})
     with pytest.raises(TypeError, match="heads"):
         from_settings({"name": "mlp", "heads": 3})
+
+
+def test_a_word_names_a_network_and_its_sizes():
+    assert from_name("resnet18") == ResNet()
+    assert from_name("resnet10:width=16,norm=batch") == ResNet(depth=10, width=16, norm="batch")
+    assert from_name("networks.py:small") == Own("networks.py:small")
 
 
 def test_a_network_names_itself():

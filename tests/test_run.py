@@ -37,7 +37,7 @@ from jaxdd.report.metrics import read
 
 # Three experts, one at a time; four checkpoints after the first; seconds of computing in all.
 FLAGS = shlex.split(
-    "--model.name mlp --model.width 4 --model.depth 1 "
+    "--model mlp --model.width 4 --model.depth 1 "
     "--experts.count 3 --experts.per-dispatch 1 --experts.recipe.epochs 2 --experts.recipe.batch 256 "
     "--method.estimator first_order --method.real-batch 8 --method.window.start 3 --method.steps 60 "
     "--evaluate.networks 2 --evaluate.validate-every 15 --evaluate.validate-networks 1 "
@@ -401,7 +401,7 @@ def test_another_configuration_is_refused_naming_its_fields(copy, flags, one_dev
         ("--method.ipc 150", "cannot draw 150 examples per class .* class 8 has 126"),
         ("--method.window.start 8", "reads 8 snapshots of every expert, .* have 7; .* epochs .experts.recipe.epochs."),
         ("--data.name digitz", "unknown dataset 'digitz'"),
-        ("--model.name convnet --model.depth 4", "depth"),
+        ("--model convnet --model.depth 4", "depth"),
         ("--data.validation 0.999", "training examples"),
     ],
 )
@@ -579,4 +579,5 @@ def test_the_record_of_a_run_is_json(flags):
         fields = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name in value}
         return dataclasses.replace(default, **{name: restore(old, value[name]) for name, old in fields.items()})
 
+    stored["model"] = jaxdd.models.from_settings(stored["model"])
     assert restore(jaxdd.Config(workdir="elsewhere"), stored) == config

@@ -87,7 +87,7 @@ class Start:
     cifar10_mtt:ipc=10. By default the digits run."""
     method: Literal[tuple(METHODS)] | None = None  # type: ignore[valid-type]
     """A method with its own default settings, in place of a preset."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="NETWORK|FILE.py:NAME")] = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="NETWORK[:width=N]|FILE.py:NAME")] = None
     """A network in its usual size, in place of the configuration's: convnet, mlp, resnet10, resnet18, resnet34, vgg11,
     alexnet, lenet, vit, or a function of your own that makes one."""
 

@@ -77,14 +77,24 @@ def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: i
 
 
 def from_name(name: str) -> ModelConfig:
-    """Return the settings that a word on the command line means: a name of `MODELS`, or FILE.py:NAME of your own.
+    """Return the settings that a word on the command line means.
+
+    Args:
+        name: a name of `MODELS`, such as `resnet18`; one with other sizes, `resnet18:width=16,norm=batch`; or
+            `FILE.py:NAME` of your own.
 
     Raises:
-        SettingError: if it is neither.
+        SettingError: if it is none of these.
     """
-    if name in MODELS:
-        return MODELS[name]
-    if ":" in name:
+    known, _, sizes = name.partition(":")
+    if known in MODELS:
+        changes = dict(size.partition("=")[::2] for size in sizes.split(",")) if sizes else {}
+        if unknown := changes.keys() - vars(MODELS[known]):
+            fields = ", ".join(vars(MODELS[known]))
+            raise SettingError(f"{name} names {', '.join(sorted(unknown))}, and {MODELS[known].name} has {fields}")
+        values = {field: int(value) if value.isdigit() else value for field, value in changes.items()}
+        return dataclasses.replace(MODELS[known], **values)
+    if sizes:
         return Own(name)
     raise SettingError(f"no network is called {name!r}; choose one of {', '.join(MODELS)}, or FILE.py:NAME of your own")
 
