@@ -12,6 +12,7 @@ from jaxdd import Card, Distilled, Recipe, data
 from jaxdd.app.command_line import read
 from jaxdd.app.evaluate import Evaluate, evaluate
 from jaxdd.core.distilled import hard_labels
+from jaxdd.errors import SettingError
 from jaxdd.io.files import plain
 from jaxdd.main import main
 
@@ -92,6 +93,14 @@ def test_defaults_are_those_of_the_card(saved):
     assert parse(["--networks", "2", path, "--recipe.epochs", "7"]) == dataclasses.replace(
         expected, networks=2, recipe=dataclasses.replace(RECIPE, epochs=7)
     )
+
+
+def test_another_network_is_a_word(saved):
+    path = saved()
+    chosen = parse([path, "--model", "resnet10:width=8", "--model.norm", "group"])
+    assert chosen.model == jaxdd.models.ResNet(depth=10, width=8, norm="group") and chosen.recipe == RECIPE
+    with pytest.raises(SettingError, match="no network is called 'resnet19'"):
+        parse([path, "--model", "resnet19"])
 
 
 def test_help_shows_the_settings_of_the_set(saved, capsys):

@@ -579,5 +579,5 @@ def test_the_record_of_a_run_is_json(flags):
         fields = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name in value}
         return dataclasses.replace(default, **{name: restore(old, value[name]) for name, old in fields.items()})
 
-    stored["model"] = jaxdd.models.from_settings(stored["model"])
-    assert restore(jaxdd.Config(workdir="elsewhere"), stored) == config
+    model = jaxdd.models.from_settings(stored.pop("model"))
+    assert restore(jaxdd.Config(workdir="elsewhere", model=model), stored) == config

@@ -1,6 +1,7 @@
 """Scoring a saved distilled set again, with any network and recipe: `jaxdd evaluate DISTILLED.npz`."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.io.files import plain, write_json
-from jaxdd.models import ConvNet, ModelConfig, from_settings
+from jaxdd.models import ConvNet, ModelConfig, from_name, from_settings
 from jaxdd.settings import AtLeast, Seed, check_value
 
 
@@ -36,6 +37,9 @@ class Evaluate:
     """Seed of the networks."""
     out: str | None = None
     """A JSON file for the scores and what they were computed with."""
+    network: Annotated[str | None, tyro.conf.arg(name="model", metavar="NETWORK[:width=N]|FILE.py:NAME")] = None
+    """Another network than the set was distilled with: convnet, mlp, resnet10, resnet18, resnet34, vgg11, alexnet,
+    lenet, vit, or a function of your own that makes one."""
     model: ModelConfig = ConvNet()
     """The network to train on the set."""
     recipe: Recipe = EvaluateConfig().recipe
@@ -91,8 +95,11 @@ def command_line(words: Sequence[str]) -> Evaluate:
         SettingError: The set cannot be read, or its card names a folder and the command line no dataset.
         SystemExit: An unknown field.
     """
-    path = cli(Evaluate, args=[word for word in words if word not in HELP], prog="jaxdd evaluate").distilled
-    command = defaults(path) if path else Evaluate()
+    chosen = [word for option, word in itertools.pairwise(words) if option == "--model"]
+    changes: dict[str, Any] = {"network": chosen[-1], "model": from_name(chosen[-1])} if chosen else {}
+    given = [word for word in words if word not in HELP]
+    path = cli(Evaluate, args=given, default=Evaluate(**changes), prog="jaxdd evaluate").distilled
+    command = dataclasses.replace(defaults(path) if path else Evaluate(), **changes)
     asked = any(word.partition("=")[0] in {"--data.name", *HELP} for word in words)
     if command.data.name.startswith("folder:") and not asked:
         raise SettingError(
