@@ -77,6 +77,8 @@ SLOW = {
         ),
     ],
     "test_own_task": ["test_it_is_distilled_and_evaluated[infmatch]"],
+    "test_ncfm": ["test_objective_is_the_printed_formula[augmented]"],
+    "test_iadd": ["test_collapse_is_measured_and_told"],
     "test_unroll": [
         f"test_segmented_scan_is_scan[{segment}-{length}]"
         for segment in (None, 1, 4, 7)

@@ -95,6 +95,15 @@ def test_defaults_are_those_of_the_card(saved):
     )
 
 
+def test_a_network_that_a_card_names_is_not_run_unasked(saved, tmp_path, capsys):
+    source = tmp_path / "networks.py"
+    source.write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n")
+    path = saved(provenance={"config": {"model": {"name": "own", "source": f"{source}:small"}}})
+    assert main(["evaluate", path]) == 2
+    assert f"is not run unasked; name it by --model {source}:small" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_network_is_a_word(saved):
     path = saved()
     chosen = parse([path, "--model", "resnet10:width=8", "--model.norm", "group"])

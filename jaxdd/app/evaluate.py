@@ -19,7 +19,7 @@ from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.io.files import plain, write_json
-from jaxdd.models import ConvNet, ModelConfig, from_name, from_settings
+from jaxdd.models import ConvNet, ModelConfig, Own, from_name, from_settings
 from jaxdd.settings import AtLeast, Seed, check_value
 
 
@@ -100,6 +100,11 @@ def command_line(words: Sequence[str]) -> Evaluate:
     given = [word for word in words if word not in HELP]
     path = cli(Evaluate, args=given, default=Evaluate(**changes), prog="jaxdd evaluate").distilled
     command = dataclasses.replace(defaults(path) if path else Evaluate(), **changes)
+    if isinstance(command.model, Own) and not chosen:
+        raise SettingError(
+            f"{path} says that its network is {command.model}, and what a file says is not run unasked; name it by "
+            f"--model {command.model}"
+        )
     asked = any(word.partition("=")[0] in {"--data.name", *HELP} for word in words)
     if command.data.name.startswith("folder:") and not asked:
         raise SettingError(

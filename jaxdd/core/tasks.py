@@ -105,6 +105,7 @@ def classification(model: Model, classes: int) -> Task:
         measure=lambda params, split: {"accuracy": accuracy(model, params, split)},
         score="accuracy",
         classes=classes,
+        separable=model.observe is None,  # batch normalization joins the examples of a batch
     )
 
 
