@@ -31,19 +31,18 @@ Axis letters: M distilled items, C classes, H W K image height, width and channe
 import io
 import json
 import math
-import os
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdd.core.normalization import Normalization, from_arrays
+from jaxdd.core import normalization as normalizations
+from jaxdd.core.normalization import Normalization
 from jaxdd.errors import SettingError
+from jaxdd.io import npz
 from jaxdd.io.files import atomic_write, to_json
 from jaxdd.settings import check_choice
 from jaxdd.types import Array, PyTree
@@ -53,8 +52,6 @@ LabelKind = Literal["hard", "logits", "probabilities"]
 FORMAT_VERSION = 2
 NAMES = ("format_version", "images", "label_kind", "labels", "lr", "dataset", "class_names", "recipe", "provenance")
 """The arrays of a file, beside those of the normalization."""
-LARGEST_RATIO = 100
-"""How many times the size of its file an array may have: what `save` writes is not compressed at all."""
 
 HARD_LABEL_SCALE = 128.0
 """The logit of the true class of a hard label, the others being 0. [our choice]
@@ -136,23 +133,8 @@ class Distilled(NamedTuple):
         Raises:
             ValueError: if arrays and card do not fit each other, or the card says hard labels and they are not.
         """
-        images, labels = _array(self.images), _array(self.labels)
-        check_choice("label_kind", card.label_kind, get_args(LabelKind))
-        _check_shapes(images.shape, labels.shape, np.shape(self.lr), card.class_names)
-        arrays = {
-            "format_version": np.int32(FORMAT_VERSION),
-            "images": images,
-            "label_kind": np.str_(card.label_kind),
-            "labels": _LABELS_TO_FILE[card.label_kind](labels),
-            "lr": _array(self.lr),
-            "dataset": np.str_(card.dataset),
-            "class_names": np.asarray(card.class_names, np.str_),
-            **{f"normalization_{name}": array for name, array in card.normalization.to_arrays().items()},
-            "recipe": np.str_(to_json(card.recipe)),
-            "provenance": np.str_(to_json(card.provenance)),
-        }
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # numpy dates every entry 1980, so the bytes do not depend on the clock
+        np.savez(buffer, **to_arrays(self, card))  # dated 1980 by numpy, so the bytes do not depend on the clock
         atomic_write(path, buffer.getvalue())
 
     @classmethod
@@ -171,12 +153,40 @@ class Distilled(NamedTuple):
                 that no set has; the file is named.
         """
         try:
-            with open(path, "rb") as file:
-                return _from_arrays(_read_arrays(file))
+            # Names of version 1 are spelled another way.
+            prefixes = ("normalization_", "normalisation_")
+            return from_arrays(npz.read(path, lambda name: name in NAMES or name.startswith(prefixes)))
         except IsADirectoryError:
             raise SettingError(f"{path} is a folder; give the distilled.npz in it") from None
         except ValueError as error:
             raise SettingError(f"cannot load a distilled set from {path}: {error}") from error
+
+
+def to_arrays(distilled: Distilled, card: Card) -> dict[str, np.ndarray | np.generic]:
+    """Export a set of images as the arrays that the module names, for a file of any kind.
+
+    Args:
+        distilled: the set.
+        card: what to say of it; see `Distilled.save`.
+
+    Raises:
+        ValueError: if arrays and card do not fit each other, or the card says hard labels and they are not.
+    """
+    images, labels = _array(distilled.images), _array(distilled.labels)
+    check_choice("label_kind", card.label_kind, get_args(LabelKind))
+    _check_shapes(images.shape, labels.shape, np.shape(distilled.lr), card.class_names)
+    return {
+        "format_version": np.int32(FORMAT_VERSION),
+        "images": images,
+        "label_kind": np.str_(card.label_kind),
+        "labels": _LABELS_TO_FILE[card.label_kind](labels),
+        "lr": _array(distilled.lr),
+        "dataset": np.str_(card.dataset),
+        "class_names": np.asarray(card.class_names, np.str_),
+        **{f"normalization_{name}": array for name, array in card.normalization.to_arrays().items()},
+        "recipe": np.str_(to_json(card.recipe)),
+        "provenance": np.str_(to_json(card.provenance)),
+    }
 
 
 def hard_labels(classes: Array | np.ndarray, num_classes: int) -> Array:
@@ -229,46 +239,15 @@ def _labels_from_file(kind: str, labels: np.ndarray, num_classes: int) -> Array:
     return hard_labels(labels, num_classes)
 
 
-def _read_arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
-    """Read the arrays that a set has, and no others, none of which is larger than its file explains."""
-    if file.read(2) != b"PK":
-        raise SettingError("it is not an npz file")
-    size = file.seek(0, os.SEEK_END)
-    arrays = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                # Those of version 1 are spelled another way.
-                if name in NAMES or name.startswith(("normalization_", "normalisation_")):
-                    with archive.open(member) as content:
-                        arrays[name] = _read_array(name, content, min(member.file_size, LARGEST_RATIO * size))
-    except SettingError:
-        raise
-    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise SettingError(f"the npz file is truncated or damaged ({error})") from error
-    return arrays
+def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
+    """Rebuild a set and its card from what `to_arrays` exported.
 
+    Args:
+        arrays: by name.
 
-def _read_array(name: str, content: IO[bytes], largest: int) -> np.ndarray:
-    """Read one array, after a look at how large its header says it is."""
-    version = np.lib.format.read_magic(content)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(content)
-    if dtype.kind not in "biufcU":
-        raise SettingError(f"the array {name!r} holds {dtype}, neither numbers nor text: the file is damaged")
-    announced = math.prod(shape) * dtype.itemsize
-    if announced > largest:
-        raise SettingError(f"the array {name!r} claims {announced} bytes, more than the file can hold: it is damaged")
-    data = content.read(announced + 1)  # to the end, where the checksum is compared
-    if len(data) != announced:
-        raise SettingError(f"the array {name!r} claims {announced} bytes and has others: the file is damaged")
-    if not announced:
-        return np.zeros(shape, dtype)
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
+    Raises:
+        SettingError: if the format version is another, or an array is missing or cannot be one of a set.
+    """
     if "format_version" not in arrays:
         raise SettingError(f"it has no array 'format_version' (but {sorted(arrays)}), so jaxdd did not write it")
     version = arrays["format_version"]
@@ -292,19 +271,34 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
         dataset=str(arrays["dataset"]),
         class_names=tuple(arrays["class_names"].tolist()),
         label_kind=cast(LabelKind, kind),
-        normalization=from_arrays({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}),
+        normalization=normalizations.from_arrays({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}),
         recipe=_json_object("recipe", arrays),
         provenance=spelled(_json_object("provenance", arrays)),
     )
-    for name in ("images", "lr"):
-        _check_numbers(name, arrays[name])
-    labels = _labels_from_file(card.label_kind, arrays["labels"], len(card.class_names))
-    distilled = Distilled(jnp.asarray(arrays["images"], jnp.float32), labels, jnp.asarray(arrays["lr"], jnp.float32))
+    return assemble(arrays["images"], arrays["labels"], arrays["lr"], card), card
+
+
+def assemble(images: np.ndarray, labels: np.ndarray, lr: np.ndarray | float, card: Card) -> Distilled:
+    """Build a set from arrays of a file, all of them checked.
+
+    Args:
+        images: `[M, H, W, K]` floats, normalized as the card says.
+        labels: of the kind that the card says: `[M]` class indices, `[M, C]` logits, or `[M, C]` probabilities.
+        lr: `[]` learning rate.
+        card: what the set says of itself.
+
+    Raises:
+        SettingError: if they are no such arrays, do not fit each other, or are not finite.
+    """
+    for name, values in (("images", images), ("lr", np.asarray(lr))):
+        _check_numbers(name, values)
+    logits = _labels_from_file(card.label_kind, labels, len(card.class_names))
+    distilled = Distilled(jnp.asarray(images, jnp.float32), logits, jnp.asarray(lr, jnp.float32))
     _check_shapes(distilled.images.shape, distilled.labels.shape, distilled.lr.shape, card.class_names)
     if not distilled.lr > 0:
         raise SettingError(f"lr is {distilled.lr}, and a learning rate is positive")
     _check_normalization(card.normalization, distilled.images.shape)
-    return distilled, card
+    return distilled
 
 
 def _check_numbers(name: str, values: np.ndarray) -> None:

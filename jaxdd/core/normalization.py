@@ -121,13 +121,15 @@ class ZCA(NamedTuple):
         return "zca"
 
     @classmethod
-    def fit(cls, images: np.ndarray) -> Self:
+    def fit(cls, images: np.ndarray, *, unbiased: bool = False) -> Self:
         """Fit the mean image and the whitening matrices, in float64.
 
         Takes O(N D² + D³) operations and a few `[D, D]` float64 arrays.
 
         Args:
             images: `[N, H, W, K]` uint8, N ≥ 1; the train split.
+            unbiased: divide the covariance by N − 1 in place of N, as kornia does, whose ZCA sets of MTT and DATM are
+                in.
 
         Returns:
             The fitted normalization.
@@ -148,7 +150,7 @@ class ZCA(NamedTuple):
         for start in range(0, len(flat), CHUNK):
             centered = flat[start : start + CHUNK] / 255 - mean
             covariance += centered.T @ centered
-        eigenvalues, vectors = np.linalg.eigh(covariance / len(flat))
+        eigenvalues, vectors = np.linalg.eigh(covariance / max(len(flat) - unbiased, 1))
         # Rounding makes the null directions of the covariance slightly negative.
         root = np.sqrt(np.maximum(eigenvalues, 0) + EPSILON)
         whiten, unwhiten = (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
