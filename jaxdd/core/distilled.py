@@ -271,7 +271,9 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
         dataset=str(arrays["dataset"]),
         class_names=tuple(arrays["class_names"].tolist()),
         label_kind=cast(LabelKind, kind),
-        normalization=normalizations.from_arrays({n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}),
+        normalization=normalizations.from_arrays(
+            {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        ),
         recipe=_json_object("recipe", arrays),
         provenance=spelled(_json_object("provenance", arrays)),
     )

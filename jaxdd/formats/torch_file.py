@@ -282,8 +282,10 @@ def _pickled_tensor(array: np.ndarray, storages: list[np.ndarray]) -> bytes:
     parts = ("storage", names[0], str(len(storages)), "cpu", array.size)
     storages.append(array)
     kind, name, key, device, count = parts
-    identity = _pickled(kind, storages) + f"ctorch\n{name}\n".encode() + b"".join(
-        _pickled(part, storages) for part in (key, device, count)
+    identity = (
+        _pickled(kind, storages)
+        + f"ctorch\n{name}\n".encode()
+        + b"".join(_pickled(part, storages) for part in (key, device, count))
     )
     layout = b"".join(_pickled(part, storages) for part in (0, array.shape, strides, False))
     hooks = b"ccollections\nOrderedDict\n)R"

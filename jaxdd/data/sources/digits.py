@@ -6,7 +6,6 @@ Digits" (E. Alpaydin, C. Kaynak, 1998).
 Imports tensorflow-datasets, which takes a second: import this module where it is used, not at the top of another.
 """
 
-import contextlib
 import io
 import os
 import tempfile
@@ -18,7 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import constants
-from tensorflow_datasets.core.utils import tqdm_utils
+
+from jaxdd.data.sources import quiet
 
 EVERY = 5
 """One of so many examples of each class is a test example."""
@@ -89,7 +89,7 @@ def prepare(data_dir: str | None = None) -> str:
     if not prepared.exists():
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix="incomplete.digits.") as aside:
-            with _quiet():
+            with quiet():
                 Digits(data_dir=aside, file_format="array_record").download_and_prepare()
             prepared.parent.mkdir(exist_ok=True)
             try:
@@ -98,15 +98,3 @@ def prepare(data_dir: str | None = None) -> str:
                 if not prepared.exists():  # otherwise another process was faster
                     raise
     return str(root)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence TFDS's banner and progress bars; the digits take less than a second."""
-    active = getattr(tqdm_utils, "_active", True)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.display_progress_bar(active)

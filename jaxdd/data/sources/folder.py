@@ -37,8 +37,8 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
         raise SettingError(f"the folder {path} does not exist; pass folder:PATH where PATH holds one folder per class")
     _check_split_names(path)
     has_splits = bool(_subfolders(path / "train"))
-    train_files = _files(path / "train" if has_splits else path)
-    test_files = _files(path / "test") if has_splits and _subfolders(path / "test") else {}
+    train_files = class_files(path / "train" if has_splits else path)
+    test_files = class_files(path / "test") if has_splits and _subfolders(path / "test") else {}
     class_names = tuple(train_files)
     unknown = sorted(set(test_files) - set(class_names))
     if unknown:
@@ -80,7 +80,7 @@ def _subfolders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _files(root: Path) -> dict[str, list[Path]]:
+def class_files(root: Path) -> dict[str, list[Path]]:
     """List the images of every class folder of `root`, in a fixed order."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind not in NO_IMAGES}
     files = {
