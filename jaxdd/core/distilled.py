@@ -162,7 +162,7 @@ class Distilled(NamedTuple):
             raise SettingError(f"cannot load a distilled set from {path}: {error}") from error
 
 
-def to_arrays(distilled: Distilled, card: Card) -> dict[str, np.ndarray | np.generic]:
+def to_arrays(distilled: Distilled, card: Card) -> dict[str, Any]:
     """Export a set of images as the arrays that the module names, for a file of any kind.
 
     Args:
@@ -267,13 +267,12 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
     kind = str(arrays["label_kind"])
     check_choice("label_kind", kind, get_args(LabelKind))
     prefix = "normalization_"
+    fitted = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     card = Card(
         dataset=str(arrays["dataset"]),
         class_names=tuple(arrays["class_names"].tolist()),
         label_kind=cast(LabelKind, kind),
-        normalization=normalizations.from_arrays(
-            {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-        ),
+        normalization=normalizations.from_arrays(fitted),
         recipe=_json_object("recipe", arrays),
         provenance=spelled(_json_object("provenance", arrays)),
     )

@@ -4,6 +4,7 @@
 them needs torch. A reader says what it needs to know beside the file, and refuses to guess: see `Reading`.
 """
 
+import dataclasses
 import inspect
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,9 @@ def read(
         FileNotFoundError: There is no such file or folder.
         SettingError: It is of no format known, is damaged, or does not say enough of itself; the file is named.
     """
-    unknown = options.keys() - Reading.__dataclass_fields__.keys()
-    if unknown:
-        raise SettingError(
-            f"read has no option {', '.join(sorted(unknown))}; {', '.join(Reading.__dataclass_fields__)}"
-        )
+    known = [field.name for field in dataclasses.fields(Reading)]
+    if unknown := options.keys() - {*known}:
+        raise SettingError(f"read has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}")
     return read_as(path, format, Reading(**options), data)
 
 

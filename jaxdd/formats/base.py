@@ -208,7 +208,7 @@ def as_set(
     else:
         labels = np.asarray(labels, np.float32)
     card = Card(source.name, source.class_names, kind, normalization, provenance=dict(provenance))
-    return assemble(images, labels, np.float32(LR if lr is None else lr), card), card
+    return assemble(images, labels, np.asarray(LR if lr is None else lr, np.float32), card), card
 
 
 def classes_of(labels: np.ndarray) -> int:

@@ -1,10 +1,10 @@
 """The tensors that DD-Ranking scores: `compute_metrics(image_tensor=…, soft_labels=…, syn_lr=…)`.
 
-A folder with `image_tensor.pt` `[M, K, H, W]` float32, standardized by the constants that DD-Ranking applies to the real
-images it tests on, `soft_labels.pt` `[M, C]` float32 logits or `hard_labels.pt` `[M]` int64, and `syn_lr.pt` `[]`, each
-of them for `torch.load(path, weights_only=True)`. The recipe and the provenance are not carried. DD-Ranking takes hard
-labels to be in the order of the classes, so items are written in that order, and its soft labels to be logits whose
-softmax, at its temperature, is the target. A set that was distilled in ZCA space is written as the same pictures,
+A folder with `image_tensor.pt` `[M, K, H, W]` float32, standardized by the constants that DD-Ranking applies to the
+real images it tests on, `soft_labels.pt` `[M, C]` float32 logits or `hard_labels.pt` `[M]` int64, and `syn_lr.pt` `[]`,
+each of them for `torch.load(path, weights_only=True)`. The recipe and the provenance are not carried. DD-Ranking takes
+hard labels to be in the order of the classes, so items are written in that order, and its soft labels to be logits
+whose softmax, at its temperature, is the target. A set that was distilled in ZCA space is written as the same pictures,
 standardized; DD-Ranking's `use_zca` has to stay off.
 """
 

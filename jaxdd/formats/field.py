@@ -1,5 +1,6 @@
 """What the field's code takes for granted: the datasets' names, classes, and constants of normalization."""
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -12,13 +13,13 @@ DIGITS = tuple("0123456789")
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFAR100 = tuple(
-    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
-    porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
-    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
-    wardrobe whale willow_tree wolf woman worm""".split()
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
 )
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
@@ -79,7 +80,7 @@ def canonical(name: str) -> str | None:
 def named_in(path: str) -> str | None:
     """Return the dataset whose name is a part of a path, as in `res_DC_CIFAR10_ConvNet_10ipc.pt`; the last one."""
     parts = re.split(r"[\\/_.\-]", path)
-    pairs = [f"{first}_{second}" for first, second in zip(parts, parts[1:], strict=False)]
+    pairs = [f"{first}_{second}" for first, second in itertools.pairwise(parts)]
     found = [name for part in (*pairs, *parts) if (name := canonical(part))]
     return found[-1] if found else None
 

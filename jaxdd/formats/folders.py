@@ -26,11 +26,11 @@ from jaxdd.io.files import atomic_write
 NUMBERED = re.compile(r"(new)?(\d{2,})")
 
 
-def _numbered(path: Path) -> list[re.Match[str]] | None:
-    """Return the names of the class folders as numbers, None if they are none."""
+def _numbered(path: Path) -> list[re.Match[str]]:
+    """Return the names of the class folders as numbers, none unless all of them are."""
     names = [entry.name for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
     found = [NUMBERED.fullmatch(name) for name in names]
-    return [match for match in found if match] if names and all(found) else None
+    return [match for match in found if match] if all(found) else []
 
 
 def _matches_rded(file: File) -> bool:
@@ -48,7 +48,7 @@ def _matches_folder(file: File) -> bool:
 def read_numbered(file: File, asked: Reading, data: Dataset | None) -> tuple[Distilled, Card]:
     """Read a folder whose class folders are named by the numbers of the classes."""
     matches = _numbered(file.path)
-    if matches is None:
+    if not matches:
         raise SettingError("its folders are not named by the numbers of classes, such as 00000 or new000")
     classes = {match[0]: int(match[2]) for match in matches}
     if max(classes.values()) >= 10**5:

@@ -1,12 +1,13 @@
 """Sets of this package: its own npz, the same arrays as safetensors, and as a file of PyTorch.
 
-All three carry everything: images, labels of any kind, learning rate, normalization, recipe and provenance, by the names
-that `jaxdd.core.distilled` lists.
+All three carry everything: images, labels of any kind, learning rate, normalization, recipe and provenance, by the
+names that `jaxdd.core.distilled` lists.
 
 - npz: `Distilled.save`.
 - safetensors: numbers are tensors, texts are its metadata, `class_names` a JSON list there.
-- torch: a dict of tensors and texts for `torch.load(path, weights_only=True)`. Images are `[M, K, H, W]` and hard labels
-  int64, as PyTorch wants them; the arrays of a ZCA are reordered alike, so that `(x.flatten(1) - mean) @ whiten` holds.
+- torch: a dict of tensors and texts for `torch.load(path, weights_only=True)`. Images are `[M, K, H, W]` and hard
+  labels int64, as PyTorch wants them; the arrays of a ZCA are reordered alike, so that `(x.flatten(1) - mean) @ whiten`
+  holds.
 """
 
 import json

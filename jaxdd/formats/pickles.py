@@ -7,7 +7,7 @@ takes programs apart without running them, reads the operations.
 
 import io
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jaxdd.errors import SettingError
@@ -134,7 +134,7 @@ class _Machine:
         target = self._stack[-1]
         if not isinstance(target, dict):
             raise TypeError(f"pairs for a {type(target).__name__}")
-        target.update(zip(items[::2], items[1::2], strict=True))
+        target.update(_pairs(items))
 
     def _name(self, name: str) -> None:
         if name not in self._known:
@@ -158,13 +158,17 @@ class _Machine:
             raise SettingError(f"its pickle fills a {type(target).__name__}, and only data are read")
 
 
-_OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
+def _pairs(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(items[::2], items[1::2], strict=True)
+
+
+_OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "MARK": lambda self, _: self._marks.append(len(self._stack)),
-    "POP": lambda self, _: self._pop(1) and None,
-    "POP_MARK": lambda self, _: self._pop_marked() and None,
+    "POP": lambda self, _: self._pop(1),
+    "POP_MARK": lambda self, _: self._pop_marked(),
     "LIST": lambda self, _: self._stack.append(self._pop_marked()),
     "TUPLE": lambda self, _: self._stack.append(tuple(self._pop_marked())),
-    "DICT": lambda self, _: (items := self._pop_marked(), self._stack.append({}), self._set(items)) and None,
+    "DICT": lambda self, _: self._stack.append(dict(_pairs(self._pop_marked()))),
     "APPEND": lambda self, _: self._append(self._pop(1)),
     "APPENDS": lambda self, _: self._append(self._pop_marked()),
     "SETITEM": lambda self, _: self._set(self._pop(2)),

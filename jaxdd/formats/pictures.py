@@ -23,7 +23,7 @@ MATRICES = "normalization.npz"
 def write_card(path: Path, distilled: Distilled, card: Card, **about: Any) -> None:
     """Write what a set says of itself beside its pictures into `card.json`, and the matrices of a ZCA beside that."""
     arrays = card.normalization.to_arrays()
-    matrices = {name: arrays.pop(name) for name in [*arrays] if arrays[name].ndim > 1}
+    matrices: dict[str, Any] = {name: arrays.pop(name) for name in [*arrays] if arrays[name].ndim > 1}
     if matrices:
         path.mkdir(parents=True, exist_ok=True)
         np.savez(path / MATRICES, **matrices)
@@ -42,21 +42,18 @@ def read_card(path: Path) -> tuple[Card, float, dict[str, Any]]:
         arrays = {name: np.asarray(value) for name, value in told["normalization"].items()}
         if (path / MATRICES).exists():
             arrays |= npz.read(path / MATRICES, lambda name: True)
-        floats = {
-            name: array.astype(np.float32) if array.dtype.kind in "if" else array for name, array in arrays.items()
-        }
+        arrays |= {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype.kind in "if"}
         texts = [told["dataset"], *told["class_names"]]
         objects = [told["recipe"], told["provenance"]]
         lr = float(told["lr"])
     except SettingError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise SettingError(
-            f"{path / CARD} is damaged ({type(error).__name__}: {error}); write the set again"
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise SettingError(f"{path / CARD} is damaged ({what}); write the set again") from error
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(value, dict) for value in objects):
         raise SettingError(f"{path / CARD} is damaged: names are no texts, or recipe and provenance no objects")
-    return Card(texts[0], tuple(texts[1:]), "hard", from_arrays(floats), *objects), lr, told
+    return Card(texts[0], tuple(texts[1:]), "hard", from_arrays(arrays), *objects), lr, told
 
 
 def carded_set(pictures: np.ndarray, labels: np.ndarray, card: Card, lr: float) -> Distilled:

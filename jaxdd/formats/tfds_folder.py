@@ -77,9 +77,8 @@ def _folder(path: Path) -> Path | None:
     """Return the folder of a version that has a card, given it or a TFDS directory of that one set."""
     if not path.is_dir():
         return None
-    found = [
-        inside for inside in (path, *path.glob("*"), *path.glob("*/*")) if (inside / "dataset_info.json").is_file()
-    ]
+    folders = (path, *path.glob("*"), *path.glob("*/*"))
+    found = [inside for inside in folders if (inside / "dataset_info.json").is_file()]
     return found[0] if len(found) == 1 and (found[0] / CARD).is_file() else None
 
 

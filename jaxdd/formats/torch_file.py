@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxdd.errors import SettingError
 from jaxdd.formats import pickles
+from jaxdd.io import npz
 from jaxdd.io.files import atomic_write
 
 DTYPES = {
@@ -119,8 +120,8 @@ def _read_legacy(content: bytes) -> Any:
         raise SettingError("it is neither a zip archive nor a file of an older torch")
     stream = io.BytesIO(content)
 
-    def none(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-        raise SettingError("a storage is named where none can be")
+    def none(*storage: Any) -> np.ndarray:
+        raise SettingError(f"the storage {storage} is named where none can be")
 
     header = [_unpickle(pickles.cut(stream), none) for _ in range(3)]
     if header[1] != 1001 or not isinstance(header[2], dict) or not header[2].get("little_endian", False):
@@ -164,7 +165,7 @@ class _DType(pickles.Built):
             raise SettingError(f"an array of numpy holds {self.value}, and only numbers are admitted")
 
     def fill(self, state: Any) -> None:
-        self.value = self.value.newbyteorder(str(state[1]))
+        self.value = self.value.newbyteorder(state[1])
 
 
 class _Array(pickles.Built):
@@ -198,6 +199,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.
         return np.zeros(shape, numbers.dtype)
     if last >= len(numbers):
         raise SettingError(f"a tensor reaches to number {last} of a storage of {len(numbers)}: the file is damaged")
+    if math.prod(shape) > npz.LARGEST_RATIO * len(numbers):
+        raise SettingError(f"a tensor of shape {shape} repeats a storage of {len(numbers)} numbers: it is damaged")
     steps = [stride * numbers.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)
 
