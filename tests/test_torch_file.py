@@ -52,7 +52,8 @@ def test_what_torch_wrote_is_read_without_torch(kind):
 
 def test_written_without_torch_and_read_back(tmp_path):
     tree = {"images": BASE, "labels": np.arange(3), "lr": np.asarray(0.5, np.float32), "empty": np.zeros((0, 2)),
-            "text": "größe", "number": 0.25, "none": None, "flag": True, "names": ("a", "b"), "inner": {"x": np.uint8([1])},
+            "text": "größe", "number": 0.25, "none": None, "flag": True, "names": ("a", "b"),
+            "inner": {"x": np.uint8([1])},
             "half": np.array([1, 2], ml_dtypes.bfloat16)}  # fmt: skip
     torch_file.save(tmp_path / "a.pt", tree)
     found = torch_file.load(tmp_path / "a.pt")
@@ -151,7 +152,10 @@ def test_a_pickle_executes_nothing(tmp_path, monkeypatch, name):
 
 def tensor_program(offset, shape, strides, count=6, kind="FloatStorage", key="0"):
     storages = []
-    text = lambda value: torch_file._pickled(value, storages)
+
+    def text(value):
+        return torch_file._pickled(value, storages)
+
     identity = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + text(count) + b"tQ"
     layout = b"".join(map(text, (offset, shape, strides, False)))
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + identity + layout + b"ccollections\nOrderedDict\n)RtR."

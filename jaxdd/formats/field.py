@@ -1,6 +1,5 @@
 """What the field's code takes for granted: the datasets' names, classes, and constants of normalization."""
 
-import itertools
 import re
 from typing import NamedTuple
 
@@ -80,9 +79,9 @@ def canonical(name: str) -> str | None:
 def named_in(path: str) -> str | None:
     """Return the dataset whose name is a part of a path, as in `res_DC_CIFAR10_ConvNet_10ipc.pt`; the last one."""
     parts = re.split(r"[\\/_.\-]", path)
-    pairs = [f"{first}_{second}" for first, second in itertools.pairwise(parts)]
-    found = [name for part in (*pairs, *parts) if (name := canonical(part))]
-    return found[-1] if found else None
+    words = [(end, size, "".join(parts[end - size : end])) for end in range(1, len(parts) + 1) for size in (1, 2)]
+    found = [(end, size, name) for end, size, word in words if (name := canonical(word))]
+    return max(found)[-1] if found else None
 
 
 def standardization(constants: Constants) -> Standardize:

@@ -4,7 +4,7 @@ All three carry everything: images, labels of any kind, learning rate, normaliza
 names that `jaxdd.core.distilled` lists.
 
 - npz: `Distilled.save`.
-- safetensors: numbers are tensors, texts are its metadata, `class_names` a JSON list there.
+- safetensors: numbers are tensors, texts a JSON object under `card` in its metadata.
 - torch: a dict of tensors and texts for `torch.load(path, weights_only=True)`. Images are `[M, K, H, W]` and hard
   labels int64, as PyTorch wants them; the arrays of a ZCA are reordered alike, so that `(x.flatten(1) - mean) @ whiten`
   holds.
@@ -45,8 +45,10 @@ def texts_joined(numbers: dict[str, np.ndarray], texts: dict[str, str]) -> dict[
     """Put back together what `texts_apart` parted.
 
     Raises:
-        SettingError: The class names are no JSON list of texts.
+        SettingError: They are no texts, or the class names no JSON list of texts.
     """
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise SettingError("its card is no JSON object of texts")
     arrays = {**numbers, **{name: np.asarray(text) for name, text in texts.items()}}
     if "class_names" in texts:
         try:
@@ -61,7 +63,7 @@ def texts_joined(numbers: dict[str, np.ndarray], texts: dict[str, str]) -> dict[
 
 def _write_safetensors(path: Path, distilled: Distilled, card: Card) -> None:
     numbers, texts = texts_apart(to_arrays(distilled, card))
-    atomic_write(path, _safetensors().save(numbers, metadata=texts))
+    atomic_write(path, _safetensors().save(numbers, metadata={"card": json.dumps(texts)}))
 
 
 def _read_safetensors(file: File, asked: Reading, data: Dataset | None) -> tuple[Distilled, Card]:
@@ -71,7 +73,7 @@ def _read_safetensors(file: File, asked: Reading, data: Dataset | None) -> tuple
     try:
         numbers = library.load(content)
         length = int.from_bytes(content[:8], "little")
-        texts = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        texts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["card"])
     except Exception as error:  # its own errors, and those of JSON
         raise SettingError(f"the safetensors file is truncated or damaged ({error})") from error
     return from_arrays(texts_joined({name: np.asarray(array) for name, array in numbers.items()}, texts))

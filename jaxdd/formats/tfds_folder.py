@@ -56,7 +56,11 @@ def write(path: Path, distilled: Distilled, card: Card, *, harden: bool = False)
             )
             about = f"A distilled set of {card.dataset}, {len(pictures)} images."
             return tfds.core.DatasetInfo(
-                builder=self, description=about, features=features, supervised_keys=("image", "label")
+                builder=self,
+                description=about,
+                features=features,
+                supervised_keys=("image", "label"),
+                disable_shuffling=True,  # items stay in the order of the set
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
