@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from jaxdd import data, influence, methods, models
+from jaxdd import data, formats, influence, methods, models
 from jaxdd.app.config import Config, load_config
 from jaxdd.app.run import run
 from jaxdd.core import autodiff
@@ -53,6 +53,7 @@ __all__ = [
     "data",
     "distill",
     "evaluate",
+    "formats",
     "influence",
     "load_config",
     "make_mesh",

@@ -12,6 +12,20 @@ and with ZCA whitening, `normalization_kind == "zca"`, the last line is
     flat = images.reshape(len(images), -1)
     pictures = (flat @ file["normalization_unwhiten"] + file["normalization_mean"]).clip(0, 1).reshape(images.shape)
 
+Images of a user's own, `own` `[N,H,W,K]` uint8 of the same height and width, are normalized as those of the set were
+before a network sees them, by standardization
+
+    inputs = (own / np.float32(255) - file["normalization_mean"]) / file["normalization_std"]
+
+or by whitening
+
+    flat = own.reshape(len(own), -1) / np.float32(255)
+    inputs = ((flat - file["normalization_mean"]) @ file["normalization_whiten"]).reshape(own.shape)
+
+`labels` are what a network's softmax is trained towards: the class of each image, or the softmax of its logits, or its
+probabilities. `lr` is the learning rate of SGD at its start, learned with the set or that of `recipe`, whose other
+entries are the fields of `jaxdd.Recipe`. `jaxdd.formats.how_to_use` writes all of this as code for a set at hand.
+
 Its arrays:
 
 | name | content |

@@ -14,9 +14,10 @@ from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.formats import ddranking, folders, formations, frepo, native, tfds_folder, trajectories, vico
 from jaxdd.formats.base import File, Reader, Reading
+from jaxdd.formats.hub import how_to_use, markdown
 from jaxdd.settings import check_argument, check_choice
 
-__all__ = ["READERS", "WRITERS", "Reading", "detect", "read", "write"]
+__all__ = ["READERS", "WRITERS", "Reading", "detect", "how_to_use", "markdown", "read", "read_as", "write"]
 
 READERS: dict[str, Reader] = {
     **native.READERS,
