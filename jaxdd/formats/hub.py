@@ -177,8 +177,8 @@ def _accuracies(results: Mapping[str, Any]) -> str:
             *lines,
             "",
             "Each network starts from parameters of its own and is trained by the recipe below (on all data, by one "
-            "for that); its accuracy is that on the whole test split after the last epoch. Mean ± standard deviation over "
-            f"the networks. The set was chosen by {results.get('selected_on', 'the last step')}.",
+            "for that); its accuracy is that on the whole test split after the last epoch. Mean ± standard deviation "
+            f"over the networks. The set was chosen by {results.get('selected_on', 'the last step')}.",
         ]
     )
 
