@@ -1,5 +1,6 @@
 """Settings that refuse what they cannot mean: types, choices and ranges, in one check for all settings classes."""
 
+import ast
 import dataclasses
 import math
 import numbers
@@ -92,6 +93,19 @@ class Settings:
         annotations = get_type_hints(type(self), include_extras=True)  # where a field's own type may be a string
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             check_value(f"{self._path}.{field.name}".lstrip("."), getattr(self, field.name), annotations[field.name])
+
+
+def by_name(words: str) -> dict[str, str]:
+    """Split `ipc=10,norm=batch` into its words by their names; nothing of an empty text."""
+    return dict(word.partition("=")[::2] for word in words.split(",")) if words else {}
+
+
+def literal(word: str) -> Any:
+    """Read a word as a Python literal, a text where it is none."""
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word  # a string without quotation marks
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:

@@ -60,6 +60,19 @@ class Scores(NamedTuple):
     values: AnyArray
 
 
+STATISTICS = "statistics"
+"""The key among parameters of the running statistics of batch normalization, and their collection in flax.
+
+This is what jaxdd does with them. A network with batch normalization is a pure function of its parameters: it
+standardizes by the mean and variance of the batch that it is applied to, in matching, unrolling, experts and influence,
+where published code does so too (their networks are in training mode). Only networks trained to be evaluated have
+running statistics: `core.training.train` averages what `Model.observe` sees, `s <- 0.9 s + 0.1 (mean, unbiased
+variance)` as PyTorch does, and hands the parameters back with a further entry `params["statistics"]`. Where that entry
+is there, `apply` standardizes by it, as PyTorch's evaluation mode does, and a logit depends on its own image alone. It
+is no parameter: it is not learned, and not counted in P.
+"""
+
+
 class Model(NamedTuple):
     """A network as pure functions of its parameters; the only thing that jaxdd knows of a network.
 
@@ -68,8 +81,8 @@ class Model(NamedTuple):
         apply: `(params, inputs) -> outputs`; of a classifier `images [B,H,W,K] -> logits [B,C]`.
         features: `(params, inputs) -> [B,F]`, the input of the last linear layer.
         observe: `(params, inputs) -> statistics`, the mean and variance of the batch wherever the network standardizes
-            by them; None if it does not. With their running averages in `params["statistics"]` the other functions use
-            those, see `jaxdd.models.layers.STATISTICS`.
+            by them; None if it does not. With their running averages in `params[STATISTICS]` the other functions use
+            those, see `STATISTICS`.
     """
 
     init: Callable[[Array], Params]

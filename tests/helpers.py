@@ -28,6 +28,14 @@ def random_like(tree, seed=11):
     return jax.tree.unflatten(structure, drawn)
 
 
+def damaged(content, random, trial):
+    """Cut every third trial's content short, and turn one or two bits of the others'."""
+    content = bytearray(content[: random.integers(len(content))] if trial % 3 == 0 else content)
+    for _ in range(trial % 3):
+        content[random.integers(len(content))] ^= 1 << random.integers(8)
+    return content
+
+
 def dot(a, b):
     """Inner product of two trees."""
     return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

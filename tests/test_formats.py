@@ -14,6 +14,7 @@ from jaxdd.core.normalization import ZCA, Standardize
 from jaxdd.errors import SettingError
 from jaxdd.formats import field, torch_file
 from jaxdd.formats.formations import decode
+from tests.helpers import damaged
 
 DATA = Path(__file__).parent / "data"
 RANDOM = np.random.default_rng(0)
@@ -388,10 +389,7 @@ def test_damage_is_one_error(tmp_path, real):
         whole = path.read_bytes()
         formats.read(path, **asked)
         for trial in range(25):
-            content = bytearray(whole[: random.integers(len(whole))] if trial % 3 == 0 else whole)
-            for _ in range(trial % 3):
-                content[random.integers(len(content))] ^= 1 << random.integers(8)
-            path.write_bytes(content)
+            path.write_bytes(damaged(whole, random, trial))
             try:
                 formats.read(path, **asked)
             except SettingError as error:

@@ -239,9 +239,13 @@ def test_variance_does_not_cancel_on_images_far_from_zero():
     np.testing.assert_allclose(model.apply(params, images + 3000), exact, atol=2e-3)
 
 
-@pytest.mark.parametrize("convolution", ["direct", "patches"])
-def test_float64_in_float64_out(x64, convolution):
-    model = build(dataclasses.replace(TINY, convolution=convolution), (8, 8, 1), 3)
+@pytest.mark.parametrize(
+    "config",
+    [dataclasses.replace(TINY, convolution="direct"), dataclasses.replace(TINY, convolution="patches"), MLP(width=4)],
+    ids=str,
+)
+def test_float64_in_float64_out(x64, config):
+    model = build(config, (8, 8, 1), 3)
     params = jax.jit(model.init)(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
     images = jnp.ones((2, 8, 8, 1))

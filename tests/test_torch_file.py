@@ -12,6 +12,7 @@ import pytest
 
 from jaxdd.errors import SettingError
 from jaxdd.formats import pickles, torch_file
+from tests.helpers import damaged
 
 DATA = Path(__file__).parent / "data"
 BASE = np.arange(24.0, dtype=np.float32).reshape(2, 3, 4)
@@ -233,10 +234,7 @@ def test_damage_is_one_error(tmp_path):
     for name in ("torch_zip.pt", "torch_legacy.pt"):
         whole = (DATA / name).read_bytes()
         for trial in range(150):
-            content = bytearray(whole[: random.integers(len(whole))] if trial % 3 == 0 else whole)
-            for _ in range(trial % 3):
-                content[random.integers(len(content))] ^= 1 << random.integers(8)
-            path.write_bytes(content)
+            path.write_bytes(damaged(whole, random, trial))
             try:
                 torch_file.load(path)
             except SettingError as error:

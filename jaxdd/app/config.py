@@ -1,6 +1,5 @@
 """The configuration of a run: nested frozen dataclasses, a preset or Python file, and typed overrides of its fields."""
 
-import ast
 import dataclasses
 import difflib
 import re
@@ -8,8 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import tyro
 
@@ -18,6 +16,7 @@ from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
+from jaxdd.io.modules import import_file
 from jaxdd.methods import (
     ClasswiseConfig,
     MethodConfig,
@@ -33,7 +32,7 @@ from jaxdd.methods import (
     ncfm,
 )
 from jaxdd.models import ConvNet, ModelConfig, from_name
-from jaxdd.settings import Seed, Settings
+from jaxdd.settings import Seed, Settings, by_name, literal
 
 METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, coresets)}
 """The methods of the package, by their names."""
@@ -163,11 +162,11 @@ def load_config(source: str | Path) -> Config:
     """
     name, words = re.fullmatch(r"(.*?)(?::(\w+=.*))?", str(source), re.DOTALL).groups()  # type: ignore[union-attr]
     path = _find(name)
-    arguments = dict(word.partition("=")[::2] for word in words.split(",")) if words else {}
+    arguments = by_name(words or "")
     sys.path.insert(0, str(path.parent.absolute()))  # as for a script: a method of one's own may lie beside it
     try:
-        get_config = getattr(_module(path), "get_config", None)
-        values = {key: _value(word) for key, word in arguments.items()}
+        get_config = getattr(import_file(path), "get_config", None)
+        values = {key: literal(word) for key, word in arguments.items()}
         config = get_config(**values) if callable(get_config) else None
     except Exception as error:
         raise SettingError(
@@ -184,14 +183,6 @@ def load_config(source: str | Path) -> Config:
         ending = re.sub(r"[^\w.-]", "-", "_".join(key + word for key, word in arguments.items()))
         config = dataclasses.replace(config, workdir=f"{config.workdir}_{ending}")
     return config
-
-
-def _module(path: Path) -> ModuleType:
-    """Import a file as a module of its own name, where tools find the text of the classes that it defines."""
-    module = sys.modules[f"jaxdd_config_{path.stem}"] = ModuleType(f"jaxdd_config_{path.stem}")
-    module.__file__ = str(path)
-    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)  # no bytecode beside it, which could be stale
-    return module
 
 
 def _find(name: str) -> Path:
@@ -214,10 +205,3 @@ def _place(error: Exception, path: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f" at {path}:{error.lineno} `{(error.text or '').strip()}`"
     return f" at {path}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
-
-
-def _value(word: str) -> Any:
-    try:
-        return ast.literal_eval(word)
-    except (ValueError, SyntaxError):
-        return word  # a string without quotation marks

@@ -203,6 +203,11 @@ def to_arrays(distilled: Distilled, card: Card) -> dict[str, Any]:
     }
 
 
+def has_lr_of_recipe(distilled: Distilled, card: Card) -> bool:
+    """Return whether the learning rate of a set is that of its recipe, not one that was learned with it."""
+    return bool(np.float32(card.recipe.get("lr", np.nan)) == distilled.lr)
+
+
 def hard_labels(classes: Array | np.ndarray, num_classes: int) -> Array:
     """Return label logits whose softmax is exactly one-hot, `HARD_LABEL_SCALE · onehot(classes)`.
 
@@ -312,7 +317,7 @@ def assemble(images: np.ndarray, labels: np.ndarray, lr: np.ndarray | float, car
     _check_shapes(distilled.images.shape, distilled.labels.shape, distilled.lr.shape, card.class_names)
     if not distilled.lr > 0:
         raise SettingError(f"lr is {distilled.lr}, and a learning rate is positive")
-    _check_normalization(card.normalization, distilled.images.shape)
+    check_normalization(card.normalization, distilled.images.shape)
     return distilled
 
 
@@ -323,8 +328,16 @@ def _check_numbers(name: str, values: np.ndarray) -> None:
         raise SettingError(f"{name} holds {np.sum(~np.isfinite(values))} numbers that are not finite")
 
 
-def _check_normalization(normalization: Normalization, images: tuple[int, ...]) -> None:
-    """Refuse arrays that do not fit images `[M, H, W, K]`."""
+def check_normalization(normalization: Normalization, images: tuple[int, ...]) -> None:
+    """Refuse a normalization that is not for images of this shape.
+
+    Args:
+        normalization: of a card.
+        images: `[M, H, W, K]`, their shape.
+
+    Raises:
+        SettingError: an array of it has another size.
+    """
     size = images[-1] if normalization.kind == "standard" else math.prod(images[1:])
     for name, values in normalization._asdict().items():
         if set(np.shape(values)) != {size}:

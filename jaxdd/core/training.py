@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxdd.core.augment import dsa
 from jaxdd.core.tasks import mean_loss
 from jaxdd.settings import AtLeast, Between, Fraction, NonNegative, Positive, Settings
-from jaxdd.types import Array, Examples, Losses, Params
+from jaxdd.types import STATISTICS, Array, Examples, Losses, Params
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 RUNNING = 0.1
@@ -141,7 +141,7 @@ def train(
         every: Steps between snapshots.
         lr: [] scales the whole schedule to start at this learning rate in place of the recipe's.
         observe: `Model.observe`, to train a network for evaluation: the running averages of what it sees of the
-            batches are handed back in `params["statistics"]`. Snapshots never have them.
+            batches are handed back in `params[STATISTICS]`. Snapshots never have them.
 
     Returns:
         The parameters after the last epoch, and the snapshots if any were asked for.
@@ -187,7 +187,7 @@ def train(
         carry, recorded = jax.lax.scan(record, carry, jnp.arange(snapshots))
     carry = jax.lax.fori_loop(min(snapshots * every, total), total, step, carry)
     params, *_, statistics = carry
-    return params if observe is None else {**params, "statistics": statistics}, recorded
+    return params if observe is None else {**params, STATISTICS: statistics}, recorded
 
 
 def _first_statistics(observe: Callable[[Params, Any], Any], params: Params, inputs: Any) -> Any:

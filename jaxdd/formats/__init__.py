@@ -5,7 +5,6 @@ them needs torch. A reader says what it needs to know beside the file, and refus
 """
 
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from jaxdd.core.distilled import Card, Distilled
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.formats import ddranking, folders, formations, frepo, native, tfds_folder, trajectories, vico
-from jaxdd.formats.base import File, Reader, Reading
+from jaxdd.formats.base import File, Reader, Reading, Writer
 from jaxdd.formats.hub import how_to_use, markdown
+from jaxdd.formats.pictures import hardened
 from jaxdd.settings import check_argument, check_choice
 
 __all__ = ["READERS", "WRITERS", "Reading", "detect", "how_to_use", "markdown", "read", "read_as", "write"]
@@ -30,7 +30,7 @@ READERS: dict[str, Reader] = {
     **folders.READERS,
 }
 """In the order in which `detect` tries them."""
-WRITERS = {**native.WRITERS, **folders.WRITERS, **tfds_folder.WRITERS, **ddranking.WRITERS}
+WRITERS: dict[str, Writer] = {**native.WRITERS, **folders.WRITERS, **tfds_folder.WRITERS, **ddranking.WRITERS}
 ENDINGS = {".npz": "npz", ".safetensors": "safetensors", ".pt": "torch", ".pth": "torch"}
 """What `write` writes where no format is named."""
 
@@ -129,8 +129,7 @@ def write(
         raise SettingError(f"{path}: its ending names no format; name one of {', '.join(WRITERS)}")
     format = format or ENDINGS[path.suffix]
     check_choice("format", format, WRITERS)
-    writer: Any = WRITERS[format]
-    if "harden" in inspect.signature(writer).parameters:
-        writer(path, distilled, card, harden=harden)
-    else:
-        writer(path, distilled, card)
+    writer = WRITERS[format]
+    if writer.hard:
+        distilled, card = hardened(distilled, card, harden)
+    writer.write(path, distilled, card)

@@ -82,6 +82,18 @@ class Reader(NamedTuple):
     read: Callable[[File, Reading, Dataset | None], tuple[Distilled, Card]]
 
 
+class Writer(NamedTuple):
+    """How a format is written.
+
+    Attributes:
+        write: `(path, set, card)`, writes a set into a file, which is replaced, or a folder, which must not be there.
+        hard: Whether it holds one class for each image: soft labels have to be hardened before.
+    """
+
+    write: Callable[[Path, Distilled, Card], None]
+    hard: bool = False
+
+
 class Source(NamedTuple):
     """The dataset of a set.
 
@@ -153,7 +165,7 @@ def kornia_zca(data: Dataset | None, why: str) -> ZCA:
     if data is None:
         raise SettingError(
             f"its images are ZCA-whitened ({why}), and the file does not hold the matrix, which has to be fitted on "
-            "the real train images again: give the data, read(path, data=jaxdd.data.load(NAME)) or --data.name NAME"
+            "the real train images again: give the data, read(path, data=jaxdd.data.load(NAME))"
         )
     return ZCA.fit(np.concatenate([data.train.images, data.validation.images]), unbiased=True)
 

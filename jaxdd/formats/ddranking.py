@@ -16,7 +16,7 @@ from jaxdd.core.distilled import Card, Distilled
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.formats import field, torch_file
-from jaxdd.formats.base import File, Reader, Reading, array_of, as_images, as_set, classes_of, source_of
+from jaxdd.formats.base import File, Reader, Reading, Writer, array_of, as_images, as_set, classes_of, source_of
 
 CONSTANTS = {"cifar10": field.CIFAR, "cifar100": field.CIFAR, "tiny_imagenet": field.IMAGENET}
 CONSTANTS["imagenet2012"] = field.IMAGENET
@@ -72,4 +72,4 @@ def read(file: File, asked: Reading, data: Dataset | None) -> tuple[Distilled, C
 
 
 READERS = {"ddranking": Reader("DD-Ranking's tensors: image_tensor.pt, labels, syn_lr.pt", _matches, read)}
-WRITERS = {"ddranking": write}
+WRITERS = {"ddranking": Writer(write)}

@@ -19,8 +19,8 @@ from jaxdd.data import Dataset
 from jaxdd.data.sources import folder
 from jaxdd.data.sources.decode import decode, stack
 from jaxdd.errors import SettingError
-from jaxdd.formats.base import File, Reader, Reading, Source, as_set, source_of, standardized
-from jaxdd.formats.pictures import CARD, carded_set, check_empty, eight_bits, hardened, png, read_card, write_card
+from jaxdd.formats.base import File, Reader, Reading, Source, Writer, as_set, source_of, standardized
+from jaxdd.formats.pictures import CARD, carded_set, check_empty, eight_bits, png, read_card, write_card
 from jaxdd.io.files import atomic_write
 
 NUMBERED = re.compile(r"(new)?(\d{2,})")
@@ -91,7 +91,7 @@ def _as_set(
     return as_set(inputs, labels, source, normalization, lr=asked.lr, provenance=provenance)
 
 
-def write_png(path: Path, distilled: Distilled, card: Card, *, harden: bool = False) -> None:
+def write_png(path: Path, distilled: Distilled, card: Card) -> None:
     """Write `CLASS/00000.png` for each image, and `card.json`; a ZCA's matrices go to `normalization.npz`.
 
     Class folders are named by the classes where their alphabetical order is that of the classes, else by their numbers
@@ -99,14 +99,12 @@ def write_png(path: Path, distilled: Distilled, card: Card, *, harden: bool = Fa
 
     Args:
         path: The folder, which must not be there or be empty.
-        distilled: The set.
+        distilled: The set, with hard labels.
         card: What it says of itself.
-        harden: Whether soft labels may become the class that they give the largest probability.
 
     Raises:
-        SettingError: The folder has something in it, or labels are soft.
+        SettingError: The folder has something in it.
     """
-    card, distilled = hardened(distilled, card, harden)
     check_empty(path)
     labels = np.asarray(distilled.labels).argmax(axis=1)
     names = _folder_names(card.class_names)
@@ -137,4 +135,4 @@ READERS = {
     "sre2l": Reader("SRe2L and CDA: folders new000/class000_id000.jpg", _matches_sre2l, read_numbered),
     "folder": Reader("a folder of images for each class, hard labels", _matches_folder, read_folder),
 }
-WRITERS = {"png": write_png}
+WRITERS = {"png": Writer(write_png, hard=True)}

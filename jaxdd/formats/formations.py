@@ -63,7 +63,7 @@ def read(file: File, asked: Reading, data: Dataset | None) -> tuple[Distilled, C
     return as_set(images, labels, source, normalization, lr=asked.lr, provenance=provenance)
 
 
-_ABOUT = "data_N.pt, a list of images in [0, 1] and labels, decoded by --read.factor"
+_ABOUT = "data_N.pt, a list of images in [0, 1] and labels, decoded by read.factor"
 READERS = {
     "idc": Reader(f"IDC: {_ABOUT}", _matches, read),
     "ncfm": Reader(f"NCFM: {_ABOUT}", _matches, read),

@@ -76,4 +76,4 @@ def _normalization(source: Source, asked: Reading, shape: tuple[int, ...]) -> No
     return ZCA(*(part.astype(np.float32) for part in parts))
 
 
-READERS = {"frepo": Reader("FRePo: an npz of image and label, with --read.matrices", _matches, read)}
+READERS = {"frepo": Reader("FRePo: an npz of image and label, with read.matrices", _matches, read)}

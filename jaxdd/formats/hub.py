@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
 from jaxdd.formats.field import LICENSES
 
 LOAD = """import numpy as np
@@ -69,14 +69,9 @@ def how_to_use(distilled: Distilled, card: Card, file: str = "distilled.npz") ->
     if not file.endswith(".npz"):
         return OTHER.format(**shapes, **about)
     meaning, targets = LABELS[card.label_kind]
-    learned = "" if is_of_recipe(distilled, card) else ", the set's own"
+    learned = "" if has_lr_of_recipe(distilled, card) else ", the set's own"
     load = LOAD.format(labels=meaning.format(**shapes), learned=learned, **about)
     return load + targets.format(**shapes) + "\n" + NORMALIZE[card.normalization.kind].format(**shapes)
-
-
-def is_of_recipe(distilled: Distilled, card: Card) -> bool:
-    """Return whether the learning rate of a set is that of its recipe, not one that was learned with it."""
-    return abs(card.recipe.get("lr", float("nan")) - float(distilled.lr)) <= 1e-6 * float(distilled.lr)
 
 
 def license_of(dataset: str) -> str:
@@ -198,7 +193,7 @@ def _normalization(card: Card) -> str:
 
 def _recipe(distilled: Distilled, card: Card) -> str:
     words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card.recipe.items() if name != "lr")
-    whose = "that of the recipe" if is_of_recipe(distilled, card) else "the set's own"
+    whose = "that of the recipe" if has_lr_of_recipe(distilled, card) else "the set's own"
     rate = f"Learning rate {float(distilled.lr):.6g}, {whose}."
     return f"SGD: {words}. {rate}" if words else f"No recipe is known. {rate}"
 

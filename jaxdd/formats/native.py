@@ -21,7 +21,7 @@ from jaxdd.core.distilled import Card, Distilled, from_arrays, to_arrays
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.formats import torch_file
-from jaxdd.formats.base import File, Reader, Reading
+from jaxdd.formats.base import File, Reader, Reading, Writer
 from jaxdd.io.files import atomic_write
 
 
@@ -145,4 +145,8 @@ READERS = {
     "safetensors": Reader("the same as safetensors", _matches_safetensors, _read_safetensors),
     "torch": Reader("the same as a dict for torch.load", _matches_torch, _read_torch),
 }
-WRITERS = {"npz": _write_npz, "safetensors": _write_safetensors, "torch": _write_torch}
+WRITERS = {
+    "npz": Writer(_write_npz),
+    "safetensors": Writer(_write_safetensors),
+    "torch": Writer(_write_torch),
+}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxdd.core.distilled import Card, Distilled, hard_labels
-from jaxdd.core.normalization import Normalization, from_arrays
+from jaxdd.core.distilled import Card, Distilled, check_normalization, hard_labels
+from jaxdd.core.normalization import from_arrays
 from jaxdd.errors import SettingError
 from jaxdd.formats.base import Source, as_set
 from jaxdd.io import npz
@@ -62,36 +62,29 @@ def carded_set(pictures: np.ndarray, labels: np.ndarray, card: Card, lr: float) 
     Raises:
         SettingError: They do not fit the card.
     """
-    check_sizes(card.normalization, pictures.shape)
+    check_normalization(card.normalization, pictures.shape)
     inputs = np.asarray(card.normalization(pictures))
     source = Source(card.dataset, card.class_names, None)
     return as_set(inputs, labels, source, card.normalization, lr=lr, provenance={})[0]
 
 
-def check_sizes(normalization: Normalization, shape: tuple[int, ...]) -> None:
-    """Refuse images that a normalization is not for."""
-    size = shape[-1] if normalization.kind == "standard" else int(np.prod(shape[1:]))
-    if {*np.shape(normalization.mean)} != {size}:
-        raise SettingError(f"the normalization is of {np.shape(normalization.mean)}, and images are {list(shape[1:])}")
-
-
-def hardened(distilled: Distilled, card: Card, harden: bool) -> tuple[Card, Distilled]:
+def hardened(distilled: Distilled, card: Card, harden: bool) -> tuple[Distilled, Card]:
     """Return a set with hard labels.
 
     Raises:
         SettingError: Its labels are soft, and it is not to be hardened.
     """
     if card.label_kind == "hard":
-        return card, distilled
+        return distilled, card
     if not harden:
         raise SettingError(
             f"the labels of this set are {card.label_kind}, and this format has one class for each image: what the "
-            "labels say besides would be lost. Write npz, safetensors or torch, or ask for it (harden=True, --harden)"
+            "labels say besides would be lost. Write npz, safetensors or torch, or ask for it (harden=True)"
         )
     labels = np.asarray(distilled.labels)
     changed = distilled._replace(labels=hard_labels(labels.argmax(axis=1), labels.shape[1]))
     provenance = {**card.provenance, "hardened": f"from {card.label_kind}"}
-    return dataclasses.replace(card, label_kind="hard", provenance=provenance), changed
+    return changed, dataclasses.replace(card, label_kind="hard", provenance=provenance)
 
 
 def eight_bits(distilled: Distilled, card: Card) -> tuple[np.ndarray, float]:

@@ -17,27 +17,25 @@ from jaxdd.data import Dataset
 from jaxdd.data.sources import quiet
 from jaxdd.data.sources.decode import decode, stack
 from jaxdd.errors import SettingError
-from jaxdd.formats.base import File, Reader, Reading
-from jaxdd.formats.pictures import CARD, carded_set, check_empty, eight_bits, hardened, png, read_card, write_card
+from jaxdd.formats.base import File, Reader, Reading, Writer
+from jaxdd.formats.pictures import CARD, carded_set, check_empty, eight_bits, png, read_card, write_card
 
 VERSION = "1.0.0"
 
 
-def write(path: Path, distilled: Distilled, card: Card, *, harden: bool = False) -> None:
+def write(path: Path, distilled: Distilled, card: Card) -> None:
     """Write `path/NAME/1.0.0`, where NAME is that of the dataset with `_distilled`.
 
     Args:
         path: A TFDS directory; made if missing.
-        distilled: The set.
+        distilled: The set, with hard labels.
         card: What it says of itself.
-        harden: Whether soft labels may become the class that they give the largest probability.
 
     Raises:
-        SettingError: There is one already, or labels are soft.
+        SettingError: There is one already.
     """
     import tensorflow_datasets as tfds
 
-    card, distilled = hardened(distilled, card, harden)
     builder_name = re.sub(r"\W+", "_", f"{card.dataset}_distilled".lower()).strip("_")
     check_empty(path / builder_name)
     pictures, clipped = eight_bits(distilled, card)
@@ -107,4 +105,4 @@ def read(file: File, asked: Reading, data: Dataset | None) -> tuple[Distilled, C
 
 
 READERS = {"tfds": Reader("a data set of TFDS that jaxdd wrote", lambda file: _folder(file.path) is not None, read)}
-WRITERS = {"tfds": write}
+WRITERS = {"tfds": Writer(write, hard=True)}

@@ -14,7 +14,7 @@ from jaxdd.models.own import Own, as_model
 from jaxdd.models.resnet import ResNet
 from jaxdd.models.vgg import VGG
 from jaxdd.models.vit import ViT
-from jaxdd.settings import check_argument
+from jaxdd.settings import by_name, check_argument, literal
 from jaxdd.types import Model
 
 __all__ = [
@@ -88,12 +88,11 @@ def from_name(name: str) -> ModelConfig:
     """
     known, _, sizes = name.partition(":")
     if known in MODELS:
-        changes = dict(size.partition("=")[::2] for size in sizes.split(",")) if sizes else {}
+        changes = by_name(sizes)
         if unknown := changes.keys() - vars(MODELS[known]):
             fields = ", ".join(vars(MODELS[known]))
             raise SettingError(f"{name} names {', '.join(sorted(unknown))}, and {MODELS[known].name} has {fields}")
-        values = {field: int(value) if value.isdigit() else value for field, value in changes.items()}
-        return dataclasses.replace(MODELS[known], **values)
+        return dataclasses.replace(MODELS[known], **{field: literal(word) for field, word in changes.items()})
     if sizes:
         return Own(name)
     raise SettingError(f"no network is called {name!r}; choose one of {', '.join(MODELS)}, or FILE.py:NAME of your own")

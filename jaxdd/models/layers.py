@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution
-from jaxdd.types import Array, Model, Params, PyTree
+from jaxdd.types import STATISTICS, Array, Model, Params, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -188,18 +188,6 @@ NORMS: dict[str, Callable[[Array], Array] | None] = {
     "none": None,
 }
 """Name to normalization of `[B, H, W, K]`, before the affine map; None for no normalization and no affine map."""
-
-STATISTICS = "statistics"
-"""The collection, and the key among parameters, of the running statistics of batch normalization.
-
-This is what jaxdd does with them. A network with batch normalization is a pure function of its parameters: it
-standardizes by the mean and variance of the batch that it is applied to, in matching, unrolling, experts and influence,
-where published code does so too (their networks are in training mode). Only networks trained to be evaluated have
-running statistics: `core.training.train` averages what `Model.observe` sees, `s <- 0.9 s + 0.1 (mean, unbiased
-variance)` as PyTorch does, and hands the parameters back with a further entry `params["statistics"]`. Where that entry
-is there, `apply` standardizes by it, as PyTorch's evaluation mode does, and a logit depends on its own image alone. It
-is no parameter: it is not learned, and not counted in P.
-"""
 
 
 class Normalize(nn.Module):

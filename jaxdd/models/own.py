@@ -3,8 +3,8 @@
 import dataclasses
 import importlib
 import inspect
-import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdd.errors import SettingError
+from jaxdd.io.modules import import_file
 from jaxdd.models.config import ModelConfig
 from jaxdd.types import Array, Model, Params
 
@@ -133,7 +134,7 @@ def _find(source: str) -> Callable[[tuple[int, int, int], int], Any]:
     if not place or not name:
         raise SettingError(f"model.source is {source!r}; give FILE.py:NAME or MODULE:NAME")
     try:
-        found = runpy.run_path(place) if place.endswith(".py") else vars(importlib.import_module(place))
+        found = vars(import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place))
     except (OSError, ImportError) as error:
         raise SettingError(f"model.source is {source!r}, and {place} cannot be read ({error})") from error
     if not callable(found.get(name)):
