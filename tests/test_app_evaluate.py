@@ -108,8 +108,17 @@ def test_another_network_is_a_word(saved):
     path = saved()
     chosen = parse([path, "--model", "resnet10:width=8", "--model.norm", "group"])
     assert chosen.model == jaxdd.models.ResNet(depth=10, width=8, norm="group") and chosen.recipe == RECIPE
+    assert parse(["--model=resnet10:width=8", "--model.norm=group", path]) == dataclasses.replace(
+        chosen, network="resnet10:width=8"
+    )
     with pytest.raises(SettingError, match="no network is called 'resnet19'"):
         parse([path, "--model", "resnet19"])
+
+
+def test_the_network_of_a_card_has_options_of_its_own(saved):
+    path = saved(provenance={"config": {"model": {"name": "vit", "width": 8, "patch": 4}}})
+    assert parse([path, "--model.patch", "2", "--networks", "3"]).model == jaxdd.models.ViT(width=8, patch=2)
+    assert parse(["--model.patch=8", path]).model == jaxdd.models.ViT(width=8, patch=8)
 
 
 def test_help_shows_the_settings_of_the_set(saved, capsys):

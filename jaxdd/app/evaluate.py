@@ -1,18 +1,16 @@
 """Scoring a saved distilled set again, with any network and recipe: `jaxdd evaluate DISTILLED.npz`."""
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
 from jaxdd import data, evaluation, models
 from jaxdd.app.cli import HELP, cli
-from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
@@ -23,8 +21,17 @@ from jaxdd.models import ConvNet, ModelConfig, Own, from_name, from_settings
 from jaxdd.settings import AtLeast, Seed, check_value
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What decides which further options there are, beside the set."""
+
+    network: Annotated[str | None, tyro.conf.arg(name="model", metavar="NETWORK[:width=N]|FILE.py:NAME")] = None
+    """Another network than the set was distilled with: convnet, mlp, resnet10, resnet18, resnet34, vgg11, alexnet,
+    lenet, vit, or a function of your own that makes one."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Choice):
     """Score a saved distilled set beside random real images of its size."""
 
     distilled: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DISTILLED.npz")] = ""
@@ -37,9 +44,6 @@ class Evaluate:
     """Seed of the networks."""
     out: str | None = None
     """A JSON file for the scores and what they were computed with."""
-    network: Annotated[str | None, tyro.conf.arg(name="model", metavar="NETWORK[:width=N]|FILE.py:NAME")] = None
-    """Another network than the set was distilled with: convnet, mlp, resnet10, resnet18, resnet34, vgg11, alexnet,
-    lenet, vit, or a function of your own that makes one."""
     model: ModelConfig = ConvNet()
     """The network to train on the set."""
     recipe: Recipe = EvaluateConfig().recipe
@@ -95,12 +99,13 @@ def command_line(words: Sequence[str]) -> Evaluate:
         SettingError: The set cannot be read, or its card names a folder and the command line no dataset.
         SystemExit: An unknown field.
     """
-    chosen = [word for option, word in itertools.pairwise(words) if option == "--model"]
-    changes: dict[str, Any] = {"network": chosen[-1], "model": from_name(chosen[-1])} if chosen else {}
     given = [word for word in words if word not in HELP]
-    path = cli(Evaluate, args=given, default=Evaluate(**changes), prog="jaxdd evaluate").distilled
-    command = dataclasses.replace(defaults(path) if path else Evaluate(), **changes)
-    if isinstance(command.model, Own) and not chosen:
+    chosen, _ = cli(Choice, args=given, prog="jaxdd evaluate", return_unknown_args=True)
+    path = cli(Evaluate, args=[*_without_sizes(given)], prog="jaxdd evaluate").distilled
+    command = defaults(path) if path else Evaluate()
+    if chosen.network is not None:
+        command = dataclasses.replace(command, network=chosen.network, model=from_name(chosen.network))
+    elif isinstance(command.model, Own):
         raise SettingError(
             f"{path} says that its network is {command.model}, and what a file says is not run unasked; name it by "
             f"--model {command.model}"
@@ -112,6 +117,16 @@ def command_line(words: Sequence[str]) -> Evaluate:
             f"name the folder by --data.name {command.data.name}"
         )
     return command
+
+
+def _without_sizes(words: Sequence[str]) -> Iterator[str]:
+    """Leave out `--model.SETTING VALUE`: which settings there are is known when the set's card is."""
+    remaining = iter(words)
+    for word in remaining:
+        if not word.startswith("--model."):
+            yield word
+        elif "=" not in word:
+            next(remaining, None)
 
 
 def evaluate(command: Evaluate) -> dict[str, Any]:
@@ -137,7 +152,7 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
         )
     dataset = dataclasses.replace(dataset, normalization=card.normalization)
     model = models.build(command.model, dataset.image_shape, dataset.num_classes)
-    if np.float32(card.recipe.get("lr", np.nan)) == distilled.lr:  # not a learned one: the recipe given decides
+    if has_lr_of_recipe(distilled, card):  # not a learned one: the recipe given decides
         distilled = distilled._replace(lr=jnp.float32(command.recipe.lr))
     config = EvaluateConfig(
         networks=command.networks,
