@@ -328,7 +328,9 @@ def random_images(name, per_class=12):
 
 
 IPCS = [":ipc=1", "", ":ipc=50"]  # of those with a table; 10 is their default
-VARIANTS = [f"{name}{ipc}" for name in PRESETS for ipc in (IPCS if re.match("cifar10_(mtt|iadd|datm)", name) else [""])]
+VARIANTS = [
+    f"{name}{ipc}" for name in PRESETS for ipc in (IPCS if re.match("cifar10_(mtt|iadd|datm|dc$|dm)", name) else [""])
+]
 
 
 @pytest.mark.parametrize("preset", VARIANTS)

@@ -53,7 +53,7 @@ def cost(steps: int, width: int, repeats: int) -> None:
             seconds[mode].append(time.perf_counter() - began)
     for mode in MODES:
         times = f"{np.median(seconds[mode]) / np.median(seconds['full']):.2f}" if repeats else None
-        took = f"{np.median(seconds[mode]):.1f}" if repeats else None
+        took = f"{np.median(seconds[mode]):.3g}" if repeats else None
         row(steps, mode, f"{memory[mode]:.0f}", f"{memory[mode] / memory['full']:.2f}", took, times)
 
 
