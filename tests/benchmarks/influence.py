@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
     speed_parser = commands.add_parser("speed")
+    speed_parser.add_argument("--data", default="fashion_mnist")
     speed_parser.add_argument("--examples", type=int, default=60_000)
     speed_parser.add_argument("--chunk", type=int, default=500)
     speed_parser.add_argument("--repeats", type=int, default=1)
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    dataset = data.load("fashion_mnist", data_dir=arguments.data_dir, validation=0.0)
+    dataset = data.load(arguments.data, data_dir=arguments.data_dir, validation=0.0)
     real = jax.device_put(dataset.real_set())
     compiled, parameters = {}, 0
     for convolution in ("patches", "direct"):
