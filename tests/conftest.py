@@ -4,11 +4,12 @@ from importlib.metadata import version
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the tests' time is compilation of programs that run once. Compile them quickly: LLVM does not optimize, and
 # XLA emits fusions in one piece, by its older, faster way where it still has that.
-quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-quick += " --xla_cpu_parallel_codegen_split_count=1"
-if version("jaxlib").startswith("0.10."):
-    quick += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    + " --xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "")
+)
 
 import jax
 import jax.numpy as jnp
