@@ -47,14 +47,15 @@ def launch(command: Any) -> None:
     from jaxdd.app.listing import List, listing
     from jaxdd.app.rehearsal import rehearse
     from jaxdd.app.run import run
+    from jaxdd.report.table import text
 
     match command:
         case List():
             print(listing())
         case Evaluate():
             results = evaluate(command)
-            print(f"{command.distilled}: {results['images']} images of {results['dataset']}, on {command.model}")
-            print_scores(results["scores"])
+            print(f"{', '.join(command.sets)}: sets of {results['dataset']}; test accuracy in per cent")
+            print(text(results))
         case Influence():
             ask_xla(command.deterministic)
             found = influence(command)

@@ -35,6 +35,8 @@ SLOW = {
         "test_displacements_against_true_retraining",
         "test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences[published]",
         "test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences[unroll]",
+        "test_two_pass_gradient_is_that_of_autodiff_and_of_finite_differences[first_order]",
+        "test_residual_is_the_printed_formula_with_dense_hessians[first_order]",
         "test_residual_is_the_printed_formula_with_dense_hessians[published]",
     ],
     "test_sharing": [
@@ -46,6 +48,7 @@ SLOW = {
         "test_a_step_is_shared[infmatch, unroll]",
         "test_a_step_is_shared[infmatch, windows]",
         "test_a_step_is_shared[dc, real network]",
+        "test_a_step_is_shared[dc]",
         "test_a_step_is_shared[dc, weighted]",
         "test_a_step_is_shared[dm, weighted by the implicit score]",
         "test_real_batches_are_split_where_items_are_few[infmatch]",
@@ -56,7 +59,11 @@ SLOW = {
         "test_chunks_of_influence_are_shared[endpoint]",
         "test_retraining_without_each_example_is_shared",
     ],
-    "test_run": ["test_the_stages_in_a_notebook", "test_a_stopped_run_says_how_to_continue_and_does"],
+    "test_run": [
+        "test_the_stages_in_a_notebook",
+        "test_a_stopped_run_says_how_to_continue_and_does",
+        "test_the_highest_accuracy_selects_whatever_the_step[script1-0]",
+    ],
     "test_residency": ["test_host_and_device_give_the_same_bytes[iadd]"],
     "test_app_influence": [
         "test_a_run_of_iwd_shows_which_labels_it_doubts",
@@ -66,14 +73,18 @@ SLOW = {
         *(f"test_two_steps_of_every_file[digits_{method}]" for method in ("iadd", "dc", "dm", "ncfm", "mtt")),
         *(
             f"test_every_preset_fits_together_at_its_full_size[cifar10_{method}:ipc={ipc}]"
-            for method in ("mtt", "iadd", "datm")
+            for method in ("mtt", "iadd", "datm", "dc", "dm", "random")
             for ipc in (1, 50)
+        ),
+        *(
+            f"test_every_preset_fits_together_at_its_full_size[cifar10_{method}]"
+            for method in ("iadd", "datm", "dc_iwd", "random", "dc")
         ),
         *(
             f"test_every_preset_fits_together_at_its_full_size[{data}_{method}]"
             for data, methods in (
                 ("fashion_mnist", ("mtt", "iadd", "ddpp", "datm", "dc", "dc_iwd", "infmatch")),
-                ("digits", ("mtt", "iadd", "ddpp", "datm", "dc", "dc_iwd")),
+                ("digits", ("mtt", "iadd", "ddpp", "datm", "dc", "dc_iwd", "infmatch")),
             )
             for method in methods
         ),
@@ -101,7 +112,11 @@ SLOW = {
         ),
     ],
     "test_augment": ["test_vmap_scan_and_jit_agree_with_single_calls[False]"],
-    "test_dc": ["test_loops_are_those_written_by_hand[real]"],
+    "test_dc": [
+        "test_loops_are_those_written_by_hand[real]",
+        "test_objective_is_that_of_explicit_per_layer_gradients[dsa]",
+        "test_a_step_descends_the_objective[2-learned]",
+    ],
     "test_mtt": [
         *(
             f"test_gradient_agrees_with_finite_differences[{case}]"
@@ -127,16 +142,21 @@ SLOW_CASES |= {"iadd per_tensor", "iadd ratio", "infmatch published, cached, min
 SLOW_CASES |= {"mtt tesla, three pairs", "infmatch learned labels", "ddpp depth", "iadd per start, two pairs"}
 SLOW_CASES |= {"infmatch unroll", "dc dsa, learned labels", "iadd none"}
 """Cases of the contract suite, test_methods, that the fast set leaves out."""
+TOGETHER = {"test_run", "test_initial", "test_evaluate", "test_app_influence", "test_autodiff", "test_influence"}
+TOGETHER |= {"test_weighting", "test_networks", "test_unroll", "test_models", "test_memory", "test_report"}
+"""Files whose tests share what one of them computes or compiles."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark slow tests; keep those of a case on one worker (--dist loadgroup): they share what it compiles."""
+    """Mark slow tests; keep those of a case or of a file on one worker (--dist loadgroup): they share what it has."""
     for item in items:
         file = item.path.stem
         case = getattr(item, "callspec", None) and item.callspec.params.get("name")
         if file == "test_methods" and case:
             item.add_marker(pytest.mark.xdist_group(case))
+        elif file in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(file))
         if {item.name, item.originalname} & set(SLOW.get(file, ())) or (file == "test_methods" and case in SLOW_CASES):
             item.add_marker(pytest.mark.slow)
 

@@ -2,19 +2,21 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import jaxdd
-from jaxdd import Card, Distilled, Recipe, data
+from jaxdd import Card, Distilled, Recipe, classification, data, models
 from jaxdd.app.command_line import read
 from jaxdd.app.evaluate import Evaluate, evaluate
 from jaxdd.core.distilled import hard_labels
 from jaxdd.errors import SettingError
 from jaxdd.io.files import plain
 from jaxdd.main import main
+from jaxdd.models import MLP
 
 RECIPE = Recipe(epochs=20, lr=0.05, augment="none")
 
@@ -53,46 +55,37 @@ def saved(digits, tmp_path):
     return save
 
 
-def test_a_saved_set_is_scored_with_another_network(saved, digits, tmp_path, capsys, monkeypatch):
-    calls = []
-
-    def recorded(task, dataset, distilled, config, **options):
-        scores = jaxdd.evaluate(task, dataset, distilled, config, **options)
-        calls.append((task, dataset, distilled, config, options, scores))
-        return scores
-
-    monkeypatch.setattr("jaxdd.evaluation.evaluate", recorded)
-    path = saved()
-    out = tmp_path / "new" / "scores.json"
+def test_a_saved_set_is_scored_with_another_network(saved, digits, tmp_path, capsys):
+    path, out = saved(), tmp_path / "new" / "scores"
     flags = ["--model.width", "8", "--networks", "2", "--seed", "3", "--out", str(out)]
     assert main(["evaluate", *flags, path]) == 0
-    [(task, dataset, distilled, config, options, scores)] = calls
-    assert config == jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False) and options == {
-        "ipc": 1,
-        "seed": 3,
-    }
-    assert jax.eval_shape(task.model.init, jax.random.key(0))["body"]["linear_0"]["kernel"].shape == (64, 8)
-    assert dataset.fingerprint() == digits.fingerprint()
-    np.testing.assert_array_equal(distilled.images, Distilled.load(path)[0].images)
-    head, *lines = capsys.readouterr().out.splitlines()
-    assert head == f"{path}: 10 images of digits, on mlp (width 8, depth 1)"
-    assert [line.split() for line in lines] == [
-        [name, f"{100 * score['mean']:.1f}", "±", f"{100 * score['std']:.1f}", "%", "(2", "networks)"]
-        for name, score in scores.items()
-    ]
-    assert list(scores) == ["distilled", "random_real"] and scores["distilled"]["mean"] > 0.2  # chance is a tenth
-    model = plain(jaxdd.models.MLP(width=8, depth=1))
-    written = {"set": path, "dataset": "digits", "images": 10, "model": model, "recipe": plain(RECIPE)}
-    assert json.loads(out.read_text()) == {**written, "scores": scores}
+    task = classification(models.build(MLP(width=8, depth=1), digits.image_shape, 10), 10)
+    config = jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False)
+    expected = jaxdd.evaluate(task, digits, Distilled.load(path)[0], config, seed=3)
+    name = Path(path).parent.name
+    results = json.loads((out / "table.json").read_text())
+    assert [cell["accuracy"] for cell in results["cells"]] == [expected["distilled"], expected["random_real"]]
+    assert results["sets"] == {name: path} and results["dataset"] == "digits"
+    assert results["networks"] == {"mlp (width 8, depth 1)": plain(MLP(width=8, depth=1))}
+    assert expected["distilled"]["mean"] > 0.2  # chance is a tenth
+    head, titles, *lines = capsys.readouterr().out.splitlines()
+    assert head == f"{path}: sets of digits; test accuracy in per cent"
+    assert titles.split("  ")[-1] == "mlp (width 8, depth 1)"
+    for line, score, label in zip(lines, expected.values(), (name, "random real"), strict=False):
+        assert line.startswith(label) and line.endswith(f"{100 * score['mean']:.1f} ± {100 * score['std']:.1f}")
+    assert (out / "table.md").read_text().count("\n") == 4
+    assert (out / "table.csv").read_text().splitlines()[1].startswith(f"{name},hard,none,1,257.0,")
+    assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_defaults_are_those_of_the_card(saved):
     path = saved()
-    expected = Evaluate(path, model=jaxdd.models.MLP(width=4, depth=1), recipe=RECIPE)
+    expected = Evaluate(sets=(path,), model=MLP(width=4, depth=1), recipe=RECIPE)
     assert parse([path]) == expected
     assert parse(["--networks", "2", path, "--recipe.epochs", "7"]) == dataclasses.replace(
         expected, networks=2, recipe=dataclasses.replace(RECIPE, epochs=7)
     )
+    assert parse([path, "other.npz", "--seed", "1"]).sets == (path, "other.npz")
 
 
 def test_a_network_that_a_card_names_is_not_run_unasked(saved, tmp_path, capsys):
@@ -109,8 +102,12 @@ def test_another_network_is_a_word(saved):
     chosen = parse([path, "--model", "resnet10:width=8", "--model.norm", "group"])
     assert chosen.model == jaxdd.models.ResNet(depth=10, width=8, norm="group") and chosen.recipe == RECIPE
     assert parse(["--model=resnet10:width=8", "--model.norm=group", path]) == dataclasses.replace(
-        chosen, network="resnet10:width=8"
+        chosen, networks_named=("resnet10:width=8",)
     )
+    several = parse([path, "--model", "mlp:width=2", "lenet"])
+    assert several.networks_named == ("mlp:width=2", "lenet") and several.model == MLP(width=2)
+    with pytest.raises(SettingError, match="--model.width is for one network, and there are 2; give mlp:width=16"):
+        parse([path, "--model.width", "8", "--model", "mlp", "lenet"])
     with pytest.raises(SettingError, match="no network is called 'resnet19'"):
         parse([path, "--model", "resnet19"])
 
@@ -141,7 +138,7 @@ def test_a_folder_that_a_card_names_is_not_read_unasked(saved, tmp_path, capsys)
 
 def test_a_set_without_provenance_names_its_dataset_at_least(saved):
     path = saved(provenance={}, recipe={}, dataset="fashion_mnist")
-    assert parse([path]) == Evaluate(path, data=jaxdd.DataConfig("fashion_mnist"))
+    assert parse([path]) == Evaluate(sets=(path,), data=jaxdd.DataConfig("fashion_mnist"))
 
 
 def test_images_of_another_shape_are_refused(saved, capsys):
@@ -177,7 +174,7 @@ def test_settings_of_another_version_are_named(saved, capsys):
 
 def test_a_file_has_to_be_given(capsys):
     assert main(["evaluate"]) == 2
-    assert "jaxdd evaluate DISTILLED.npz" in capsys.readouterr().err
+    assert "a saved set is needed: jaxdd evaluate runs/digits_infmatch/distilled.npz" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("learned, used", [(0.05, 0.2), (0.013, 0.013)])
@@ -185,12 +182,17 @@ def test_the_recipes_learning_rate_gives_way_to_a_learned_one_only(saved, monkey
     path = saved()
     distilled, card = Distilled.load(path)
     distilled._replace(lr=np.float32(learned)).save(path, card)
-    rates = []
-    monkeypatch.setattr(
-        "jaxdd.evaluation.evaluate", lambda task, dataset, distilled, *_, **__: rates.append(distilled.lr)
-    )
-    evaluate(dataclasses.replace(parse([path]), recipe=dataclasses.replace(RECIPE, lr=0.2)))
-    np.testing.assert_allclose(rates, [used], rtol=1e-6)
+    recipe = dataclasses.replace(RECIPE, epochs=1, lr=0.2)
+    results = evaluate(dataclasses.replace(parse([path]), recipe=recipe, networks=1))
+    np.testing.assert_allclose([cell["lr"] for cell in results["cells"]], [used, 0.2], rtol=1e-6)
+
+
+def test_another_folder_of_data_than_the_authors_is_made_nowhere(saved, tmp_path):
+    config = {"data": {"name": "digits", "data_dir": str(tmp_path / "theirs")}}
+    path = saved(provenance={"config": config})
+    assert parse([path]).data == jaxdd.DataConfig("digits") and not (tmp_path / "theirs").exists()
+    (tmp_path / "theirs").mkdir()
+    assert parse([path]).data.data_dir == str(tmp_path / "theirs")
 
 
 def test_seed_and_reference_recipe_are_those_of_the_run(saved):

@@ -190,7 +190,7 @@ def test_a_run_of_iwd_shows_which_labels_it_doubts(tmp_path, folder):
 
 def test_idc_is_compared_with_as_many_pixels_as_it_stores(tmp_path, folder, monkeypatch):
     drawn = []
-    module = importlib.import_module("jaxdd.evaluation")
+    module = importlib.import_module("jaxdd.evaluation.scores")
     original = module.random_real
     monkeypatch.setattr(module, "random_real", lambda *a: drawn.append(original(*a)) or drawn[-1])
     flags = (

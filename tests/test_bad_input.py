@@ -350,7 +350,10 @@ ROWS = {
     "--data.data-dir": ("--data.data-dir /dev/null", "data.data_dir is /dev/null, which is no folder; give a TFDS di"),
     "--experts.recipe.lr": ("--experts.recipe.lr inf", "recipe.lr is inf; give more than 0"),
     "--out": ("influence --out /proc/x.csv --method.steps 0", "--out /proc/x.csv cannot be written"),
-    "evaluate DIR": ("evaluate here", "here is a folder; give the distilled.npz in it"),
+    "evaluate DIR": (
+        "evaluate here",
+        "here looks like no distilled set; name its format, one of npz, safetensors, torch",
+    ),
     "evaluate, no file": ("evaluate nowhere.npz", "nowhere.npz: no such file; give the distilled.npz of a run"),
 }
 

@@ -82,7 +82,7 @@ def assert_documented(text, config):
         documented = documentation(owner, field)
         assert documented and len(documented) > 5, f"{name} says nothing of itself"
         if not dataclasses.is_dataclass(getattr(owner, field)):
-            shown = {"distilled": "DISTILLED.npz", "network": "--model "}.get(name, f"--{name} ")
+            shown = {"sets": "SET…", "networks_named": "--model "}.get(name, f"--{name} ")
             assert shown in words or f"--{name}, " in words, name
             assert documented in words, name
 
@@ -226,7 +226,7 @@ def test_a_file_takes_arguments_too(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--config cifar10_mt", "no such preset or file. did you mean cifar10_mtt or cifar10_datm"),
+        ("--config cifar10_mt", "no such preset or file. did you mean cifar10_mtt or cifar10_dm"),
         ("--config nothing", "There are cifar10_datm, cifar10_dc,"),
         ("--config cifar10_mtt:ipx=10", "get_config() got an unexpected keyword argument 'ipx'"),
         ("--config cifar10_mtt:ipc=3", "ipc is 3; settings are published for 1, 10 and 50"),

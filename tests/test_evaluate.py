@@ -26,7 +26,7 @@ from jaxdd.evaluation import (
 )
 from jaxdd.models import MLP
 
-MODULE = sys.modules["jaxdd.evaluation"]
+MODULE = sys.modules["jaxdd.evaluation.scores"]
 RECIPE = Recipe(epochs=15, batch=4, lr=0.02, momentum=0.9, weight_decay=5e-4, schedule="step", augment="none")
 FULL = Recipe(epochs=15, batch=64, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none")
 CONFIG = EvaluateConfig(networks=9, recipe=RECIPE, full_recipe=FULL, validate_networks=2)

@@ -32,7 +32,7 @@ COMMANDS = {
     "evaluate": Command(
         Evaluate,
         evaluate.command_line,
-        "Score a saved distilled set beside random real images of its size.",
+        "Score saved distilled sets, on any networks, beside random real images of their size.",
     ),
     "influence": Command(
         CommandLine[Influence],

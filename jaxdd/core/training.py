@@ -57,11 +57,12 @@ class Recorded(NamedTuple):
     """What `train` records on the way.
 
     Attributes:
-        params: `[T, P]` flattened parameters, the first before any step.
+        params: `[T, P]` flattened parameters, the first before any step; or, in their place, a tree with leading axis T
+            of what `record` makes of the parameters.
         losses: `[T]` mean training loss of the steps since the snapshot before (0 for the first).
     """
 
-    params: Array
+    params: Any
     losses: Array
 
 
@@ -125,6 +126,7 @@ def train(
     *,
     snapshots: int = 0,
     every: int = 1,
+    record: Callable[[Params], Any] | None = None,
     lr: Array | None = None,
     observe: Callable[[Params, Any], Any] | None = None,
 ) -> tuple[Params, Recorded | None]:
@@ -139,6 +141,8 @@ def train(
         recipe: Epochs, batch, optimizer and augmentation.
         snapshots: T, how many snapshots to record.
         every: Steps between snapshots.
+        record: `(params) -> tree`, what to record of each snapshot, with the running averages in them where there are
+            any; by default `[P]`, the flattened parameters, without.
         lr: [] scales the whole schedule to start at this learning rate in place of the recipe's.
         observe: `Model.observe`, to train a network for evaluation: the running averages of what it sees of the
             batches are handed back in `params[STATISTICS]`. Snapshots never have them.
@@ -171,12 +175,16 @@ def train(
         updates, state = optimizer.update(grad, state, params, grad_fn=lambda p, _: jax.grad(batch_loss)(p))
         return optax.apply_updates(params, updates), state, order, loss_sum + loss, statistics
 
-    def record(carry: Any, index: Array) -> tuple[Any, Recorded]:
+    def finished(params: Params, statistics: Any) -> Params:
+        return params if observe is None else {**params, STATISTICS: statistics}
+
+    def snapshot(carry: Any, index: Array) -> tuple[Any, Recorded]:
         params, state, order, loss_sum, statistics = carry
-        snapshot = Recorded(ravel_pytree(params)[0], loss_sum / every)
+        seen = ravel_pytree(params)[0] if record is None else record(finished(params, statistics))
+        recorded = Recorded(seen, loss_sum / every)
         first = index * every
         carry = (params, state, order, jnp.zeros_like(loss_sum), statistics)
-        return jax.lax.fori_loop(first, jnp.minimum(first + every, total), step, carry), snapshot
+        return jax.lax.fori_loop(first, jnp.minimum(first + every, total), step, carry), recorded
 
     order = jnp.zeros((steps_per_epoch, batch), jnp.int32)
     loss_sum = jnp.zeros((), ravel_pytree(params)[0].dtype)
@@ -184,10 +192,10 @@ def train(
     carry = (params, optimizer.init(params), order, loss_sum, statistics)
     recorded = None
     if snapshots:
-        carry, recorded = jax.lax.scan(record, carry, jnp.arange(snapshots))
+        carry, recorded = jax.lax.scan(snapshot, carry, jnp.arange(snapshots))
     carry = jax.lax.fori_loop(min(snapshots * every, total), total, step, carry)
     params, *_, statistics = carry
-    return params if observe is None else {**params, STATISTICS: statistics}, recorded
+    return finished(params, statistics), recorded
 
 
 def _first_statistics(observe: Callable[[Params, Any], Any], params: Params, inputs: Any) -> Any:

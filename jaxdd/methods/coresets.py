@@ -18,7 +18,7 @@ from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods.base import Method, MethodConfig, Sources
 from jaxdd.settings import AtLeast
-from jaxdd.types import Array, PyTree, Scalars
+from jaxdd.types import Array, Params, PyTree, Scalars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,23 @@ def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Arr
         params = task.unravel(sources.experts.final[0])
         found = sampling.over_all(lambda e, params: jnp.argmax(task.model.apply(params, e.inputs), -1), real, params)
         return sampling.balanced(key, real, ipc, preferred=found == real.targets)
-    features = real_features(task, real, sources.trajectories)
+    trajectories = sources.trajectories
+    params = None if trajectories is None else task.unravel(trajectories.final[0])
+    return by_features(name, real, real_features(task, real, params), ipc)
+
+
+def by_features(name: str, real: RealSet, features: Array, ipc: int) -> Array:
+    """Choose ipc examples of every class, or of all where there are no classes, by their features.
+
+    Args:
+        name: `herding` or `k_center`.
+        real: The real set.
+        features: `[N, F]`.
+        ipc: Examples per class.
+
+    Returns:
+        int32 `[C, ipc]` indices into the real set, without repetition.
+    """
     positions = jnp.arange(real.groups.table.shape[1])
 
     def of_class(entry: tuple[Array, Array]) -> Array:
@@ -170,11 +186,10 @@ def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Arr
     return jax.lax.map(of_class, tuple(jnp.asarray(x) for x in real.groups))
 
 
-def real_features(task: Task, real: RealSet, trajectories: Trajectories | None) -> Array:
-    """Compute the features `[N, F]` of every real example by the first expert's last parameters, or its inputs."""
-    if trajectories is None:
+def real_features(task: Task, real: RealSet, params: Params | None) -> Array:
+    """Compute the features `[N, F]` of every real example by a network, or its inputs where there are no parameters."""
+    if params is None:
         return sampling.over_all(lambda examples: examples.inputs.reshape(len(examples.indices), -1), real)
-    params = task.unravel(trajectories.final[0])
     return sampling.over_all(lambda examples, params: task.model.features(params, examples.inputs), real, params)
 
 

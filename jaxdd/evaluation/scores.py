@@ -4,6 +4,7 @@ Axis letters: R networks, M distilled items, N real examples, C classes.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -17,11 +18,11 @@ from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, check_task
-from jaxdd.core.training import Recipe, train
+from jaxdd.core.training import Recipe, batching, train
 from jaxdd.data import Data, check_data
 from jaxdd.errors import Diverged
 from jaxdd.settings import AtLeast, Settings, check_argument
-from jaxdd.types import Array, Examples, Scalars
+from jaxdd.types import Array, Examples, Params, Scalars
 
 Measures = dict[str, list[float]]
 """What was measured on each of R networks, by name."""
@@ -58,16 +59,19 @@ class EvaluateConfig(Settings, path="evaluate"):
     """Networks per validation."""
 
 
-def distilled_scorer(task: Task, recipe: Recipe) -> Callable[[Array, Distilled, RealSet], Scalars]:
+def distilled_scorer(task: Task, recipe: Recipe, points: int = 0) -> Callable[[Array, Distilled, RealSet], Scalars]:
     """Build the jitted function that trains one network on each of R small sets and measures it on a real split.
 
     Args:
         task: What the networks do.
         recipe: Their training; the learning rate at the start is the set's own, `distilled.lr`.
+        points: How many times to measure the task's score during the training as well, evenly from before the first
+            step on; the last measurement, after the last step, comes on top.
 
     Returns:
         `(keys [R], sets, split) -> {name: [R]}`, where `sets` is a `Distilled` with a leading axis R on every field
-        (`stacked` repeats one set). Compiled once per shape. The networks are spread over the devices.
+        (`stacked` repeats one set), with `curve: [R, points]` where points are asked for. Compiled once per shape. The
+        networks are spread over the devices.
 
     References:
         [published] the protocol of the field, as DC (Zhao et al. 2021, arXiv 2006.05929) and MTT evaluate.
@@ -79,7 +83,7 @@ def distilled_scorer(task: Task, recipe: Recipe) -> Callable[[Array, Distilled, 
         def fetch(indices: Array) -> Examples:
             return task.examples(distilled, indices)
 
-        return _train_and_measure(key, task, fetch, distilled.size, recipe, distilled.lr, split)
+        return _train_and_measure(key, task, fetch, distilled.size, recipe, distilled.lr, split, points)
 
     return jax.jit(lambda keys, sets, split: map_over(score, (keys, sets), split))
 
@@ -117,11 +121,53 @@ def _train_and_measure(
     recipe: Recipe,
     lr: Array | None,
     split: RealSet,
+    points: int = 0,
 ) -> Scalars:
+    params, scores = trained(key, task, fetch, size, recipe, lr, points, lambda p: task.measure(p, split)[task.score])
+    return task.measure(params, split) if scores is None else {**task.measure(params, split), "curve": scores}
+
+
+def trained(
+    key: Array,
+    task: Task,
+    fetch: Callable[[Array], Examples],
+    size: int,
+    recipe: Recipe,
+    lr: Array | None = None,
+    points: int = 0,
+    record: Callable[[Params], Array] | None = None,
+) -> tuple[Params, Any]:
+    """Train a fresh network, as every evaluation does; pure, to be jitted whole.
+
+    Args:
+        key: Its first parameters, its batches and their augmentation.
+        task: What it does.
+        fetch: `(indices [B]) -> Examples`, the set.
+        size: Number of examples in it.
+        recipe: The training.
+        lr: [] the learning rate at the start; by default the recipe's.
+        points: How many times to record.
+        record: `(params) -> tree`, what.
+
+    Returns:
+        The parameters, and what was recorded, with a leading axis `points`; None without points.
+    """
     init_key, train_key = jax.random.split(key)
-    params = task.model.init(init_key)
-    params, _ = train(train_key, params, task.losses, fetch, size, recipe, lr=lr, observe=task.model.observe)
-    return task.measure(params, split)
+    every = math.ceil(recipe.epochs * batching(size, recipe.batch)[0] / max(points, 1))
+    params, recorded = train(
+        train_key,
+        task.model.init(init_key),
+        task.losses,
+        fetch,
+        size,
+        recipe,
+        snapshots=points,
+        every=every,
+        record=record,
+        lr=lr,
+        observe=task.model.observe,
+    )
+    return params, None if recorded is None else recorded.params
 
 
 def random_real(key: Array, task: Task, real: RealSet, per_class: int, count: int, lr: float) -> Distilled:
