@@ -114,7 +114,8 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     Args:
         name: What the value is called in the message.
         value: The value.
-        annotation: A type, a `Literal`, a union of types, or one of these `Annotated` with a `Range`.
+        annotation: A type, a `Literal`, a union of types, one of these `Annotated` with a `Range`, or a tuple of any
+            number of one of these.
 
     Raises:
         SettingError: Naming the value, and what to give.
@@ -135,6 +136,10 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
         _check_number(name, value, kind, allowed, optional)
     elif kind in _NAMES:
         check_argument(name, value, kind, f"give {_NAMES[kind]}{optional}")
+    elif get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+        check_argument(name, value, tuple, f"give a tuple{optional}")
+        for each in value:
+            check_value(name, each, get_args(kind)[0])
     elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
         check_argument(name, value, kind, f"give an instance of {kind.__name__}{optional}")
 

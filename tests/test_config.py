@@ -82,7 +82,7 @@ def assert_documented(text, config):
         documented = documentation(owner, field)
         assert documented and len(documented) > 5, f"{name} says nothing of itself"
         if not dataclasses.is_dataclass(getattr(owner, field)):
-            shown = {"sets": "SET…", "networks_named": "--model "}.get(name, f"--{name} ")
+            shown = {"sets": "SET…", "networks-named": "--model "}.get(name, f"--{name} ")
             assert shown in words or f"--{name}, " in words, name
             assert documented in words, name
 
