@@ -152,7 +152,7 @@ def test_an_option_of_the_weighting_turns_it_on(tmp_path):
 def test_help_of_evaluate_documents_every_field(help_of):
     text = help_of("evaluate")
     assert_documented(text, Evaluate())
-    assert "usage: jaxdd evaluate [-h] [EVALUATE OPTIONS] DISTILLED.npz" in text
+    assert "usage: jaxdd evaluate [-h] [EVALUATE OPTIONS] SET…" in text
 
 
 def test_help_of_influence_documents_every_field_its_own_first(help_of):

@@ -212,7 +212,7 @@ def test_the_learning_rate_is_the_best_on_validation_for_every_row(sets, stripes
 
 
 def test_an_attack_on_a_linear_network_is_the_closed_form(stripes):
-    """Of two classes with logits ±w·x/2, it is right under attack iff its margin exceeds ε Σ|w / std|: no pixel is clipped."""
+    """With logits ±w·x/2 it is right under attack iff its margin exceeds ε Σ|w / std|, as no pixel is clipped."""
     rng = np.random.default_rng(0)
     images = rng.integers(100, 156, (40, 8, 8, 1), np.uint8)  # within [0.39, 0.61]: far from black and white
     labels = rng.integers(0, 2, 40).astype(np.int32)
