@@ -13,7 +13,7 @@ from jaxdd.core.training import Recipe
 from jaxdd.core.unroll import Unroll
 from jaxdd.data import DataConfig, Dataset, RealSet
 from jaxdd.driver import Outcome, distill
-from jaxdd.evaluation import EvaluateConfig, evaluate
+from jaxdd.evaluation import EvaluateConfig, Network, TableConfig, evaluate, evaluate_table, predict, train_network
 from jaxdd.experts import ExpertsConfig, ExpertStore, train_experts
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.influence import InfluenceConfig
@@ -38,11 +38,13 @@ __all__ = [
     "Method",
     "Model",
     "ModelConfig",
+    "Network",
     "Outcome",
     "RealSet",
     "Recipe",
     "Scores",
     "Snapshots",
+    "TableConfig",
     "Task",
     "Trajectories",
     "Unroll",
@@ -53,6 +55,7 @@ __all__ = [
     "data",
     "distill",
     "evaluate",
+    "evaluate_table",
     "formats",
     "influence",
     "load_config",
@@ -60,7 +63,9 @@ __all__ = [
     "map_over",
     "methods",
     "models",
+    "predict",
     "run",
     "sum_over",
     "train_experts",
+    "train_network",
 ]

@@ -42,11 +42,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def launch(command: Any) -> None:
     """Do what a command says, and print what came of it."""
+    from jaxdd.app.convert import Convert, convert
     from jaxdd.app.evaluate import Evaluate, evaluate
     from jaxdd.app.influence import Influence, influence
     from jaxdd.app.listing import List, listing
     from jaxdd.app.rehearsal import rehearse
     from jaxdd.app.run import run
+    from jaxdd.app.train import Train, train
     from jaxdd.report.table import text
 
     match command:
@@ -56,6 +58,12 @@ def launch(command: Any) -> None:
             results = evaluate(command)
             print(f"{', '.join(command.sets)}: sets of {results['dataset']}; test accuracy in per cent")
             print(text(results))
+        case Train():
+            accuracy = train(command)
+            scored = "" if accuracy is None else f": {100 * accuracy:.1f} % of the test images right"
+            print(f"{command.out}: {command.model}, trained on {command.sets[0]}{scored}")
+        case Convert():
+            print(f"card: {convert(command)}, set: {command.out}")
         case Influence():
             ask_xla(command.deterministic)
             found = influence(command)

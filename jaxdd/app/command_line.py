@@ -6,12 +6,14 @@ from typing import Annotated, Any, NamedTuple, Union
 
 import tyro
 
-from jaxdd.app import evaluate
+from jaxdd.app import evaluate, train
 from jaxdd.app.cli import HELP, cli
 from jaxdd.app.config import CommandLine, Config, command_line
+from jaxdd.app.convert import Convert
 from jaxdd.app.evaluate import Evaluate
 from jaxdd.app.influence import Influence
 from jaxdd.app.listing import List
+from jaxdd.app.train import Train
 
 
 class Command(NamedTuple):
@@ -34,6 +36,8 @@ COMMANDS = {
         evaluate.command_line,
         "Score saved distilled sets, on any networks, beside random real images of their size.",
     ),
+    "train": Command(Train, train.command_line, "Train a network on a saved set, and keep it, for jaxdd.predict."),
+    "convert": Command(Convert, lambda words: Convert(), "Write a saved set in another format, with a card beside it."),
     "influence": Command(
         CommandLine[Influence],
         partial(command_line, kind=Influence),
@@ -44,8 +48,8 @@ COMMANDS = {
 }
 
 
-def read(words: Sequence[str]) -> Config | Influence | Evaluate | List:
-    """Read a command line: `[run|evaluate|influence|list] [--field value …]`; without a command it is a run.
+def read(words: Sequence[str]) -> Config | Influence | Evaluate | Train | Convert | List:
+    """Read a command line: a name of `COMMANDS` and its options; without a name it is a run.
 
     Raises:
         SettingError: A bad value.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdd import data, models
+from jaxdd import data, formats, models
 from jaxdd.app.config import Config
 from jaxdd.app.memory import check_fits, estimate
 from jaxdd.app.signals import StopSignal
@@ -27,7 +27,7 @@ from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_exp
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io.checkpoint import Checkpoints
-from jaxdd.io.files import plain, write_json
+from jaxdd.io.files import atomic_write, plain, write_json
 from jaxdd.io.integrity import digest_of_arrays
 from jaxdd.report.grid import image_grid
 from jaxdd.report.metrics import Metrics, read
@@ -325,6 +325,7 @@ def _write_outputs(job: Job, outcome: Outcome, results: dict[str, Any]) -> None:
             path = workdir / f"{name}.csv"
             write_scores(path, np.asarray(scores.values), dataset, title=title, about=about, settings=record(config))
     write_json(workdir / "results.json", results)
+    atomic_write(workdir / "README.md", formats.markdown(distilled, card, results=results).encode())
     write_report(
         workdir,
         distilled=distilled,

@@ -1,6 +1,7 @@
 """Evaluation: fresh networks trained on a set, scored on data that it was not made from."""
 
 from jaxdd.evaluation.attack import Attack
+from jaxdd.evaluation.network import Network, predict, train_network
 from jaxdd.evaluation.ranking import augmentation_robust_score, label_robust_score
 from jaxdd.evaluation.rows import Row, TableConfig
 from jaxdd.evaluation.scores import (
@@ -22,6 +23,7 @@ __all__ = [
     "Cell",
     "EvaluateConfig",
     "Measures",
+    "Network",
     "Row",
     "TableConfig",
     "augmentation_robust_score",
@@ -33,10 +35,12 @@ __all__ = [
     "full_data_scorer",
     "label_robust_score",
     "per_class_accuracy",
+    "predict",
     "random_real",
     "robust_scores",
     "stacked",
     "summary",
+    "train_network",
     "trained",
     "validator",
 ]

@@ -26,11 +26,8 @@ def lines(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         row = cell["row"]
         key = tuple(row.values())
         about = [
-            row["name"],
-            row["labels"],
-            row["augment"],
-            str(row["per_class"]),
-            f"{row['bytes_per_class'] / 1e3:.1f}",
+            *(str(row[key]) for key in ("name", "labels", "augment", "per_class")),
+            f"{row['bytes_per_class']:.0f}",
         ]
         columns = rows.setdefault(key, (about, {}))[1]
         columns[cell["network"]] = percent(cell["accuracy"])

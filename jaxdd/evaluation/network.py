@@ -1,0 +1,206 @@
+"""A network trained on a set, kept with all that it takes to use it.
+
+Axis letters: N images, C classes, H W K image height, width and channels.
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdd import models
+from jaxdd.core import normalization as normalizations
+from jaxdd.core import sampling
+from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
+from jaxdd.core.keys import stage_key
+from jaxdd.core.normalization import Normalization
+from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import classification
+from jaxdd.core.training import Recipe
+from jaxdd.errors import SettingError
+from jaxdd.evaluation.scores import EvaluateConfig, trained
+from jaxdd.io import checkpoint
+from jaxdd.io.files import plain
+from jaxdd.io.integrity import DamagedError, digest_of_arrays, read_sealed, write_sealed
+from jaxdd.models import ModelConfig
+from jaxdd.settings import check_argument
+from jaxdd.types import STATISTICS, AnyArray, Array, Model, Params
+
+ABOUT, ARRAYS = "network.json", "arrays"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+        config: Its settings.
+        params: Its parameters, with running statistics if it has any.
+        normalization: How images are normalized before it sees them.
+        class_names: C names, in the order of its outputs.
+        image_shape: `(H, W, K)` of the images.
+    """
+
+    config: ModelConfig
+    params: Params
+    normalization: Normalization
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def model(self) -> Model:
+        """The network's functions."""
+        return models.build(self.config, self.image_shape, len(self.class_names))
+
+    def save(self, folder: str | Path, **about: Any) -> None:
+        """Write the network into a folder: its arrays by Orbax, and what they are in `network.json`.
+
+        Args:
+            folder: Where to; made if it is not there.
+            about: JSON-able values to keep with it, such as its accuracy.
+
+        Raises:
+            SettingError: The folder holds something else.
+        """
+        folder = Path(folder)
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ABOUT).unlink(missing_ok=True)  # it is written last: without it the folder holds no network
+        arrays = _named(self.params) | {f"normalization.{k}": v for k, v in self.normalization.to_arrays().items()}
+        kind = str(arrays.pop("normalization.kind"))
+        checkpoint.save(folder / ARRAYS, arrays)
+        record = {
+            "model": plain(self.config),
+            "class_names": self.class_names,
+            "image_shape": self.image_shape,
+            "normalization": kind,
+            "names": sorted(arrays),
+            "arrays": digest_of_arrays(arrays),
+            **about,
+        }
+        write_sealed(folder / ABOUT, plain(record))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a network that `save` wrote. A network of a user's own needs its file where it was.
+
+        Raises:
+            SettingError: There is none, or it is damaged.
+        """
+        path = Path(folder) / ABOUT
+        if not path.exists():
+            raise SettingError(f"{folder} holds no network; give the folder that jaxdd train --out wrote")
+        remedy = "train it again"
+        record = read_sealed(path, remedy)
+        arrays = checkpoint.load(Path(folder) / ARRAYS, record["names"])
+        if digest_of_arrays(arrays) != record["arrays"]:
+            raise DamagedError(f"{Path(folder) / ARRAYS} is damaged; {remedy}")
+        prefix = "normalization."
+        fitted = {name.removeprefix(prefix): arrays.pop(name) for name in record["names"] if name.startswith(prefix)}
+        shape: tuple[int, int, int] = tuple(record["image_shape"])
+        config, names = models.from_settings(record["model"]), tuple(record["class_names"])
+        like = _shapes(models.build(config, shape, len(names)), shape)
+        paths, structure = jax.tree_util.tree_flatten_with_path(like)
+        params = jax.tree.unflatten(structure, [jnp.asarray(arrays[_name(path)]) for path, _ in paths])
+        normalization = normalizations.from_arrays({"kind": np.asarray(record["normalization"]), **fitted})
+        return cls(config, params, normalization, names, shape)
+
+    def accuracy(self, split: RealSet) -> float:
+        """Compute the fraction of a real split that it classifies right."""
+        task = classification(self.model, len(self.class_names))
+        split = split._replace(normalization=self.normalization)
+        return float(jax.jit(task.measure)(self.params, jax.device_put(split))[task.score])
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write a network over what is none.
+
+    Raises:
+        SettingError: The folder holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(f"{folder} is a file; name a folder for the network")
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - {ABOUT, ARRAYS}:
+        raise SettingError(f"{folder} holds something else than a network; name another folder")
+
+
+def train_network(
+    distilled: Distilled, card: Card, config: ModelConfig, recipe: Recipe | None = None, *, seed: int = 0
+) -> Network:
+    """Train a network on a set, as evaluation does.
+
+    Args:
+        distilled: A set of images.
+        card: What it says of itself.
+        config: The network's settings.
+        recipe: The training; that of the card by default. A learning rate learned with the set takes precedence.
+        seed: Of its first parameters, its batches and their augmentation.
+
+    Returns:
+        The network after the last epoch.
+
+    Raises:
+        SettingError: The network cannot be built on such images, or its outputs are not finite.
+    """
+    check_argument("the set", distilled, Distilled, "give a jaxdd.Distilled, as jaxdd.formats.read returns")
+    recipe = recipe or (Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe)
+    height, width, channels = distilled.images.shape[1:]
+    model = models.build(config, (height, width, channels), len(card.class_names))
+    task = classification(model, len(card.class_names))
+    lr = None if has_lr_of_recipe(distilled, card) else distilled.lr
+
+    def fit(key: Array, distilled: Distilled) -> Params:
+        return trained(key, task, partial(task.examples, distilled), distilled.size, recipe, lr)[0]
+
+    params = jax.jit(fit)(stage_key(seed, "network"), distilled)
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+        raise SettingError(f"the network's parameters are not finite; lower recipe.lr, which is {recipe.lr:g}")
+    return Network(config, params, card.normalization, card.class_names, (height, width, channels))
+
+
+def predict(network: Network | str | Path, images: AnyArray) -> np.ndarray:
+    """Classify images, as many as there are.
+
+    Args:
+        network: A network, or the folder of one.
+        images: `[N, H, W, K]` uint8, as large as those that it was trained on.
+
+    Returns:
+        `[N, C]` float32 probabilities, softmax of its logits, in the order of `network.class_names`.
+
+    Raises:
+        SettingError: There is no such network, or the images are of another kind or size.
+    """
+    network = network if isinstance(network, Network) else Network.load(network)
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.shape[1:] != network.image_shape or not len(images):
+        raise SettingError(
+            f"images are {images.dtype} {images.shape}; this network takes uint8 images [N, "
+            f"{', '.join(map(str, network.image_shape))}], N at least 1"
+        )
+    apply = network.model.apply
+    real = RealSet(images, np.zeros(len(images), np.int32), None, network.normalization)
+    probabilities = jax.jit(
+        lambda params, real: sampling.over_all(lambda e, params: jax.nn.softmax(apply(params, e.inputs)), real, params)
+    )
+    return np.asarray(probabilities(network.params, real))
+
+
+def _shapes(model: Model, image_shape: tuple[int, int, int]) -> Params:
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    if model.observe is None:
+        return params
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    return {**params, STATISTICS: jax.eval_shape(model.observe, params, image)}
+
+
+def _named(params: Params) -> dict[str, np.ndarray]:
+    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
