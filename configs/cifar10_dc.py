@@ -5,7 +5,8 @@ Command    jaxdd --config cifar10_dc:ipc=10
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  28.3 ± 0.5, 44.9 ± 0.5 and 53.9 ± 0.5 % test accuracy (random real images 14.4, 26.0 and 43.4, full data
            84.8).
-Measured   not yet. Needs an accelerator: 1000, 10 000 and 50 000 steps, each with gradients of 2560 real images.
+Measured   27.7 ± 0.3 % with one image per class, in 52 s on a shared H100: see README.md here for the command. With
+           10 and 50 not yet: 10 000 and 50 000 steps, each with gradients of 2560 real images.
 Ours       the validation split (a tenth of train) chooses the set, the paper takes the last one.
 """
 

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 from jaxdd.app.config import METHODS, PRESETS
+from jaxdd.models import MODELS
 
 DATA = {
     "digits": "Real 8×8 digits that come with scikit-learn; no download.",
@@ -17,17 +18,19 @@ DATA = {
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """List methods, presets and data, a line each."""
+    """List methods, presets, networks and data, a line each."""
 
 
 def listing() -> str:
-    """Name methods, presets and data, each with the first line of its docstring."""
+    """Name methods, presets, networks and data, each with the first line of its docstring."""
     methods = {name: _first_line(inspect.getdoc(module)) for name, module in METHODS.items()}
     presets = {name: _first_line(_docstring(file)) for name, file in PRESETS.items()}
+    networks = {name: _first_line(inspect.getdoc(type(config))) for name, config in MODELS.items()}
     return "\n\n".join(
         [
             _table("Methods: --method NAME, with settings of its own by --method.…", methods),
             _table("Presets: --config NAME, with another number of images per class NAME:ipc=N", presets),
+            _table("Networks: --model NAME, with other sizes NAME:width=16,norm=group", networks),
             _table("Data: --data.name NAME", DATA),
         ]
     )

@@ -1,0 +1,193 @@
+"""The page of results: `python -m tests.benchmarks.results` writes configs/README.md from configs/results.jsonl.
+
+`python -m tests.benchmarks.results add runs/mtt --group cifar10 --method MTT --published 46.3 --command "jaxdd …"`
+appends what a finished run has reached, with its versions, device, seconds, curve on validation and this commit.
+
+A line of the file is an object: `group` (a table of the page), `method`, `data`, `ipc`, `labels` (of the train split,
+where they were replaced), `mean` and `std` of the test accuracy in per cent over `networks`, `runs` (each network),
+`published` (per cent), `command`, `commit`, `device`, `versions`, `seconds` of distillation, `curve` (accuracy on
+validation by step), `note` (what differs from what is published, or was tested as the cause of a gap).
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from jaxdd.report.metrics import read
+
+FOLDER = Path(__file__).parents[2] / "configs"
+RESULTS, PAGE = FOLDER / "results.jsonl", FOLDER / "README.md"
+GROUPS = {
+    "cifar10": (
+        "CIFAR-10: published, and ours",
+        "ConvNet of width 128 and depth 3. The set is chosen on a validation split of a tenth of the training images, "
+        "the papers choose on test or take the last one. Published numbers are those of the methods' papers.",
+    ),
+    "presets": (
+        "Digits and Fashion-MNIST: the presets",
+        "Each row is a preset as it stands, with the settings in its file.",
+    ),
+    "trajectory": (
+        "The trajectory family, under identical settings",
+        "Four experts, ten student steps, targets four snapshots ahead, Adam on the images. Digits: ConvNet of width "
+        "32 and depth 2, 300 outer steps. Fashion-MNIST: width 16 and depth 3, 200 outer steps at one image per class, "
+        "100 at ten. Unrolling in segments; others round otherwise, and 300 steps of Adam then end elsewhere within "
+        "the spread. All rows: `python -m tests.benchmarks.trajectories digits`, and `fashion_mnist`. What follows from it: "
+        "[methods](../jaxdd/methods/README.md#iadd).",
+    ),
+    "statistics": (
+        "Statistic matching, under identical settings",
+        "Adam on the images at learning rate 0.1, 64 real examples of each class a step; networks and steps as above, "
+        "but 300 steps on Fashion-MNIST at one image per class. All rows: `python -m tests.benchmarks.statistics "
+        "methods digits`, and `fashion_mnist`. What follows from it: [methods](../jaxdd/methods/README.md#dc).",
+    ),
+    "noise": (
+        "Influence-weighted real images, clean and wrong labels",
+        "Digits, one image per class, mean ± standard deviation over three seeds (of the wrong labels, of distillation, "
+        "and of five networks each). All rows: `python -m tests.benchmarks.statistics noise digits`. What follows from "
+        "it: [methods](../jaxdd/methods/README.md#iwd).",
+    ),
+}
+"""Tables by name: title, and what all of its rows share."""
+NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+HEAD = """# Measured
+
+Test accuracy in per cent, mean ± standard deviation over fresh networks, of the last epoch; random real images are drawn anew for each network. This page is written by `python -m tests.benchmarks.results` from [results.jsonl](results.jsonl), where each number has its commit, versions, device, time and command. Rows of commit 8e7eb65 were measured there or a little before.
+
+A preset is a file of this folder: `jaxdd --config cifar10_mtt:ipc=10`. Its first lines say what is published, what was measured, and where it differs from its paper.
+"""
+
+
+def rows() -> list[dict[str, Any]]:
+    """Read all results."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """Write the page: a table for each group; one with published numbers has a line for each result."""
+    parts = [HEAD]
+    for group, (title, about) in GROUPS.items():
+        found = [row for row in results if row["group"] == group]
+        if found:
+            table = listed(found) if any("published" in row for row in found) else crossed(found)
+            parts.append(f"## {title}\n\n{about}\n\n{table}")
+    return "\n".join(parts)
+
+
+def listed(found: list[dict[str, Any]]) -> str:
+    """Write a line for each result, published beside measured."""
+    head = ["method", "ipc", "published", "ours", "distilled in", "on", "what differs", "command"]
+    lines = []
+    for row in found:
+        took = f"{row['seconds'] / 60:.1f} min" if "seconds" in row else ""
+        published = f"{row['published']:.1f}" if "published" in row else ""
+        lines.append(
+            [
+                row["method"],
+                row["ipc"],
+                published,
+                accuracy(row),
+                took,
+                row["device"],
+                row.get("note", ""),
+                command(row),
+            ]
+        )
+    return markdown(head, lines)
+
+
+def crossed(found: list[dict[str, Any]]) -> str:
+    """Write a line for each method, and a column for each data set and number of images per class."""
+    columns = [*dict.fromkeys(map(column, found))]
+    methods = [*dict.fromkeys(row["method"] for row in found)]
+    at = {(row["method"], column(row)): row for row in found}
+    lines = []
+    for method in methods:
+        own = [at.get((method, name)) for name in columns]
+        first = next(row for row in own if row)
+        lines.append([method, *(accuracy(row) if row else "" for row in own), command(first)])
+    return markdown(["method", *columns, "command"], lines)
+
+
+def column(row: dict[str, Any]) -> str:
+    """Name what a result was measured on."""
+    return row.get("labels") or f"{NAMES[row['data']]}, {row['ipc']}"
+
+
+def accuracy(row: dict[str, Any]) -> str:
+    """Write a result."""
+    return f"{row['mean']:.1f} ± {row['std']:.1f}"
+
+
+def command(row: dict[str, Any]) -> str:
+    """Write the command of a result."""
+    return f"`{row['command']}`" if row.get("command") else ""
+
+
+def markdown(head: list[str], lines: list[list[Any]]) -> str:
+    """Write a table."""
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, ["---"] * len(head), *lines]) + "\n"
+
+
+def add(arguments: argparse.Namespace) -> None:
+    """Append what a run has reached."""
+    workdir = Path(arguments.workdir)
+    results = json.loads((workdir / "results.json").read_text())
+    row = {
+        "group": arguments.group,
+        "method": arguments.method,
+        "data": results["dataset"],
+        "ipc": results["ipc"],
+        **reached(results[arguments.of]),
+        "commit": arguments.commit or git("rev-parse", "--short", "HEAD"),
+        "device": arguments.device or results["versions"]["device"],
+        "versions": {name: results["versions"][name] for name in ("jax", "flax", "optax", "python")},
+        "seconds": round(results["seconds"]["distill"] + results["seconds"]["experts"]),
+        "curve": {
+            record["step"]: round(100 * record["accuracy"], 1) for record in read(workdir / "metrics.jsonl", "validate")
+        },
+        "command": arguments.command,
+    }
+    if arguments.published is not None:
+        row["published"] = arguments.published
+    if arguments.note:
+        row["note"] = arguments.note
+    if arguments.of != "distilled":
+        del row["seconds"], row["curve"]
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def reached(score: dict[str, Any]) -> dict[str, Any]:
+    """Return an accuracy in per cent, with one digit behind the point."""
+    mean, std, *runs = (round(100 * value, 1) for value in (score["mean"], score["std"], *score["runs"]))
+    return {"mean": mean, "std": std, "networks": len(runs), "runs": runs}
+
+
+def git(*words: str) -> str:
+    """Return what git says."""
+    return subprocess.run(["git", *words], cwd=FOLDER, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write configs/README.md from configs/results.jsonl.")
+    commands = parser.add_subparsers()
+    adding = commands.add_parser("add", help="append what a finished run has reached")
+    adding.add_argument("workdir")
+    for name in ("group", "method", "command"):
+        adding.add_argument(f"--{name}", required=True)
+    for name in ("note", "commit", "device"):
+        adding.add_argument(f"--{name}")
+    adding.add_argument("--of", default="distilled", choices=["distilled", "random_real", "full_data"])
+    adding.add_argument("--published", type=float)
+    adding.set_defaults(run=add)
+    arguments = parser.parse_args()
+    if "run" in arguments:
+        arguments.run(arguments)
+    PAGE.write_text(page(rows()))
+
+
+if __name__ == "__main__":
+    main()
