@@ -34,8 +34,8 @@ GROUPS = {
         "Four experts, ten student steps, targets four snapshots ahead, Adam on the images. Digits: ConvNet of width "
         "32 and depth 2, 300 outer steps. Fashion-MNIST: width 16 and depth 3, 200 outer steps at one image per class, "
         "100 at ten. Unrolling in segments; others round otherwise, and 300 steps of Adam then end elsewhere within "
-        "the spread. All rows: `python -m tests.benchmarks.trajectories digits`, and `fashion_mnist`. What follows from it: "
-        "[methods](../jaxdd/methods/README.md#iadd).",
+        "the spread. All rows: `python -m tests.benchmarks.trajectories digits`, and `fashion_mnist`. What follows from "
+        "it: [methods](../jaxdd/methods/README.md#iadd).",
     ),
     "statistics": (
         "Statistic matching, under identical settings",
@@ -45,8 +45,8 @@ GROUPS = {
     ),
     "noise": (
         "Influence-weighted real images, clean and wrong labels",
-        "Digits, one image per class, mean ± standard deviation over three seeds (of the wrong labels, of distillation, "
-        "and of five networks each). All rows: `python -m tests.benchmarks.statistics noise digits`. What follows from "
+        "Digits, one image per class, mean ± standard deviation over three seeds (of the wrong labels, of "
+        "distillation, and of five networks each). All rows: `python -m tests.benchmarks.statistics noise digits`. What follows from "
         "it: [methods](../jaxdd/methods/README.md#iwd).",
     ),
 }
