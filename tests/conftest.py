@@ -124,13 +124,29 @@ SLOW = {
         ),
         *(
             f"test_gradient_agrees_with_finite_differences[iadd {case}]"
-            for case in ("none", "mean_one", "log_barrier", "ratio", "per_tensor")
+            for case in ("none", "mean_one", "log_barrier", "ratio", "per_tensor", "low_rank")
         ),
         "test_gradient_agrees_with_finite_differences[segmented]",
         "test_gradient_agrees_with_finite_differences[three pairs, augmented]",
         "test_gradient_agrees_with_finite_differences[iadd per start, two pairs]",
     ],
     "test_methods": [
+        *(
+            f"test_a_set_is_distilled_with_every_network[{network}-{method}]"
+            for network in (
+                "convnet",
+                "mlp",
+                "resnet10",
+                "resnet18, batch",
+                "resnet34, group",
+                "vgg11",
+                "alexnet",
+                "lenet",
+                "vit",
+            )
+            for method in ("mtt", "iadd, low rank", "infmatch", "dc", "dm")
+            if (network, method) != ("vit", "dm")
+        ),
         "test_eight_devices_compute_what_one_does[datm]",
         "test_eight_devices_compute_what_one_does[ddpp quantile]",
         "test_eight_devices_compute_what_one_does[iadd bounded]",
@@ -140,7 +156,7 @@ SLOW = {
 SLOW_CASES = {"dc weighted, implicit, select", "dc idc", "datm", "ddpp threshold", "iadd mean_one", "iadd log_barrier"}
 SLOW_CASES |= {"iadd per_tensor", "iadd ratio", "infmatch published, cached, mini-batch", "mtt truncated, mini-batch"}
 SLOW_CASES |= {"mtt tesla, three pairs", "infmatch learned labels", "ddpp depth", "iadd per start, two pairs"}
-SLOW_CASES |= {"infmatch unroll", "dc dsa, learned labels", "iadd none"}
+SLOW_CASES |= {"infmatch unroll", "dc dsa, learned labels", "iadd none", "iadd low_rank"}
 """Cases of the contract suite, test_methods, that the fast set leaves out."""
 TOGETHER = {"test_run", "test_initial", "test_evaluate", "test_app_influence", "test_autodiff", "test_influence"}
 TOGETHER |= {"test_weighting", "test_networks", "test_unroll", "test_models", "test_memory", "test_report"}

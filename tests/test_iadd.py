@@ -10,7 +10,7 @@ from jaxdd.methods import Optimizer, iadd
 from jaxdd.types import Snapshots
 from tests.helpers import random_like
 
-SIZES = np.array([3, 5, 2])
+SHAPES = [(3,), (5, 1), (1, 2)]
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def pair(x64):
 
 
 def distance(pair, importance, **settings):
-    return iadd.importance_metric(iadd.Config(**settings), SIZES).distance(importance, *pair)
+    return iadd.importance_metric(iadd.Config(**settings), SHAPES).distance(importance, *pair)
 
 
 def test_distance_is_the_printed_formula(pair):
@@ -54,7 +54,7 @@ def test_ratio_does_not_depend_on_the_scale_of_the_weights(pair):
 
 
 def weights(constraint, a, **settings):
-    return iadd.CONSTRAINTS[constraint].weights(a, SIZES, iadd.Config(**settings))
+    return iadd.CONSTRAINTS[constraint].weights(a, SHAPES, iadd.Config(**settings))
 
 
 def test_constraints_hold_what_they_promise(x64):
@@ -68,8 +68,29 @@ def test_constraints_hold_what_they_promise(x64):
     bounded = np.asarray(weights("bounded", a, bound=3.0))
     assert 1 / 3 <= bounded.min() < 0.4 < 2.5 < bounded.max() <= 3
     for name, constraint in iadd.CONSTRAINTS.items():
-        count = 3 if constraint.per_tensor else 10
-        np.testing.assert_allclose(weights(name, jnp.full(count, constraint.first)), jnp.ones(10), rtol=1e-12)
+        first = constraint.first(SHAPES, iadd.Config(rank=2))
+        np.testing.assert_allclose(weights(name, first, rank=2), jnp.ones(10), rtol=1e-12)
+
+
+def test_low_rank_weights_are_products_of_factors(x64):
+    shapes, rank = [(2, 3, 4), (5,), ()], 2
+    length = sum(rank * (m + n) for m, n in ((6, 4), (1, 5), (1, 1)))
+    config = iadd.Config(constraint="low_rank", rank=rank, bound=3.0)
+    first = iadd.first_factors(shapes, config)
+    assert first.shape == (length,)
+    a = first + random_like(first)
+    expected, rest = [], np.asarray(a)
+    for shape, (m, n) in zip(shapes, ((6, 4), (1, 5), (1, 1)), strict=True):
+        u, v, rest = rest[: m * rank].reshape(m, rank), rest[m * rank : (m + n) * rank], rest[(m + n) * rank :]
+        matrix = sum(np.outer(u[:, k], v.reshape(n, rank)[:, k]) for k in range(rank))
+        expected.append(3.0 ** np.tanh(matrix.reshape(shape)).ravel())
+    found = iadd.CONSTRAINTS["low_rank"].weights(a, shapes, config)
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-12)
+    # At first all factors can move, though the product is 0, and no two in the same way.
+    target = jax.random.normal(jax.random.key(3), (30,), jnp.float64)
+    weighted = lambda a: jnp.vdot(target, iadd.CONSTRAINTS["low_rank"].weights(a, shapes, config))  # noqa: E731
+    u = np.asarray(jax.grad(weighted)(first))[:12].reshape(6, 2)
+    assert (np.abs(u) > 1e-6).all() and np.abs(np.corrcoef(u.T)[0, 1]) < 0.99
 
 
 def test_barrier_has_its_optimum_where_weight_and_gap_balance(pair):

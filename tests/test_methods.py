@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd import classification, models
+from jaxdd import classification, data, evaluate, models
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import make_mesh, replicate, to_host
 from jaxdd.core.training import Recipe
@@ -501,3 +501,53 @@ def test_experts_that_do_not_fit_the_method_are_refused(problem):
         distill(problem.task, problem.dataset, CASES["coresets herding"])
     with pytest.raises(ValueError, match="cannot draw 65 examples per class"):
         distill(problem.task, problem.dataset, coresets.Config(ipc=65))
+
+
+NETWORKS = {
+    "convnet": models.ConvNet(width=4, depth=2),
+    "mlp": models.MLP(width=8),
+    "resnet10": models.ResNet(depth=10, width=2),
+    "resnet18, batch": models.ResNet(depth=18, width=2, norm="batch"),
+    "resnet34, group": models.ResNet(depth=34, width=4, norm="group"),
+    "vgg11": models.VGG(width=2),
+    "alexnet": models.AlexNet(width=4),
+    "lenet": models.LeNet(),
+    "vit": models.ViT(width=6, depth=2, heads=3, patch=4),
+}
+FEW_STEPS = {
+    "mtt": mtt.Config(steps=2, student_steps=2, student_lr=0.05, expert_snapshots=2, window=Window(start=2)),
+    "iadd, low rank": iadd.Config(
+        steps=2, student_steps=2, student_lr=0.05, expert_snapshots=2, window=Window(start=2), constraint="low_rank"
+    ),
+    "infmatch": infmatch.Config(steps=2, estimator="first_order", real_batch=20, window=Window(start=2)),
+    "dc": dc.Config(steps=2, real_batch=8),
+    "dm": dm.Config(steps=2, real_batch=8),
+}
+
+
+@pytest.fixture(scope="module")
+def larger_digits(tmp_path_factory):
+    """Digits of 16×16, which every network takes; the last set is kept."""
+    digits = data.load("digits", data_dir=str(tmp_path_factory.mktemp("tfds")))
+    parts = [
+        (np.kron(s.images[:300], np.ones((1, 2, 2, 1), np.uint8)), s.labels[:300]) for s in (digits.train, digits.test)
+    ]
+    return data.from_arrays(*parts[0], *parts[1], name="larger digits", validation=0)
+
+
+@pytest.mark.parametrize("method", FEW_STEPS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_set_is_distilled_with_every_network(larger_digits, network, method):
+    task = classification(models.build(NETWORKS[network], (16, 16, 1), 10), 10)
+    recipe = Recipe(epochs=2, batch=64, lr=0.02, augment="none")
+    config, experts = FEW_STEPS[method], None
+    scoring = EvaluateConfig(networks=1, recipe=recipe, random_real=False, full_data=False)
+    with jax.set_mesh(make_mesh(jax.devices()[:1])):
+        if config.needs_experts:
+            experts = train_experts(task, larger_digits, ExpertsConfig(count=1, recipe=recipe, snapshot_every=2))
+        outcome = distill(task, larger_digits, config, experts, evaluate=scoring)
+        first = distill(task, larger_digits, coresets.Config(), evaluate=scoring)
+        scores = evaluate(task, larger_digits, outcome.distilled, scoring)
+    assert outcome.step == 2 and np.isfinite(outcome.distilled.images).all()
+    assert not np.array_equal(outcome.distilled.images, first.distilled.images)
+    assert 0 <= scores["distilled"]["mean"] <= 1

@@ -4,6 +4,7 @@ Axis letters: B batch, C classes, N real examples, M distilled items.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -70,10 +71,15 @@ class Task:
         return jax.eval_shape(self.model.init, jax.random.key(0))
 
     @property
-    def tensors(self) -> dict[str, int]:
-        """Names of the network's tensors, `body/conv_0/kernel`, with their sizes, in the order of `[P]`."""
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names of the network's tensors, `body/conv_0/kernel`, with their shapes, in the order of `[P]`."""
         leaves = jax.tree_util.tree_flatten_with_path(self._shapes)[0]
-        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in leaves}
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+    @property
+    def tensors(self) -> dict[str, int]:
+        """The same names with the tensors' sizes."""
+        return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
     def items(self, per_class: int) -> int:
         """Count the items of a set that has so many of each class."""

@@ -34,8 +34,8 @@ GROUPS = {
         "Four experts, ten student steps, targets four snapshots ahead, Adam on the images. Digits: ConvNet of width "
         "32 and depth 2, 300 outer steps. Fashion-MNIST: width 16 and depth 3, 200 outer steps at one image per class, "
         "100 at ten. Unrolling in segments; others round otherwise, and 300 steps of Adam then end elsewhere within "
-        "the spread. All rows: `python -m tests.benchmarks.trajectories digits`, and `fashion_mnist`. What follows from "
-        "it: [methods](../jaxdd/methods/README.md#iadd).",
+        "the spread. All rows: `python -m tests.benchmarks.trajectories digits`, and `fashion_mnist`. What follows "
+        "from it: [methods](../jaxdd/methods/README.md#iadd).",
     ),
     "statistics": (
         "Statistic matching, under identical settings",
@@ -46,18 +46,20 @@ GROUPS = {
     "noise": (
         "Influence-weighted real images, clean and wrong labels",
         "Digits, one image per class, mean ± standard deviation over three seeds (of the wrong labels, of "
-        "distillation, and of five networks each). All rows: `python -m tests.benchmarks.statistics noise digits`. What follows from "
-        "it: [methods](../jaxdd/methods/README.md#iwd).",
+        "distillation, and of five networks each). All rows: `python -m tests.benchmarks.statistics noise digits`. "
+        "What follows from it: [methods](../jaxdd/methods/README.md#iwd).",
     ),
 }
 """Tables by name: title, and what all of its rows share."""
 NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
-HEAD = """# Measured
-
-Test accuracy in per cent, mean ± standard deviation over fresh networks, of the last epoch; random real images are drawn anew for each network. This page is written by `python -m tests.benchmarks.results` from [results.jsonl](results.jsonl), where each number has its commit, versions, device, time and command. Rows of commit 8e7eb65 were measured there or a little before.
-
-A preset is a file of this folder: `jaxdd --config cifar10_mtt:ipc=10`. Its first lines say what is published, what was measured, and where it differs from its paper.
-"""
+HEAD = (
+    "# Measured\n\nTest accuracy in per cent, mean ± standard deviation over fresh networks, of the last epoch; random "
+    "real images are drawn anew for each network. This page is written by `python -m tests.benchmarks.results` from "
+    "[results.jsonl](results.jsonl), where each number has its commit, versions, device, time and command. Rows of "
+    "commit 8e7eb65 were measured there or a little before.\n\nA preset is a file of this folder: `jaxdd --config "
+    "cifar10_mtt:ipc=10`. Its first lines say what is published, what was measured, and where it differs from its "
+    "paper.\n"
+)
 
 
 def rows() -> list[dict[str, Any]]:
