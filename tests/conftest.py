@@ -158,23 +158,14 @@ SLOW_CASES |= {"iadd per_tensor", "iadd ratio", "infmatch published, cached, min
 SLOW_CASES |= {"mtt tesla, three pairs", "infmatch learned labels", "ddpp depth", "iadd per start, two pairs"}
 SLOW_CASES |= {"infmatch unroll", "dc dsa, learned labels", "iadd none", "iadd low_rank"}
 """Cases of the contract suite, test_methods, that the fast set leaves out."""
-TOGETHER = {"test_run", "test_initial", "test_evaluate", "test_app_influence", "test_autodiff", "test_influence"}
-TOGETHER |= {"test_weighting", "test_networks", "test_unroll", "test_models", "test_memory", "test_report"}
-"""Files whose tests share what one of them computes or compiles."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Mark slow tests; keep those of a case or of a file on one worker (--dist loadgroup): they share what it has."""
-    for item in items:
-        file = item.path.stem
-        case = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        if file == "test_methods" and case:
-            item.add_marker(pytest.mark.xdist_group(case))
-        elif file in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(file))
-        if {item.name, item.originalname} & set(SLOW.get(file, ())) or (file == "test_methods" and case in SLOW_CASES):
-            item.add_marker(pytest.mark.slow)
+def pytest_itemcollected(item):
+    """Mark slow tests."""
+    file = item.path.stem
+    case = getattr(item, "callspec", None) and item.callspec.params.get("name")
+    if {item.name, item.originalname} & set(SLOW.get(file, ())) or (file == "test_methods" and case in SLOW_CASES):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
