@@ -78,7 +78,17 @@ SLOW = {
         ),
         *(
             f"test_every_preset_fits_together_at_its_full_size[cifar10_{method}]"
-            for method in ("iadd", "datm", "dc_iwd", "random", "dc")
+            for method in (
+                "iadd",
+                "datm",
+                "dc_iwd",
+                "random",
+                "dc",
+                "dc_iwd:ipc=50",
+                "dc_iwd:ipc=1",
+                "iadd:ipc=1,network=resnet18",
+                "dc_iwd:ipc=1,network=resnet10",
+            )
         ),
         *(
             f"test_every_preset_fits_together_at_its_full_size[{data}_{method}]"

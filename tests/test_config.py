@@ -329,14 +329,19 @@ def random_images(name, per_class=12):
 
 IPCS = [":ipc=1", "", ":ipc=50"]  # of those with a table; 10 is their default
 VARIANTS = [
-    f"{name}{ipc}" for name in PRESETS for ipc in (IPCS if re.match("cifar10_(mtt|iadd|datm|dc$|dm)", name) else [""])
+    f"{name}{ipc}"
+    for name in PRESETS
+    for ipc in (IPCS if re.match("cifar10_(mtt|iadd|datm|dc|dm|random)", name) else [""])
 ]
+
+
+VARIANTS += ["cifar10_iadd:ipc=1,network=resnet18", "cifar10_dc_iwd:ipc=1,network=resnet10"]
 
 
 @pytest.mark.parametrize("preset", VARIANTS)
 def test_every_preset_fits_together_at_its_full_size(preset):
     config = load_config(preset)
-    assert isinstance(config, Config) and config.workdir == f"runs/{preset.replace(':ipc=', '_ipc')}"
+    assert isinstance(config, Config) and config.workdir == f"runs/{re.sub('=', '', re.sub('[:,]', '_', preset))}"
     size = TRAIN[config.data.name] * (1 - config.data.validation)
     check_length(config.experts, round(size), config.method.snapshots_needed)
     # Traced, not compiled: networks, batches and windows as large as the file says, shapes only.

@@ -391,6 +391,26 @@ def test_label_noise_replaces_an_exact_part_of_every_class(kind):
     assert noisy.fingerprint() != dataset(label_noise=0.3, noise_kind=kind, noise_seed=1).fingerprint()
 
 
+def test_a_long_tail_is_the_published_law():
+    labels = np.repeat(np.arange(5), 100)
+    images = random_images(0, 500, 4, 4, 1)
+    test_images, test_labels = random_images(1, 50, 4, 4, 1), np.arange(50) % 5
+
+    def dataset(**options):
+        return data.from_arrays(images, labels, test_images, test_labels, **options)
+
+    tail = dataset(imbalance=100, validation=0.2, split_seed=3)
+    counts = np.bincount(tail.train.labels) + np.bincount(tail.validation.labels, minlength=5)
+    assert counts.tolist() == [round(100 * 100 ** (-c / 4)) for c in range(5)] == [100, 32, 10, 3, 1]
+    assert np.bincount(tail.train.labels).min() == 1 and np.bincount(tail.test.labels).tolist() == [10] * 5
+    np.testing.assert_array_equal(images[tail.positions], tail.train.images)
+    assert tail.fingerprint() != dataset(imbalance=100, validation=0.2, split_seed=4).fingerprint()
+    plain = dataset(validation=0.2, split_seed=3)
+    assert dataset(imbalance=1, validation=0.2, split_seed=3).fingerprint() == plain.fingerprint()
+    with pytest.raises(ValueError, match=r"data.imbalance is 0.5; give 1 or more"):
+        dataset(imbalance=0.5)
+
+
 def test_label_noise_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="label_noise is 1.0; give one in"):
         data.from_arrays(*arrays(), label_noise=1.0)

@@ -17,7 +17,7 @@ from jaxdd.core import sampling
 from jaxdd.core.normalization import Normalization
 from jaxdd.core.sampling import RealSet
 from jaxdd.data.sources import folder, tfds
-from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, subset
+from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, draw_long_tail, subset
 from jaxdd.errors import SettingError
 from jaxdd.settings import AtLeast, Fraction, Seed, Settings, check_argument
 
@@ -156,6 +156,9 @@ class DataConfig(Settings, path="data"):
     """Wrong labels: symmetric, any other class, uniformly; asymmetric, always the next class, c → c + 1 modulo C."""
     noise_seed: Annotated[int, Seed] = 0
     """Seed of the draw of the wrong labels."""
+    imbalance: Annotated[float, AtLeast(1)] = 1.0
+    """How many times rarer the last class of the train split is made than the first, the others between them by equal
+    ratios (long-tailed), to study what that does; test stays as it is. 1 for none."""
 
 
 def load(
@@ -169,6 +172,7 @@ def load(
     label_noise: float = 0.0,
     noise_kind: Noise = "symmetric",
     noise_seed: int = 0,
+    imbalance: float = 1.0,
 ) -> Dataset:
     """Load a dataset by name.
 
@@ -187,6 +191,8 @@ def load(
             and test stay as they are.
         noise_kind: `"symmetric"`, any other class, uniformly; `"asymmetric"`, the next class, c → c + 1 modulo C.
         noise_seed: seed of the draw of the wrong labels.
+        imbalance: ρ ≥ 1, how many times rarer the last class of train is made than the first, see
+            `jaxdd.data.splits.draw_long_tail`; validation is held out of what remains.
 
     Returns:
         The dataset, in host memory.
@@ -195,7 +201,18 @@ def load(
         ValueError: if an argument is out of range, or the dataset is unknown, not prepared or damaged.
     """
     # The settings check themselves, wherever they come from.
-    DataConfig(name, data_dir, validation, split_seed, normalization, image_size, label_noise, noise_kind, noise_seed)
+    DataConfig(
+        name,
+        data_dir,
+        validation,
+        split_seed,
+        normalization,
+        image_size,
+        label_noise,
+        noise_kind,
+        noise_seed,
+        imbalance,
+    )
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     if data_dir and Path(data_dir).exists() and not Path(data_dir).is_dir():
         raise SettingError(f"data.data_dir is {data_dir}, which is no folder; give a TFDS directory, or leave it out")
@@ -208,7 +225,7 @@ def load(
     else:
         raw = tfds.read(name, data_dir, image_size)
     noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
-    return _assemble(raw, validation, split_seed, normalization, noise)
+    return _assemble(raw, validation, split_seed, normalization, noise, imbalance)
 
 
 def from_arrays(
@@ -225,6 +242,7 @@ def from_arrays(
     label_noise: float = 0.0,
     noise_kind: Noise = "symmetric",
     noise_seed: int = 0,
+    imbalance: float = 1.0,
 ) -> Dataset:
     """Build a dataset from arrays.
 
@@ -242,6 +260,8 @@ def from_arrays(
             and test stay as they are.
         noise_kind: `"symmetric"`, any other class, uniformly; `"asymmetric"`, the next class, c → c + 1 modulo C.
         noise_seed: seed of the draw of the wrong labels.
+        imbalance: ρ ≥ 1, how many times rarer the last class of train is made than the first, see
+            `jaxdd.data.splits.draw_long_tail`; validation is held out of what remains.
 
     Returns:
         The dataset, in host memory.
@@ -257,6 +277,7 @@ def from_arrays(
         label_noise=label_noise,
         noise_kind=noise_kind,
         noise_seed=noise_seed,
+        imbalance=imbalance,
     )
     train = _as_split(train_images, train_labels, "train")
     test = _as_split(test_images, test_labels, "test")
@@ -270,7 +291,8 @@ def from_arrays(
         class_names = [str(label) for label in range(largest + 1)]
     _check_names(class_names)
     noise = partial(corrupt, fraction=label_noise, kind=noise_kind, seed=noise_seed)
-    return _assemble(RawDataset(name, tuple(class_names), train, test), validation, split_seed, normalization, noise)
+    raw = RawDataset(name, tuple(class_names), train, test)
+    return _assemble(raw, validation, split_seed, normalization, noise, imbalance)
 
 
 def _check_names(names: Any) -> None:
@@ -322,8 +344,9 @@ def _assemble(
     split_seed: int,
     normalization: str,
     noise: Callable[[np.ndarray, int], np.ndarray],
+    imbalance: float,
 ) -> Dataset:
-    """Check what was read, carve off the validation split, add noise and normalization to what remains."""
+    """Check what was read, thin it out, carve off the validation split, add noise and normalization to what remains."""
     for split, (images, labels) in (("train", raw.train), ("test", raw.test)):
         if len(images) == 0:
             raise SettingError(f"the {split} split has no examples; add some")
@@ -351,19 +374,22 @@ def _assemble(
             f"class {empty} ({raw.class_names[empty]!r}) has no train example; add some, or remove the class and "
             "number the others without a gap"
         )
-    held_out = draw_held_out(raw.train.labels, validation, split_seed)
+    there = np.arange(len(raw.train.labels))
+    if imbalance > 1:
+        there = np.flatnonzero(draw_long_tail(raw.train.labels, len(raw.class_names), imbalance, split_seed))
+    held_out = draw_held_out(raw.train.labels[there], validation, split_seed)
     if validation and not held_out.any():
         log.warning(
             "no validation split: every class has too few examples to hold out %g of them, and the last set is kept; "
             "raise data.validation",
             validation,
         )
-    positions = np.flatnonzero(~held_out)
+    positions = there[~held_out]
     train = subset(raw.train, positions)
     fitted = normalizations.fit(normalization, train.images)
     noisy = noise(train.labels, len(raw.class_names))
     wrong = noisy != train.labels
     mislabeled, true_labels = (wrong, train.labels) if wrong.any() else (None, None)
     train = train._replace(labels=noisy)
-    held = subset(raw.train, np.flatnonzero(held_out))
+    held = subset(raw.train, there[held_out])
     return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabeled, true_labels)

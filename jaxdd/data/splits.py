@@ -94,6 +94,30 @@ def draw_held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return held_out
 
 
+def draw_long_tail(labels: np.ndarray, num_classes: int, imbalance: float, seed: int) -> np.ndarray:
+    """Draw the examples of a long-tailed set: class c keeps `round(n_c · ρ^(−c / (C − 1)))` of its n_c, at least one.
+
+    Args:
+        labels: `[N]` int32 in [0, C).
+        num_classes: C.
+        imbalance: ρ ≥ 1, how many times rarer the last class becomes than the first.
+        seed: seed of `numpy.random.default_rng`.
+
+    Returns:
+        `[N]` bool.
+
+    References:
+        [published] the long-tailed CIFAR of Cui et al. 2019, arXiv 1901.05555, and Cao et al. 2019, arXiv 1906.07413.
+    """
+    rng = np.random.default_rng([seed, 2])
+    kept = np.zeros(len(labels), bool)
+    for label in range(num_classes):
+        members = np.flatnonzero(labels == label)
+        count = max(1, round(len(members) * imbalance ** (-label / max(num_classes - 1, 1))))
+        kept[rng.permutation(members)[:count]] = True
+    return kept
+
+
 def corrupt(labels: np.ndarray, num_classes: int, fraction: float, kind: Noise, seed: int) -> np.ndarray:
     """Replace a fraction of every class's labels by wrong ones.
 
