@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
         last: The set after the last step.
         seconds: Wall-clock time, that before a resume included.
         inspected: What the method shows after the last step, see `Method.inspect`.
+        first: The set before step 0.
     """
 
     distilled: Distilled
@@ -50,6 +51,7 @@ class Outcome(NamedTuple):
     last: Distilled
     seconds: float
     inspected: dict[str, Any]
+    first: Distilled
 
 
 def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
@@ -230,6 +232,7 @@ def run_method(
         to_host(method.distilled(state)),
         float(progress["seconds"]),
         to_host(inspect(state)),
+        to_host(distilled),
     )
 
 

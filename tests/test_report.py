@@ -269,6 +269,30 @@ def test_accuracies_are_drawn_in_percent_and_axes_are_labeled(monkeypatch):
     assert labels == ["step", "accuracy, %", "step", "gradient norm, log scale", "value", "count"]
 
 
+def test_the_images_before_the_first_step_are_shown_too(tmp_path):
+    _, distilled, card = a_run("hard")
+    first = distilled._replace(inputs=-distilled.images)
+    page = page_of(tmp_path, distilled, card, first=first)
+    before, after = (page.images[alt] for alt in ("Images before the first step", "Images of the distilled set"))
+    assert before != after
+    (tmp_path / "other").mkdir()
+    assert page_of(tmp_path / "other", first, card).images["Images of the distilled set"] == before
+
+
+def test_the_curve_on_validation_is_seen_against_random_and_full_data(tmp_path, monkeypatch):
+    _, distilled, card = a_run("hard")
+    with Metrics(tmp_path) as run:
+        run.write(0, "distill", accuracy=0.1)
+        run.write(0, "validate", accuracy=0.5)
+    lines = []
+    monkeypatch.setattr(Axes, "axhline", lambda self, y, label, **_: lines.append((y, label)))
+    monkeypatch.setattr(Axes, "legend", lambda *_, **__: None)
+    page = page_of(tmp_path, distilled, card, metrics_path=tmp_path / "metrics.jsonl")
+    means = [100 * RESULTS[name]["mean"] for name in ("random_real", "full_data")]
+    assert lines == [(pytest.approx(means[0]), "random real, test"), (pytest.approx(means[1]), "full data, test")]
+    assert "horizontal lines are test accuracies" in page.text
+
+
 def test_histograms_over_steps_share_their_bins():
     counted = [histogram(np.array(values)) for values in ([0.0, 1.0, 1.0, 1.0], [0.0, 2.0])]
     edges, parts = shares(counted)

@@ -329,6 +329,7 @@ def _write_outputs(job: Job, outcome: Outcome, results: dict[str, Any]) -> None:
     write_report(
         workdir,
         distilled=distilled,
+        first=outcome.first,
         card=card,
         results=results,
         config=record(config),

@@ -24,8 +24,15 @@ NAMES = {
 """How metrics are called where their own names do not read well."""
 
 
-def curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
-    """Plot one scalar against the step: the mean of the values of a step, and their range where there are several."""
+def curve(name: str, records: list[dict[str, Any]], mark: int | None, levels: Mapping[str, float] | None = None) -> str:
+    """Plot one scalar against the step: the mean of the values of a step, and their range where there are several.
+
+    Args:
+        name: The scalar.
+        records: Lines of the metrics that may hold it.
+        mark: A step to mark.
+        levels: Names of other values of it, drawn as horizontal lines.
+    """
     pairs = [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
     if not pairs:
         return ""
@@ -49,6 +56,12 @@ def curve(name: str, records: list[dict[str, Any]], mark: int | None) -> str:
         unit = ", log scale"
     if mark is not None:
         axes.axvline(mark, color=GRAY, linewidth=1, linestyle="--")
+    for at, (level, value) in enumerate((levels or {}).items()):
+        axes.axhline(
+            100 * value if percent else value, color=ORANGE, linewidth=1, linestyle=("-", ":")[at % 2], label=level
+        )
+    if levels:
+        axes.legend(fontsize=6.5, frameon=False, labelcolor=GRAY)
     _label(axes, "step", readable(name) + unit)
     return page.figure(_png(figure), lost, alt=f"{readable(name)} against step")
 

@@ -14,6 +14,8 @@ from jaxdd.report import page, plots
 from jaxdd.report.grid import draw
 from jaxdd.report.metrics import read
 
+BEFORE = "Images before the first step"
+
 
 def write_report(
     workdir: str | Path,
@@ -22,6 +24,7 @@ def write_report(
     card: Card,
     results: Mapping[str, Any],
     config: Any,
+    first: Distilled | None = None,
     metrics_path: str | Path | None,
     histograms: Mapping[str, np.ndarray] | None = None,
     evaluate_command: str = "python -m jaxdd.main evaluate distilled.npz",
@@ -36,6 +39,7 @@ def write_report(
             `selected_step`, `steps`, `seconds` (stage to seconds) and `versions`. Each of the three accuracies
             is a mapping of `mean`, `std` and `runs`, as fractions, or None.
         config: the settings of the run, in any form that JSON can show.
+        first: the set before the first step, shown beside it.
         metrics_path: the `metrics.jsonl` whose scalars, and histograms over the steps, are plotted; nothing if it is
             None or absent.
         histograms: title to values of any shape, drawn as one histogram each; what is not finite is left out.
@@ -54,7 +58,8 @@ def write_report(
             _summary(distilled, card, results),
             page.section("Accuracy", _accuracies(results)),
             page.section("Images", _grid_figure(distilled, card)),
-            *_curves(metrics_path, card.provenance.get("step")),
+            "" if first is None else page.section(BEFORE, _grid_figure(first, card, BEFORE, most=400_000)),
+            *_curves(metrics_path, card.provenance.get("step"), results),
             page.section("Distributions", _histograms(distilled, card, histograms or {})),
             page.section("Use the set", _usage(card, evaluate_command)),
             '<div class="columns">',
@@ -137,7 +142,9 @@ def _comparison(results: Mapping[str, Any]) -> str:
     return ", ".join(parts) + ". " if parts else ""
 
 
-def _grid_figure(distilled: Distilled, card: Card, *, most: int = 1_100_000) -> str:
+def _grid_figure(
+    distilled: Distilled, card: Card, alt: str = "Images of the distilled set", *, most: int = 1_100_000
+) -> str:
     """Return the grid for the page, of as many images per class as fit into so many bytes."""
     images = np.asarray(card.normalization.inverse(distilled.images))
     classes = np.asarray(distilled.labels).argmax(axis=1)
@@ -158,10 +165,10 @@ def _grid_figure(distilled: Distilled, card: Card, *, most: int = 1_100_000) -> 
     if shown < largest:
         parts.append(f"the first {shown} of up to {largest} images of each")
     parts.append("normalization undone and clipped to what a screen shows")
-    return page.figure(drawn.png, ", ".join(parts) + ".", "grid")
+    return page.figure(drawn.png, ", ".join(parts) + ".", "grid", alt=alt)
 
 
-def _curves(path: str | Path | None, saved_step: Any) -> list[str]:
+def _curves(path: str | Path | None, saved_step: Any, results: Mapping[str, Any]) -> list[str]:
     if path is None or not Path(path).exists():
         return []
     records = read(path)
@@ -173,13 +180,25 @@ def _curves(path: str | Path | None, saved_step: Any) -> list[str]:
         of_stage = [record for record in records if record["stage"] == stage]
         names = dict.fromkeys(name for record in of_stage for name in record if name not in ("step", "stage", "time"))
         mark = saved_step if stage != "experts" and isinstance(saved_step, int) else None
+        levels = _levels(results) if stage == "validate" else {}
         drawn = "".join(
-            plots.curve(name, of_stage, mark) + plots.histogram_over_steps(name, of_stage) for name in names
+            plots.curve(name, of_stage, mark, levels if name == "accuracy" else None)
+            + plots.histogram_over_steps(name, of_stage)
+            for name in names
         )
         note = "<p>The dashed line is the step that was saved.</p>" if mark is not None else ""
+        if levels and "accuracy" in names:
+            note += "<p>The horizontal lines are test accuracies, the curve is on validation.</p>"
         content = f'<div class="plots">{drawn}</div>{note}' if drawn else ""
         sections.append(page.section(titles.get(stage, stage), content))
     return sections
+
+
+def _levels(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return the accuracies that the curve on validation is to be seen against."""
+    names = {"random_real": "random real, test", "full_data": "full data, test"}
+    means = {label: (results.get(key) or {}).get("mean") for key, label in names.items()}
+    return {label: float(mean) for label, mean in means.items() if mean is not None}
 
 
 def _histograms(distilled: Distilled, card: Card, histograms: Mapping[str, np.ndarray]) -> str:
