@@ -42,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def launch(command: Any) -> None:
     """Do what a command says, and print what came of it."""
+    from jaxdd.app.compare import Compare, compare
     from jaxdd.app.convert import Convert, convert
     from jaxdd.app.evaluate import Evaluate, evaluate
     from jaxdd.app.influence import Influence, influence
@@ -64,6 +65,8 @@ def launch(command: Any) -> None:
             print(f"{command.out}: {command.model}, trained on {command.sets[0]}{scored}")
         case Convert():
             print(f"card: {convert(command)}, set: {command.out}")
+        case Compare():
+            print(f"page: {compare(command)}")
         case Influence():
             ask_xla(command.deterministic)
             found = influence(command)

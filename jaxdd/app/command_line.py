@@ -8,6 +8,7 @@ import tyro
 
 from jaxdd.app import evaluate, train
 from jaxdd.app.cli import HELP, cli
+from jaxdd.app.compare import Compare
 from jaxdd.app.config import CommandLine, Config, command_line
 from jaxdd.app.convert import Convert
 from jaxdd.app.evaluate import Evaluate
@@ -38,6 +39,7 @@ COMMANDS = {
     ),
     "train": Command(Train, train.command_line, "Train a network on a saved set, and keep it, for jaxdd.predict."),
     "convert": Command(Convert, lambda words: Convert(), "Write a saved set in another format, with a card beside it."),
+    "compare": Command(Compare, lambda words: Compare(), "Put several finished runs on one page."),
     "influence": Command(
         CommandLine[Influence],
         partial(command_line, kind=Influence),
@@ -48,7 +50,7 @@ COMMANDS = {
 }
 
 
-def read(words: Sequence[str]) -> Config | Influence | Evaluate | Train | Convert | List:
+def read(words: Sequence[str]) -> Config | Influence | Evaluate | Train | Convert | Compare | List:
     """Read a command line: a name of `COMMANDS` and its options; without a name it is a run.
 
     Raises:

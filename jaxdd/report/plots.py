@@ -66,6 +66,21 @@ def curve(name: str, records: list[dict[str, Any]], mark: int | None, levels: Ma
     return page.figure(_png(figure), lost, alt=f"{readable(name)} against step")
 
 
+def compared_curves(name: str, runs: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Plot one scalar of several runs against the step."""
+    figure, axes = _axes(readable(name))
+    percent = "accuracy" in name
+    for run, records in runs.items():
+        pairs = [(r["step"], r[name]) for r in records if isinstance(r.get(name), int | float)]
+        if pairs:
+            steps, mean, *_ = by_step(*np.asarray(pairs, np.float64).T)
+            axes.plot(steps, 100 * mean if percent else mean, linewidth=1.3, label=run)
+    figure.set_figwidth(6)
+    figure.legend(loc="outside right upper", fontsize=6.5, frameon=False, labelcolor=GRAY)
+    _label(axes, "step", readable(name) + (", %" if percent else ""))
+    return f'<div class="plots">{page.figure(_png(figure), alt=f"{readable(name)} of all runs against step")}</div>'
+
+
 def histogram_over_steps(name: str, records: list[dict[str, Any]]) -> str:
     """Plot the histograms of one name side by side in the order of their steps."""
     found = [(r["step"], r[name]) for r in records if isinstance(r.get(name), dict)]

@@ -57,8 +57,8 @@ def write_report(
             f"<h1>{page.text(name)}</h1>",
             _summary(distilled, card, results),
             page.section("Accuracy", _accuracies(results)),
-            page.section("Images", _grid_figure(distilled, card)),
-            "" if first is None else page.section(BEFORE, _grid_figure(first, card, BEFORE, most=400_000)),
+            page.section("Images", grid_figure(distilled, card)),
+            "" if first is None else page.section(BEFORE, grid_figure(first, card, BEFORE, most=400_000)),
             *_curves(metrics_path, card.provenance.get("step"), results),
             page.section("Distributions", _histograms(distilled, card, histograms or {})),
             page.section("Use the set", _usage(card, evaluate_command)),
@@ -142,10 +142,20 @@ def _comparison(results: Mapping[str, Any]) -> str:
     return ", ".join(parts) + ". " if parts else ""
 
 
-def _grid_figure(
+def grid_figure(
     distilled: Distilled, card: Card, alt: str = "Images of the distilled set", *, most: int = 1_100_000
 ) -> str:
-    """Return the grid for the page, of as many images per class as fit into so many bytes."""
+    """Draw a set for a page, with as many images per class as fit into so many bytes.
+
+    Args:
+        distilled: The set.
+        card: Its card.
+        alt: What to call the picture.
+        most: Bytes.
+
+    Returns:
+        HTML.
+    """
     images = np.asarray(card.normalization.inverse(distilled.images))
     classes = np.asarray(distilled.labels).argmax(axis=1)
     largest = int(np.bincount(classes, minlength=1).max())
