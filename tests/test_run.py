@@ -157,6 +157,7 @@ def test_a_run_writes_everything(finished):
         "grid.png",
         "results.json",
         "report.html",
+        "README.md",
         "progress.json",
         ".run.lock",
     }
