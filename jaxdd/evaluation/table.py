@@ -217,7 +217,7 @@ def _bytes_of(compiled: Any) -> int:
 def per_class_accuracy(cell: Cell) -> list[float]:
     """Return the accuracy on each class, from a cell's confusion matrix; NaN for a class without examples."""
     counts = np.asarray(cell["confusion"], float)
-    return [row[at] / row.sum() if row.sum() else math.nan for at, row in enumerate(counts)]
+    return [float(row[at] / row.sum()) if row.sum() else math.nan for at, row in enumerate(counts)]
 
 
 def balanced_accuracy(cell: Cell) -> float:
