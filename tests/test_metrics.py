@@ -195,8 +195,20 @@ def test_progress_in_a_log_is_few_whole_lines(capfd):
     out, err = capfd.readouterr()
     first, last = err.splitlines()
     assert out == "" and "\r" not in err
-    assert first.startswith("distill: 200/1000 [")
+    assert first.startswith("distill, compiling: 200/1000 [")
     assert last.startswith("distill: 1000/1000 [") and "loss=799" in last
+
+
+def test_the_time_that_is_told_leaves_out_what_is_compiled_first(capfd):
+    with progress("distill", 30) as bar:
+        bar.start_t -= 1000  # as if compiling had taken as long
+        bar.update(10)
+        assert bar.format_dict["elapsed"] < 100 and bar.format_dict["initial"] == 10
+        bar.update(10)
+        assert (bar.n, bar.format_dict["initial"]) == (20, 10)
+    with progress("nothing", 0):
+        pass
+    assert "nothing: 0/0" in capfd.readouterr().err
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capfd):

@@ -24,7 +24,24 @@ def progress(description: str, total: int, initial: int = 0, *, enabled: bool = 
 
 
 class _Bar(tqdm):
-    """A bar that shows its postfix when it is next drawn, rather than be drawn for it at every step."""
+    """A bar that says that the first step is being compiled, and leaves that one out of the time that it tells.
+
+    It shows its postfix when it is next drawn, rather than be drawn for it at every step.
+    """
+
+    def __init__(self, desc: str, **options: Any):
+        self._name = desc if options["total"] else None
+        super().__init__(desc=f"{desc}, compiling" if self._name else desc, **options)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count on; what took until the first count is not taken for the pace."""
+        if self._name is not None and n:
+            self.set_description_str(self._name, refresh=False)
+            self._name = None
+            if not self.disable:
+                self.initial += n
+                self.start_t = self._time()
+        return super().update(n)
 
     def set_postfix(self, ordered_dict: Any = None, refresh: bool = False, **values: Any) -> None:
         super().set_postfix(ordered_dict, refresh=refresh, **values)
