@@ -1,5 +1,8 @@
 """The networks that sets are evaluated on, against published counts and NumPy, and networks of a user's own."""
 
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -316,6 +319,19 @@ def test_a_network_of_ones_own_is_a_line(name):
 def test_a_network_that_is_not_there_is_refused(source, message):
     with pytest.raises(SettingError, match=message):
         build(from_name(source), (4, 4, 1), 3)
+
+
+def test_a_network_of_other_outputs_is_refused():
+    ten = Model(lambda key: jnp.zeros((4, 10)), lambda params, inputs: inputs[:, 0, :4, 0] @ params, None)
+    source = "tests.networks_of_ten"
+    module = types.ModuleType(source)
+    module.network = lambda image_shape, num_classes: ten
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, source, module)
+        config = Own(f"{source}:network")
+        assert build(config, (4, 4, 1), 10) is ten
+        with pytest.raises(SettingError, match=r"makes \(1, 10\) of an image \[4, 4, 1\], and \(1, 3\) is needed"):
+            build(config, (4, 4, 1), 3)
 
 
 def test_a_network_with_other_variables_is_refused():

@@ -25,6 +25,7 @@ from jaxdd.evaluation import (
     doubts,
     evaluate_table,
     label_robust_score,
+    over_seeds,
     per_class_accuracy,
     robust_scores,
     table,
@@ -296,6 +297,28 @@ def test_scores_of_a_table_take_the_rows_that_they_need(cells):
         own=mean["soft", "own", "flip", 2],
         random=mean["random real", "teacher", "flip", 2],
     )
+
+
+def test_sets_of_other_seeds_are_put_together():
+    def card(seed, lr=1.0):
+        return Card("d", ("x",), "hard", None, {}, {"config": {"seed": seed, "method": {"lr": lr}}})
+
+    def cell(name, network, mean):
+        return {
+            "row": {"name": name, "labels": "hard", "augment": "none"},
+            "network": network,
+            "accuracy": {"mean": mean},
+        }
+
+    cards = {"a": card(0), "b": card(1), "other": card(2, lr=2.0), "foreign": Card("d", ("x",), "hard", None)}
+    cells = [cell("a", "n", 0.2), cell("b", "n", 0.4), cell("a", "m", 0.5), cell("b", "m", 0.5)]
+    cells += [cell("other", "n", 0.9), cell("random real", "n", 0.1)]
+    about = {"names": ["a", "b"], "labels": "hard", "augment": "none"}
+    assert over_seeds(cells, cards) == [
+        {**about, "network": "n", "mean": pytest.approx(0.3), "std": pytest.approx(0.1)},
+        {**about, "network": "m", "mean": 0.5, "std": 0.0},
+    ]
+    assert over_seeds(cells, {"a": card(0)}) == []
 
 
 def test_what_is_implausible_is_said():

@@ -10,7 +10,7 @@ from jaxdd.app.sets import Given
 from jaxdd.app.workdir import versions
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
-from jaxdd.evaluation import TableConfig, doubts, evaluate_table, robust_scores
+from jaxdd.evaluation import TableConfig, doubts, evaluate_table, over_seeds, robust_scores
 from jaxdd.formats import Reading
 from jaxdd.io.files import plain
 from jaxdd.models import ConvNet, ModelConfig, from_name
@@ -62,7 +62,8 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
 
     Returns:
         `{"sets": {name: file}, "dataset": name, "networks": {name: settings}, "cells": see
-        jaxdd.evaluation.table.Cell, "scores": DD-Ranking's, "doubts": lines, "config", "versions"}`.
+        jaxdd.evaluation.table.Cell, "scores": DD-Ranking's, "seeds": see jaxdd.evaluation.over_seeds, "doubts": lines,
+        "config", "versions"}`.
 
     Raises:
         SettingError: No set is named, or one does not fit the dataset.
@@ -87,13 +88,15 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
             bar.update(done - bar.n)
 
         cells = evaluate_table(found, networks, dataset, config, out=command.out, seed=command.seed, on_work=on_work)
+    cards = {name: card for name, (_, card) in found.items()}
     results = {
         "sets": dict(zip(found, command.sets, strict=True)),
         "dataset": dataset.name,
         "networks": {name: plain(network) for name, network in networks.items()},
         "cells": cells,
         "scores": robust_scores(cells),
-        "doubts": doubts(cells, {name: card for name, (_, card) in found.items()}),
+        "seeds": over_seeds(cells, cards),
+        "doubts": doubts(cells, cards),
         "config": plain(config),
         "versions": versions(),
     }

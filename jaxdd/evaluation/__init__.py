@@ -16,7 +16,15 @@ from jaxdd.evaluation.scores import (
     trained,
     validator,
 )
-from jaxdd.evaluation.table import Cell, balanced_accuracy, doubts, evaluate_table, per_class_accuracy, robust_scores
+from jaxdd.evaluation.table import (
+    Cell,
+    balanced_accuracy,
+    doubts,
+    evaluate_table,
+    over_seeds,
+    per_class_accuracy,
+    robust_scores,
+)
 
 __all__ = [
     "Attack",
@@ -34,6 +42,7 @@ __all__ = [
     "evaluate_table",
     "full_data_scorer",
     "label_robust_score",
+    "over_seeds",
     "per_class_accuracy",
     "predict",
     "random_real",

@@ -270,6 +270,36 @@ def robust_scores(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return records
 
 
+def over_seeds(cells: Sequence[Cell], cards: Mapping[str, Card]) -> list[dict[str, Any]]:
+    """Put together sets that were distilled alike but for the seed: how far distillation itself varies.
+
+    Args:
+        cells: As `evaluate_table` returns them.
+        cards: Cards of the sets, by name.
+
+    Returns:
+        For each of several such sets, network and labels: `names`, `network`, `labels`, `augment`, and `mean` and `std`
+        over the sets of each one's mean accuracy.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, card in cards.items():
+        config = card.provenance.get("config")
+        if isinstance(config, dict):
+            alike = {key: value for key, value in config.items() if key != "seed"}
+            groups.setdefault(digest(alike), []).append(name)
+    records = []
+    for names in (names for names in groups.values() if len(names) > 1):
+        means: dict[tuple[str, str, str], list[float]] = {}
+        for cell in cells:
+            if cell["row"]["name"] in names:
+                at = (cell["network"], cell["row"]["labels"], cell["row"]["augment"])
+                means.setdefault(at, []).append(cell["accuracy"]["mean"])
+        for (network, labels, augment), found in means.items():
+            about = {"names": names, "network": network, "labels": labels, "augment": augment}
+            records.append({**about, "mean": float(np.mean(found)), "std": float(np.std(found))})
+    return records
+
+
 BASELINES = ("random real", "coreset")
 
 

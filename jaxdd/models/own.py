@@ -35,9 +35,18 @@ class Own(ModelConfig):
         """Call the function, and turn what it returns into a Model.
 
         Raises:
-            SettingError: if there is no such function, or it returns something else.
+            SettingError: if there is no such function, or it returns something else, or a network of other outputs than
+                one logit for each class.
         """
-        return as_model(_find(self.source)(image_shape, num_classes), image_shape)
+        model = as_model(_find(self.source)(image_shape, num_classes), image_shape)
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.result_type(float))
+        logits = jax.eval_shape(lambda key, images: model.apply(model.init(key), images), jax.random.key(0), images)
+        if getattr(logits, "shape", None) != (1, num_classes):
+            raise SettingError(
+                f"{self} makes {getattr(logits, 'shape', logits)} of an image {list(image_shape)}, and "
+                f"(1, {num_classes}) is needed: a logit for each class"
+            )
+        return model
 
     def __str__(self) -> str:
         """Name the network by its source."""

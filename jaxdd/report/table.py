@@ -53,6 +53,9 @@ def text(results: dict[str, Any]) -> str:
     for score in results["scores"]:
         values = ", ".join(f"{name.upper()} {score[name]:.3f}" for name in ("lrs", "ars") if name in score)
         out.append(f"DD-Ranking of {score['name']} on {score['network']}: {values}")
+    for found in results["seeds"]:
+        about = f"{', '.join(found['names'])}, {found['labels']} labels, {found['augment']}, on {found['network']}"
+        out.append(f"over seeds of distillation, {about}: {100 * found['mean']:.1f} ± {100 * found['std']:.1f}")
     return "\n".join([*out, *(f"doubtful: {line}" for line in results["doubts"])])
 
 
