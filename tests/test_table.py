@@ -268,6 +268,29 @@ def test_scores_are_those_of_dd_ranking():
         label_robust_score(full=0.5, hard=0.5, own=0.3, random=0.3, weight=2.0)
 
 
+def test_sets_are_compared_with_real_images_in_their_own_normalization(sets, stripes):
+    distilled, card = sets["hard"]
+    other = dataclasses.replace(
+        card, normalization=type(card.normalization)(card.normalization.mean, 2 * card.normalization.std)
+    )
+    config = dataclasses.replace(CONFIG, labels=("hard",), coreset=False, without_augmentation=False)
+    both = {"a": (distilled, card), "b": (distilled._replace(inputs=distilled.images / 2), other)}
+    cells = evaluate_table(both, {"small": NETWORK}, stripes, config, seed=3)
+    assert [cell["row"]["name"] for cell in cells] == ["a", "random real", "full data", "b", "random real", "full data"]
+    a, random, full, b, other_random, other_full = (cell["accuracy"]["mean"] for cell in cells)
+    assert (
+        len({cell["row"]["normalization"] for cell in cells[:3]} ^ {cell["row"]["normalization"] for cell in cells[3:]})
+        == 2
+    )
+    scores = [record["lrs"] for record in robust_scores(cells)]
+    assert scores == [
+        label_robust_score(full=full, hard=a, own=a, random=random),
+        label_robust_score(full=other_full, hard=b, own=b, random=other_random),
+    ]
+    alone = evaluate_table({"b": both["b"]}, {"small": NETWORK}, stripes, config, seed=3)
+    assert [cell["accuracy"] for cell in alone] == [cell["accuracy"] for cell in cells[3:]]
+
+
 def test_scores_of_a_table_take_the_rows_that_they_need(cells):
     mean = {
         (*(c["row"][key] for key in ("name", "labels", "augment", "per_class")),): c["accuracy"]["mean"]
@@ -323,7 +346,7 @@ def test_sets_of_other_seeds_are_put_together():
 
 def test_what_is_implausible_is_said():
     def cell(name, mean, std=0.01, curve=((0.3, 0.3),)):
-        row = {"name": name, "labels": "hard", "augment": "none", "per_class": 1}
+        row = {"name": name, "labels": "hard", "augment": "none", "per_class": 1, "normalization": "standard"}
         return {"row": row, "network": "n", "accuracy": {"mean": mean, "std": std, "runs": [mean]}, "curve": curve}
 
     fine = [cell("a", 0.3), cell("full data", 0.8)]

@@ -77,7 +77,9 @@ class Row(NamedTuple):
         bytes_per_class: Of images and labels: a byte for each pixel of a real image and four for one of a distilled
             one, one for a hard label and 4 C for a soft one.
         lr: The learning rate at the start, before any search.
-        digest: Of the set's arrays, or of the normalization.
+        normalization: Kind and digest of the normalization that images are in; sets are compared with real images in
+            their own.
+        digest: Of the set's arrays; empty for real images.
     """
 
     name: str
@@ -86,7 +88,8 @@ class Row(NamedTuple):
     per_class: int
     bytes_per_class: float
     lr: float
-    digest: str
+    normalization: str
+    digest: str = ""
 
 
 class Entry(NamedTuple):
@@ -115,6 +118,8 @@ class View:
 
     def __init__(self, dataset: Dataset, config: TableConfig, teacher: ModelConfig, seed: int):
         self.dataset, self.config, self.seed = dataset, config, seed
+        fitted = dataset.normalization
+        self.normalization = f"{fitted.kind} {digest_of_arrays(fitted.to_arrays())[:8]}"
         self.real, self.split = replicate(dataset.real_set()), replicate(dataset.test_set())
         self.task = classification(models.build(teacher, dataset.image_shape, dataset.num_classes), dataset.num_classes)
         self._coresets: dict[int, Distilled] = {}
@@ -171,18 +176,19 @@ def rows(
     groups: dict[str, dict[str, tuple[Distilled, Card]]] = {}
     for name, (distilled, card) in sets.items():
         groups.setdefault(digest_of_arrays(card.normalization.to_arrays()), {})[name] = distilled, card
-    for digest, members in groups.items():
+    for members in groups.values():
         normalization = next(iter(members.values()))[1].normalization
         view = View(dataclasses.replace(dataset, normalization=normalization), config, teacher, seed)
         for name, (distilled, card) in members.items():
             yield from _of_set(name, distilled, card, view)
         for count in dict.fromkeys(per_class(distilled, card) for distilled, card in members.values()):
-            yield from _of_real_images(count, digest, view)
+            yield from _of_real_images(count, view)
         if config.full_data:
             examples = len(dataset.train.labels) / dataset.num_classes
             size = examples * (float(np.prod(dataset.image_shape)) + 1)
             recipe = config.full_recipe
-            yield Entry(Row("full data", "hard", recipe.augment, round(examples), size, recipe.lr, digest), view, None)
+            row = Row("full data", "hard", recipe.augment, round(examples), size, recipe.lr, view.normalization)
+            yield Entry(row, view, None)
 
 
 def per_class(distilled: Distilled, card: Card) -> int:
@@ -217,11 +223,13 @@ def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator
     kinds = dict.fromkeys(own if kind == "own" else kind for kind in config.labels)
     for augment, kind in _combined(config, kinds):
         size = pixels + _bytes_of_labels(kind, distilled.size / classes, classes)
-        row = Row(name, kind, augment, per_class(distilled, card), size, float(distilled.lr), digest)
+        row = Row(
+            name, kind, augment, per_class(distilled, card), size, float(distilled.lr), view.normalization, digest
+        )
         yield Entry(row, view, partial(sets, kind))
 
 
-def _of_real_images(count: int, digest: str, view: View) -> Iterator[Entry]:
+def _of_real_images(count: int, view: View) -> Iterator[Entry]:
     config, dataset = view.config, view.dataset
     sources = {"random real": view.random_real} if config.random_real else {}
     if config.coreset:
@@ -236,7 +244,7 @@ def _of_real_images(count: int, digest: str, view: View) -> Iterator[Entry]:
         for augment, kind in _combined(config, kinds):
             labels = _bytes_of_labels(kind, count, dataset.num_classes)
             size = count * float(np.prod(dataset.image_shape)) + labels
-            row = Row(name, kind, augment, count, size, config.recipe.lr, digest)
+            row = Row(name, kind, augment, count, size, config.recipe.lr, view.normalization)
             yield Entry(row, view, partial(sets, name, kind))
 
 

@@ -236,20 +236,21 @@ def robust_scores(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         with labels made like the set's own (the teacher's for soft ones); `ars` where both have a row without
         augmentation.
     """
-    found: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    found: dict[tuple[str, str, str], dict[tuple[str, str], float]] = {}
     counts: dict[str, int] = {}
     for cell in cells:
         row = cell["row"]
-        where = found.setdefault((row["name"], cell["network"]), {})
+        where = found.setdefault((row["name"], cell["network"], row["normalization"]), {})
         name = f"{row['labels']} {row['per_class']}" if row["name"] in BASELINES else row["labels"]
         where[name, row["augment"]] = cell["accuracy"]["mean"]
         counts[row["name"]] = row["per_class"]
     records = []
-    for (name, network), own in found.items():
+    for (name, network, normalization), own in found.items():
         if name in (*BASELINES, "full data"):
             continue
-        full = [*found.get(("full data", network), {}).values()]
-        random, kind = found.get(("random real", network), {}), "own" if any(k == "own" for k, _ in own) else "hard"
+        full = [*found.get(("full data", network, normalization), {}).values()]
+        random = found.get(("random real", network, normalization), {})
+        kind = "own" if any(label == "own" for label, _ in own) else "hard"
         same = f"{'teacher' if kind == 'own' else 'hard'} {counts[name]}"
         augments = [augment for label, augment in own if label == kind]
         first = augments[0]
@@ -311,7 +312,11 @@ def doubts(cells: Sequence[Cell], cards: Mapping[str, Card] = {}) -> list[str]:
         cards: Cards of the sets, by name.
     """
     found = []
-    full = {cell["network"]: cell["accuracy"]["mean"] for cell in cells if cell["row"]["name"] == "full data"}
+    full = {
+        (cell["network"], cell["row"]["normalization"]): cell["accuracy"]["mean"]
+        for cell in cells
+        if cell["row"]["name"] == "full data"
+    }
     for cell in cells:
         row, network, accuracy = cell["row"], cell["network"], cell["accuracy"]
         where = f"{row['name']}, {row['labels']} labels, {row['augment']}, on {network}"
@@ -320,7 +325,7 @@ def doubts(cells: Sequence[Cell], cards: Mapping[str, Card] = {}) -> list[str]:
         curve = np.mean(cell.get("curve", [[0.0]]), axis=0)
         if abs(curve[-1] - curve[-2:][0]) > MOVING:
             found.append(f"{where}: accuracy was still changing at the end; give recipe.epochs more")
-        if accuracy["mean"] > full.get(network, 1.0):
+        if accuracy["mean"] > full.get((network, row["normalization"]), 1.0):
             found.append(f"{where}: better than all real data, whose training must be too short; see full_recipe")
     for name, card in cards.items():
         if card.provenance.get("step") == 0:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxdd.io.files import atomic_write, write_json
 from jaxdd.report.plots import GRAY
 
-HEAD = ("set", "labels", "augmentation", "per class", "bytes per class")
+HEAD = ("set", "labels", "augmentation", "per class", "normalization", "bytes per class")
 
 
 def lines(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -26,7 +26,7 @@ def lines(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         row = cell["row"]
         key = tuple(row.values())
         about = [
-            *(str(row[key]) for key in ("name", "labels", "augment", "per_class")),
+            *(str(row[key]) for key in ("name", "labels", "augment", "per_class", "normalization")),
             f"{row['bytes_per_class']:.0f}",
         ]
         columns = rows.setdefault(key, (about, {}))[1]
