@@ -132,6 +132,9 @@ def test_a_folder_that_a_card_names_is_not_read_unasked(saved, tmp_path, capsys)
     path = saved(provenance={"config": {"data": {"name": folder}}})
     assert main(["evaluate", path]) == 2
     assert f"is not read unasked; name the folder by --data.name {folder}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as leaving:  # help reads nothing
+        main(["evaluate", path, "--help"])
+    assert leaving.value.code == 0
     assert parse([path, "--data.name", folder]).data.name == parse([path, f"--data.name={folder}"]).data.name == folder
     assert parse([path, "--data.name", "digits"]).data.name == "digits"
 

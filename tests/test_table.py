@@ -12,6 +12,7 @@ from jaxdd import Card, Distilled, Recipe, classification, evaluate, models
 from jaxdd.core import sampling
 from jaxdd.core.distilled import hard_labels
 from jaxdd.core.keys import stage_key
+from jaxdd.core.normalization import fit
 from jaxdd.core.parallel import make_mesh
 from jaxdd.core.training import train
 from jaxdd.errors import SettingError
@@ -289,6 +290,15 @@ def test_sets_are_compared_with_real_images_in_their_own_normalization(sets, str
     ]
     alone = evaluate_table({"b": both["b"]}, {"small": NETWORK}, stripes, config, seed=3)
     assert [cell["accuracy"] for cell in alone] == [cell["accuracy"] for cell in cells[3:]]
+
+
+def test_a_whitened_set_stands_beside_a_standardized_one(sets, stripes):
+    distilled, card = sets["hard"]
+    whitened = fit("zca", stripes.train.images)
+    config = dataclasses.replace(CONFIG, labels=("hard",), coreset=False, full_data=False, without_augmentation=False)
+    both = {"a": (distilled, card), "b": (distilled, dataclasses.replace(card, normalization=whitened))}
+    cells = evaluate_table(both, {"small": NETWORK}, stripes, config, seed=3)
+    assert [cell["row"]["normalization"].split()[0] for cell in cells] == ["standard"] * 2 + ["zca"] * 2
 
 
 def test_scores_of_a_table_take_the_rows_that_they_need(cells):

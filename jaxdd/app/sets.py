@@ -103,6 +103,7 @@ def given(words: Sequence[str], command: type) -> tuple[Given, Defaults]:
         SettingError: The set cannot be read; it names a network of the user's own or a folder, and the command line
             does not; or sizes are given for several networks.
     """
+    asked = any(word.partition("=")[0] in {"--data.name", *HELP} for word in words)
     words = [word for word in words if word not in HELP]
     found = cli(Given, args=words, prog="jaxdd", return_unknown_args=True)[0]
     sets = cli(command, args=[*_without_networks(words)], prog="jaxdd").sets
@@ -117,7 +118,7 @@ def given(words: Sequence[str], command: type) -> tuple[Given, Defaults]:
             f"{sets[0]} says that its network is {said.model}, and what a file says is not run unasked; name it by "
             f"--model {said.model}"
         )
-    if said.data.name.startswith("folder:") and not any(word.partition("=")[0] == "--data.name" for word in words):
+    if said.data.name.startswith("folder:") and not asked:
         raise SettingError(
             f"{sets[0]} says that it was distilled from {said.data.name}, and what a file says is not read unasked; "
             f"name the folder by --data.name {said.data.name}"

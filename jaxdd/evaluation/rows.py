@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdd import models
 from jaxdd.core import sampling
-from jaxdd.core.distilled import HARD_LABEL_SCALE, Card, Distilled, has_lr_of_recipe
+from jaxdd.core.distilled import Card, Distilled, hard_labels, has_lr_of_recipe
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import replicate
 from jaxdd.core.sampling import RealSet
@@ -260,8 +260,7 @@ def _bytes_of_labels(kind: str, items: float, classes: int) -> float:
 
 
 def _hardened(distilled: Distilled) -> Distilled:
-    labels = jax.nn.one_hot(jnp.argmax(distilled.labels, -1), distilled.labels.shape[-1])
-    return distilled._replace(labels=HARD_LABEL_SCALE * labels)
+    return distilled._replace(labels=hard_labels(jnp.argmax(distilled.labels, -1), distilled.labels.shape[-1]))
 
 
 def check_fits(name: str, distilled: Distilled, dataset: Dataset) -> None:

@@ -40,6 +40,8 @@ Cell = dict[str, Any]
 one network, `memory` in bytes."""
 
 CELLS = "cells.json"
+BASELINES = ("random real", "coreset")
+"""Rows that sets are compared with, at each number of images per class."""
 SPREAD = 0.1
 """A standard deviation above this is implausible: half of the networks did not train. [our choice]"""
 MOVING = 0.02
@@ -155,7 +157,7 @@ class _Column:
             part = slice(first, first + at_a_time)
             trained_on = view.real if sets is None else jax.tree.map(lambda x, part=part: x[part], sets)
             given = (self.keys[part], trained_on, view.split)
-            shapes = (row.augment, *(x.shape for x in jax.tree.leaves(trained_on)))
+            shapes = (row.augment, jax.tree.structure(given), *(x.shape for x in jax.tree.leaves(given)))
             if shapes not in self._compiled:
                 self._compiled[shapes] = score.lower(*given).compile()  # type: ignore[attr-defined]
             memory = _bytes_of(self._compiled[shapes])
@@ -299,9 +301,6 @@ def over_seeds(cells: Sequence[Cell], cards: Mapping[str, Card]) -> list[dict[st
             about = {"names": names, "network": network, "labels": labels, "augment": augment}
             records.append({**about, "mean": float(np.mean(found)), "std": float(np.std(found))})
     return records
-
-
-BASELINES = ("random real", "coreset")
 
 
 def doubts(cells: Sequence[Cell], cards: Mapping[str, Card] = {}) -> list[str]:
