@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple, Union
 
 import tyro
 
-from jaxdd.app import evaluate, train
+from jaxdd.app import sets
 from jaxdd.app.cli import HELP, cli
 from jaxdd.app.compare import Compare
 from jaxdd.app.config import CommandLine, Config, command_line
@@ -34,10 +34,14 @@ COMMANDS = {
     ),
     "evaluate": Command(
         Evaluate,
-        evaluate.command_line,
+        partial(sets.command_line, kind=Evaluate),
         "Score saved distilled sets, on any networks, beside random real images of their size.",
     ),
-    "train": Command(Train, train.command_line, "Train a network on a saved set, and keep it, for jaxdd.predict."),
+    "train": Command(
+        Train,
+        partial(sets.command_line, kind=Train),
+        "Train a network on a saved set, and keep it, for jaxdd.predict.",
+    ),
     "convert": Command(Convert, lambda words: Convert(), "Write a saved set in another format, with a card beside it."),
     "compare": Command(Compare, lambda words: Compare(), "Put several finished runs on one page."),
     "influence": Command(

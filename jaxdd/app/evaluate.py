@@ -1,7 +1,6 @@
 """Scoring saved distilled sets, on any networks: `jaxdd evaluate SET… --model convnet resnet18`."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from jaxdd.io.files import plain
 from jaxdd.models import ConvNet, ModelConfig, from_name
 from jaxdd.report.progress import progress
 from jaxdd.report.table import write
-from jaxdd.settings import AtLeast
+from jaxdd.settings import Seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ class Evaluate(TableConfig, Given):
 
     out: str | None = None
     """A folder for the table, as JSON, CSV, Markdown and a figure, and for finished cells: a stopped call goes on."""
-    seed: Annotated[int, AtLeast(0)] = 0
+    seed: Annotated[int, Seed] = 0
     """Seed of the networks; the first set's by default."""
     model: ModelConfig = ConvNet()
     """The network to train on the sets; that of the first one by default."""
@@ -33,28 +32,6 @@ class Evaluate(TableConfig, Given):
     """The dataset that the sets were distilled from."""
     read: Reading = Reading()
     """What a file in a peer's format does not say of itself."""
-
-
-def command_line(words: Sequence[str]) -> Evaluate:
-    """Build the command line without its options from what the first set's own card says.
-
-    Args:
-        words: The words behind the command's name.
-
-    Raises:
-        SettingError: See `jaxdd.app.sets.given`.
-        SystemExit: An unknown field.
-    """
-    found, said = sets.given(words, Evaluate)
-    return Evaluate(
-        sets=found.sets,
-        networks_named=found.networks_named,
-        model=said.model,
-        recipe=said.recipe,
-        full_recipe=said.full_recipe,
-        data=said.data,
-        seed=said.seed,
-    )
 
 
 def evaluate(command: Evaluate) -> dict[str, Any]:
@@ -77,8 +54,8 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
         Path(command.out).mkdir(parents=True, exist_ok=True)
     dataset = sets.load(command.data)
     found = sets.read(command.sets, dataset, command.read)
-    networks = {name: from_name(name) for name in command.networks_named[1:]}
-    networks = {(command.networks_named or (str(command.model),))[0]: command.model, **networks}
+    first, *others = command.networks_named or (str(command.model),)
+    networks = {first: command.model, **{name: from_name(name) for name in others}}
     config = TableConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TableConfig)})
     with progress("evaluate", 0) as bar:
 

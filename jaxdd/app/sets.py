@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -55,30 +55,21 @@ def defaults(path: str) -> Defaults:
         card = formats.read(path)[1]
     except FileNotFoundError as error:
         raise SettingError(f"{path}: no such file; give the distilled.npz of a run") from error
-    config = card.provenance.get("config")
-    seed = config.get("seed", 0) if isinstance(config, dict) else 0
-    full_recipe = _part(card, "evaluate").get("full_recipe")
+    seed, full_recipe = card.config.get("seed", 0), card.settings("evaluate").get("full_recipe")
     try:
         check_value("seed", seed, Annotated[int, Seed])
-        dataset = DataConfig(**(_part(card, "data") or {"name": card.dataset}))
+        dataset = DataConfig(**(card.settings("data") or {"name": card.dataset}))
         if dataset.data_dir is not None and not Path(dataset.data_dir).is_dir():
             dataset = dataclasses.replace(dataset, data_dir=None)
         return Defaults(
             data=dataset,
-            model=from_settings(_part(card, "model")),
+            model=from_settings(card.settings("model")),
             recipe=Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
             full_recipe=Recipe(**full_recipe) if full_recipe else EvaluateConfig().full_recipe,
             seed=seed,
         )
     except (TypeError, SettingError) as error:
         raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
-
-
-def _part(card: Card, name: str) -> dict[str, Any]:
-    """Return a part of the configuration that a card tells of; none of it, where it tells something else."""
-    config = card.provenance.get("config")
-    part = config.get(name) if isinstance(config, dict) else None
-    return dict(part) if isinstance(part, dict) else {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,21 +83,25 @@ class Given:
     lenet, vit, or a function of your own that makes one."""
 
 
-def given(words: Sequence[str], command: type) -> tuple[Given, Defaults]:
-    """Find out which sets and networks a command line names, and what the first set's card says.
+Command = TypeVar("Command", bound=Given)
+
+
+def command_line(words: Sequence[str], *, kind: type[Command]) -> Command:
+    """Build a command line without its options: the sets and networks named, and what the first set's card says.
 
     Args:
         words: The words behind the command's name.
-        command: What they will be read as, for its options.
+        kind: What they will be read as.
 
     Raises:
         SettingError: The set cannot be read; it names a network of the user's own or a folder, and the command line
             does not; or sizes are given for several networks.
+        SystemExit: An unknown field.
     """
     asked = any(word.partition("=")[0] in {"--data.name", *HELP} for word in words)
     words = [word for word in words if word not in HELP]
     found = cli(Given, args=words, prog="jaxdd", return_unknown_args=True)[0]
-    sets = cli(command, args=[*_without_networks(words)], prog="jaxdd").sets
+    sets = cli(kind, args=[*_without_networks(words)], prog="jaxdd").sets
     said = defaults(sets[0]) if sets else Defaults()
     named = found.networks_named
     if len(named) > 1 and (sized := [word for word in words if word.startswith("--model.")]):
@@ -123,7 +118,9 @@ def given(words: Sequence[str], command: type) -> tuple[Given, Defaults]:
             f"{sets[0]} says that it was distilled from {said.data.name}, and what a file says is not read unasked; "
             f"name the folder by --data.name {said.data.name}"
         )
-    return dataclasses.replace(found, sets=sets), said
+    fields = {field.name for field in dataclasses.fields(kind)}
+    taken = {name: value for name, value in vars(said).items() if name in fields}
+    return kind(sets=sets, networks_named=named, **taken)
 
 
 def _without_networks(words: Sequence[str]) -> Iterator[str]:

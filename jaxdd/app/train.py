@@ -1,7 +1,6 @@
 """Training a network on a saved set, to be used: `jaxdd train SET --model resnet18 --out network`."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,27 +34,6 @@ class Train(Settings, Given):
     """The dataset that the set was distilled from, for its test split."""
     read: Reading = Reading()
     """What a file in a peer's format does not say of itself."""
-
-
-def command_line(words: Sequence[str]) -> Train:
-    """Build the command line without its options from what the set's own card says.
-
-    Args:
-        words: The words behind the command's name.
-
-    Raises:
-        SettingError: See `jaxdd.app.sets.given`.
-        SystemExit: An unknown field.
-    """
-    found, said = sets.given(words, Train)
-    return Train(
-        sets=found.sets,
-        networks_named=found.networks_named,
-        model=said.model,
-        recipe=said.recipe,
-        data=said.data,
-        seed=said.seed,
-    )
 
 
 def train(command: Train) -> float | None:

@@ -97,6 +97,19 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the run that made the set; empty where the card tells something else."""
+        return _mapping(self.provenance.get("config"))
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """Return a part of that configuration, `method` say; empty where the card tells something else."""
+        return _mapping(self.config.get(part))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
 
 class Distilled(NamedTuple):
     """A distilled set, a pytree.

@@ -4,7 +4,8 @@ Axis letters: N images, C classes, H W K image height, width and channels.
 """
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +29,7 @@ from jaxdd.io.files import plain
 from jaxdd.io.integrity import DamagedError, digest_of_arrays, read_sealed, write_sealed
 from jaxdd.models import ModelConfig
 from jaxdd.settings import check_argument
-from jaxdd.types import STATISTICS, AnyArray, Array, Model, Params
+from jaxdd.types import STATISTICS, AnyArray, Array, Examples, Model, Params
 
 ABOUT, ARRAYS = "network.json", "arrays"
 
@@ -51,10 +52,19 @@ class Network:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
 
-    @property
+    @cached_property
     def model(self) -> Model:
         """The network's functions."""
         return models.build(self.config, self.image_shape, len(self.class_names))
+
+    @cached_property
+    def probabilities(self) -> Callable[[Params, RealSet], Array]:
+        """`(params, images) -> [N, C]`, softmax of the logits; compiled once for a number of images."""
+
+        def of_batch(examples: Examples, params: Params) -> Array:
+            return jax.nn.softmax(self.model.apply(params, examples.inputs))
+
+        return jax.jit(lambda params, images: sampling.over_all(of_batch, images, params))
 
     def save(self, folder: str | Path, **about: Any) -> None:
         """Write the network into a folder: its arrays by Orbax, and what they are in `network.json`.
@@ -182,12 +192,8 @@ def predict(network: Network | str | Path, images: AnyArray) -> np.ndarray:
             f"images are {images.dtype} {images.shape}; this network takes uint8 images [N, "
             f"{', '.join(map(str, network.image_shape))}], N at least 1"
         )
-    apply = network.model.apply
     real = RealSet(images, np.zeros(len(images), np.int32), None, network.normalization)
-    probabilities = jax.jit(
-        lambda params, real: sampling.over_all(lambda e, params: jax.nn.softmax(apply(params, e.inputs)), real, params)
-    )
-    return np.asarray(probabilities(network.params, real))
+    return np.asarray(network.probabilities(network.params, real))
 
 
 def _shapes(model: Model, image_shape: tuple[int, int, int]) -> Params:

@@ -197,9 +197,7 @@ def per_class(distilled: Distilled, card: Card) -> int:
     Raises:
         SettingError: The card says what cannot be.
     """
-    config = card.provenance.get("config")
-    method = config.get("method") if isinstance(config, dict) else None
-    said = method.get("ipc") if isinstance(method, dict) else None
+    said = card.settings("method").get("ipc")
     check_value("the ipc of its card", said, Annotated[int | None, AtLeast(1)])
     return said or distilled.size // len(card.class_names)
 

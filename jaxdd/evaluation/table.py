@@ -286,9 +286,8 @@ def over_seeds(cells: Sequence[Cell], cards: Mapping[str, Card]) -> list[dict[st
     """
     groups: dict[str, list[str]] = {}
     for name, card in cards.items():
-        config = card.provenance.get("config")
-        if isinstance(config, dict):
-            alike = {key: value for key, value in config.items() if key != "seed"}
+        if card.config:
+            alike = {key: value for key, value in card.config.items() if key != "seed"}
             groups.setdefault(digest(alike), []).append(name)
     records = []
     for names in (names for names in groups.values() if len(names) > 1):
