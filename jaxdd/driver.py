@@ -20,6 +20,7 @@ from jaxdd.evaluation import EvaluateConfig, validator
 from jaxdd.experts.placement import Fetcher, Residency, place, resolve
 from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
 from jaxdd.io.checkpoint import Checkpoints
+from jaxdd.io.progress import progress_bar
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
 from jaxdd.methods.base import Method, Prepare
 from jaxdd.settings import check_argument
@@ -127,8 +128,10 @@ def run_method(
     checkpoints: Checkpoints | None = None,
     on_resume: Callable[[int], None] = lambda step: None,
     on_metrics: Callable[..., None] = lambda step, stage, **values: None,
+    on_set: Callable[[int, Distilled], None] = lambda step, distilled: None,
     on_warning: Callable[[str], None] = lambda text: None,
     stop: Callable[[], bool] = lambda: False,
+    progress: bool = False,
 ) -> Outcome:
     """Run a method to its last step, from its newest checkpoint if there is one.
 
@@ -147,8 +150,10 @@ def run_method(
         on_resume: Called before the first step with the step of the checkpoint that the run goes on from, −1 if none.
         on_metrics: `(step, stage, **values)`, called with the mean infos of every dispatch (stage `distill`), every
             score (stage `validate`), and what the method shows then (stage `inspect`, see `Method.inspect`).
+        on_set: `(step, distilled)`, called with every set that is scored.
         on_warning: Called with what the method warns of, once per topic.
         stop: Asked after every dispatch; if true the state is saved and `Interrupted` raised.
+        progress: Show a bar on standard error.
 
     Returns:
         The best set and the last one.
@@ -161,24 +166,24 @@ def run_method(
     prepare_key, init_key, step_key = jax.random.split(key, 3)
     sources = on_devices(sources)
     state = jax.jit(method.init)(init_key, replicate(distilled), sources)
-    progress = {
+    kept = {
         "state": state,
         "best": distilled,
         "best_step": np.int64(0),
         "best_score": np.float64(np.nan),
         "seconds": np.float64(0.0),
     }
-    done, restored = 0, checkpoints.restore(progress) if checkpoints else None
+    done, restored = 0, checkpoints.restore(kept) if checkpoints else None
     if restored is not None:
-        done, progress = restored
+        done, kept = restored
         if done > steps:
             raise SettingError(
                 f"the newest checkpoint is of step {done}, but the run has {steps} steps: it is of another run; choose "
                 "another workdir, or delete its folder checkpoints to start over"
             )
     on_resume(-1 if restored is None else done)
-    state = replicate(progress["state"])
-    began = time.monotonic() - float(progress["seconds"])
+    state = replicate(kept["state"])
+    began = time.monotonic() - float(kept["seconds"])
     prepare = method.prepare
     if done < steps and prepare is not None:
         sources = with_cache(prepare, prepare_key, sources)
@@ -187,50 +192,62 @@ def run_method(
 
     fetched = fetcher.fetch(fetcher.names(step_key, sources, done)) if done < steps else None
 
+    shown: dict[str, Any] = {}
+    bar = progress_bar("distill", steps, done, enabled=progress)
+
+    def tell(step: int, stage: str, **values: Any) -> None:
+        on_metrics(step, stage, **values)
+        if stage != "inspect":
+            shown.update(values)
+            bar.set_postfix(shown)
+        bar.update(step - bar.n)
+
     def save(step: int, *, score: bool) -> None:
         if score:
             current = to_host(method.distilled(state))
             if not all(np.isfinite(values).all() for values in jax.tree.leaves(current)):
                 raise Diverged(f"after step {step} of {name} the distilled set is not finite; {REMEDY}")
+            on_set(step, current)
             found = np.nan if validate is None else validate(current)
             if validate is not None:
-                on_metrics(step, "validate", **{score_name: found})
+                tell(step, "validate", **{score_name: found})
             if inspected := to_host(inspect(state)):
-                on_metrics(step, "inspect", **inspected)
-            if validate is None or not found <= progress["best_score"]:
-                progress.update(best=current, best_step=np.int64(step), best_score=np.float64(found))
-        progress.update(state=to_host(state), seconds=np.float64(time.monotonic() - began))
+                tell(step, "inspect", **inspected)
+            if validate is None or not found <= kept["best_score"]:
+                kept.update(best=current, best_step=np.int64(step), best_score=np.float64(found))
+        kept.update(state=to_host(state), seconds=np.float64(time.monotonic() - began))
         if checkpoints is not None:
-            checkpoints.save(step, progress)
+            checkpoints.save(step, kept)
 
-    if restored is None:
-        save(0, score=True)
-    while done < steps:
-        # Stretches end at multiples of `every`, so that a resumed run is scored at the same steps.
-        last = min(done + STEPS_PER_DISPATCH, done + every - done % every, steps)
-        names = fetcher.names(step_key, sources, last)
-        state, infos = run(step_key, state, sources, jnp.int32(done), jnp.int32(last), fetched)
-        fetched = fetcher.fetch(names)
-        rows = {field: np.asarray(values)[: last - done] for field, values in infos.items()}
-        _check_finite(rows, done, name)
-        done = last
-        means = {field: float(np.mean(values)) for field, values in rows.items()}
-        on_metrics(done, "distill", **means)
-        for topic, text in method.warn(means).items():
-            if topic not in warned:
-                warned.add(topic)
-                on_warning(text)
-        scheduled, stopping = done % every == 0 or done == steps, stop()
-        if scheduled or stopping:
-            save(done, score=scheduled)
-        if stopping and done < steps:
-            raise Interrupted(f"distillation stopped after step {done} of {steps}")
+    with bar:
+        if restored is None:
+            save(0, score=True)
+        while done < steps:
+            # Stretches end at multiples of `every`, so that a resumed run is scored at the same steps.
+            last = min(done + STEPS_PER_DISPATCH, done + every - done % every, steps)
+            names = fetcher.names(step_key, sources, last)
+            state, infos = run(step_key, state, sources, jnp.int32(done), jnp.int32(last), fetched)
+            fetched = fetcher.fetch(names)
+            rows = {field: np.asarray(values)[: last - done] for field, values in infos.items()}
+            _check_finite(rows, done, name)
+            done = last
+            means = {field: float(np.mean(values)) for field, values in rows.items()}
+            tell(done, "distill", **means)
+            for topic, text in method.warn(means).items():
+                if topic not in warned:
+                    warned.add(topic)
+                    on_warning(text)
+            scheduled, stopping = done % every == 0 or done == steps, stop()
+            if scheduled or stopping:
+                save(done, score=scheduled)
+            if stopping and done < steps:
+                raise Interrupted(f"distillation stopped after step {done} of {steps}")
     return Outcome(
-        Distilled(*progress["best"]),
-        int(progress["best_step"]),
-        float(progress["best_score"]),
+        Distilled(*kept["best"]),
+        int(kept["best_step"]),
+        float(kept["best_score"]),
         to_host(method.distilled(state)),
-        float(progress["seconds"]),
+        float(kept["seconds"]),
         to_host(inspect(state)),
         to_host(distilled),
     )
@@ -263,7 +280,7 @@ def distill(
         residency: Where the experts' snapshots are kept: on the `device`; on the `host`, from where those of the next
             steps are fetched while the devices compute; `auto`, on the devices if they fit. The results are the same.
         checkpoints: Where to save and from where to resume; nothing is saved by default.
-        **hooks: `on_resume`, `on_metrics`, `on_warning`, `stop` of `run_method`.
+        **hooks: `on_resume`, `on_metrics`, `on_set`, `on_warning`, `stop`, and `progress=True`, of `run_method`.
 
     Returns:
         The best set on the validation split, and the last one.

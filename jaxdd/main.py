@@ -24,9 +24,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
     from jaxdd.app.command_line import read
+    from jaxdd.app.talk import Talk
 
     try:
-        launch(read(words))
+        command = read(words)
+        if isinstance(command, Talk):
+            logging.getLogger("jaxdd").setLevel(command.level)
+        launch(command)
     except (SettingError, Diverged) as error:
         print(f"jaxdd: {error}", file=sys.stderr)
         return 2

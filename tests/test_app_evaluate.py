@@ -62,6 +62,8 @@ def test_a_saved_set_is_scored_with_another_network(saved, digits, tmp_path, cap
     task = classification(models.build(MLP(width=8, depth=1), digits.image_shape, 10), 10)
     config = jaxdd.EvaluateConfig(networks=2, recipe=RECIPE, full_data=False)
     expected = jaxdd.evaluate(task, digits, Distilled.load(path)[0], config, seed=3)
+    for scores in expected.values():
+        del scores["class_accuracy"]
     name = Path(path).parent.name
     results = json.loads((out / "table.json").read_text())
     assert [cell["accuracy"] for cell in results["cells"]] == [expected["distilled"], expected["random_real"]]

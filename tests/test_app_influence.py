@@ -76,7 +76,7 @@ def test_the_table_holds_the_scores_of_the_library_ranked(finished, flags):
     assert [int(row["label"]) for row in rows] == dataset.train.labels[order].tolist()
     assert [row["mislabeled"] == "true" for row in rows] == dataset.mislabeled[order].tolist()
     table = pyarrow.parquet.read_table(finished / "scores.parquet")
-    names = ["index", "source_index", "label", "class", "score", "rank", "std", "mislabeled"]
+    names = ["index", "source_index", "label", "class", "score", "rank", "std", "mislabeled", "true_class"]
     assert table.column_names == list(rows[0]) == names
     whole = data.load("digits", data_dir=command.data.data_dir, validation=0.0).train.images
     source = np.array([int(row["source_index"]) for row in rows])
@@ -133,6 +133,17 @@ def test_experts_that_keep_their_start_are_judged_where_they_were_last_seen(flag
     )
     assert "without their augmentation" in caplog.text
     assert experts.total_time != pytest.approx(experts.time[-1])
+
+
+def test_files_are_named_in_the_table_and_on_the_page(stripes, tmp_path):
+    names = np.array([f"{'+bee' if i == 3 else 'ant'}/{i}.png" for i in range(len(stripes.train.labels))])
+    named, scores = dataclasses.replace(stripes, files=names), np.linspace(-1, 1, len(names))
+    page = write_scores(tmp_path / "s.csv", scores, named, title="", about="", settings={}).read_text()
+    assert [row["file"] for row in rows_of(tmp_path / "s.csv")] == [
+        "'+bee/3.png" if i == 3 else names[i] for i in range(len(names))
+    ][::-1]
+    best = int(np.argmax(scores))
+    assert f"{best} {best}.png</figcaption>" in page and "the name of its file" in page
 
 
 def test_without_known_wrong_labels_nothing_is_said_of_them(stripes, tmp_path):

@@ -713,6 +713,7 @@ def test_folder_with_train_and_test(tmp_path):
     assert dataset.class_names == ("ant", "bee") and dataset.name == tmp_path.name
     np.testing.assert_array_equal(dataset.train.images, train)
     np.testing.assert_array_equal(dataset.train.labels, [0] * 4 + [1] * 3)
+    assert dataset.files[0].startswith("train/ant/") and dataset.files[-1].startswith("train/bee/")
     np.testing.assert_array_equal(dataset.test.images, test)
     np.testing.assert_array_equal(dataset.test.labels, [0, 1, 1])
 
@@ -725,6 +726,9 @@ def test_folder_without_test_is_split_by_class(tmp_path, below):
     np.testing.assert_array_equal(np.bincount(dataset.validation.labels), [4, 2])
     parts = [as_set(*part) for part in (dataset.train, dataset.validation, dataset.test)]
     assert set().union(*parts) == as_set(written, np.repeat([0, 1], [20, 10])) and sum(map(len, parts)) == 30
+    assert len(dataset.files) == len(dataset.train.labels)
+    for file, image in zip(dataset.files, dataset.train.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / file)), image)
     other = data.load(f"folder:{tmp_path}", validation=0.25, split_seed=7)
     assert as_set(*other.test) == parts[2] and as_set(*other.train) != parts[0]
 

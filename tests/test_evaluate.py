@@ -13,7 +13,7 @@ from jaxdd.core.distilled import Distilled, hard_labels
 from jaxdd.core.keys import stage_key
 from jaxdd.core.normalization import fit
 from jaxdd.core.parallel import make_mesh, over_devices
-from jaxdd.core.tasks import accuracy, cross_entropy, softened
+from jaxdd.core.tasks import accuracies, cross_entropy, softened
 from jaxdd.core.training import Recipe, train
 from jaxdd.data import from_arrays
 from jaxdd.evaluation import (
@@ -72,12 +72,15 @@ def test_accuracy_counts_every_image_once(model, stripes, monkeypatch, size, chu
     params = model.init(jax.random.key(1))
     split = sampling.real_set(images, labels, 3, fit("standard", stripes.train.images))
     with jax.set_mesh(make_mesh(jax.devices()[:devices])):
-        found = jax.jit(lambda params, split: accuracy(model, params, split))(params, split)
+        found = jax.jit(lambda params, split: accuracies(model, 3, params, split))(params, split)
     pixels = (images / 255 - np.mean(stripes.train.images / 255)) / np.std(stripes.train.images / 255)
     hidden, last = (jax.tree.map(np.asarray, params[name]) for name in ("body", "linear"))
     hidden = np.maximum(pixels.reshape(size, -1) @ hidden["linear_0"]["kernel"] + hidden["linear_0"]["bias"], 0)
     logits = hidden @ last["kernel"] + last["bias"]
-    np.testing.assert_allclose(found, np.mean(logits.argmax(1) == labels), rtol=1e-6)
+    right = logits.argmax(1) == labels
+    np.testing.assert_allclose(found["accuracy"], np.mean(right), rtol=1e-6)
+    of_class = [np.mean(right[labels == c]) if (labels == c).any() else np.nan for c in range(3)]
+    np.testing.assert_allclose(found["class_accuracy"], of_class, rtol=1e-6)
 
 
 def test_network_is_trained_on_the_set_with_its_learning_rate(model, task, stripes, distilled):
@@ -86,7 +89,6 @@ def test_network_is_trained_on_the_set_with_its_learning_rate(model, task, strip
     sets = jax.tree.map(lambda *x: jnp.stack(x), distilled, slow)
     with one_device():
         measures = distilled_scorer(task, RECIPE)(keys, sets, stripes.test_set())
-    assert list(measures) == ["accuracy"]
     found = measures["accuracy"]
 
     @jax.jit
@@ -95,7 +97,7 @@ def test_network_is_trained_on_the_set_with_its_learning_rate(model, task, strip
         recipe = dataclasses.replace(RECIPE, lr=0.03)
         start = model.init(init_key)
         trained, _ = train(train_key, start, cross_entropy(model), lambda i: softened(distilled, i), 6, recipe)
-        return accuracy(model, trained, split), accuracy(model, start, split)
+        return [accuracies(model, 3, params, split)["accuracy"] for params in (trained, start)]
 
     trained, _ = expected(keys[0], distilled, stripes.test_set())
     _, untrained = expected(keys[1], distilled, stripes.test_set())
@@ -108,9 +110,10 @@ def test_scores_have_the_documented_form(scored):
     reported, result = scored
     assert list(result) == ["distilled", "random_real", "full_data"] == [name for name, _ in reported]
     for name, measures in reported:
-        assert list(measures) == ["accuracy"]
+        assert list(measures) == ["accuracy", "class_accuracy"]
         runs = measures["accuracy"]
-        assert set(result[name]) == {"mean", "std", "runs"}
+        assert set(result[name]) == {"mean", "std", "runs", "class_accuracy"}
+        assert np.shape(result[name]["class_accuracy"]["mean"]) == (3,)
         assert result[name]["runs"] == runs
         assert len(runs) == 9
         np.testing.assert_allclose(np.array(runs) * 90, np.round(np.array(runs) * 90), atol=1e-4)  # of 90 test images

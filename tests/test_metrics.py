@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import os
@@ -9,11 +10,13 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from jaxdd.errors import SettingError
+from jaxdd.io.progress import progress_bar
 from jaxdd.report.metrics import Metrics, read
-from jaxdd.report.progress import progress
+from jaxdd.report.tracking import Wandb
 
 
 def events(folder):
@@ -180,15 +183,63 @@ def test_a_process_that_does_not_write_leaves_no_trace(tmp_path, capfd):
     with Metrics(tmp_path / "run", enabled=False) as run:
         run.write(0, "distill", loss=1)
         run.rewind("distill", 0)
-        with run.progress("distill", 3) as bar:
-            for _ in range(3):
-                bar.update()
+        run.show(0, "set", "images", b"no picture")
     assert not (tmp_path / "run").exists()
     assert capfd.readouterr() == ("", "")
 
 
+class Client:
+    """What Weights & Biases' package offers, as far as it is used."""
+
+    def __init__(self):
+        self.logged, self.axes, self.finished = [], {}, False
+
+    def init(self, **settings):
+        self.settings = settings
+        return self
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def define_metric(self, name, step_metric):
+        self.axes[name] = step_metric
+
+    def finish(self):
+        self.finished = True
+
+    def Histogram(self, np_histogram):
+        return np_histogram
+
+    def Image(self, image):
+        return image.size
+
+
+def test_all_of_it_is_sent_to_a_tracker(tmp_path, monkeypatch):
+    client = Client()
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(picture, "png")
+    tracker = Wandb(tmp_path / "its name", "0123456789abcdef and more", {"seed": 1})
+    with Metrics(tmp_path / "its name", tracker=tracker) as run:
+        run.write(5, "distill", loss=0.5, weights=np.arange(4))
+        run.show(5, "set", "images", picture.getvalue())
+    assert client.settings["id"] == "0123456789abcdef" and client.settings["name"] == "its name"
+    assert client.settings["config"] == {"seed": 1} and client.settings["resume"] == "allow"
+    assert client.axes == {"distill/*": "distill/step", "set/*": "set/step"}
+    curves, images = client.logged
+    assert curves["distill/step"] == 5 and curves["distill/loss"] == 0.5 and curves["distill/weights"][0].sum() == 4
+    assert images == {"set/step": 5, "set/images": (4, 3)}
+    assert client.finished
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SettingError, match=r"log is 'wandb'.*pip install 'jaxdd\[wandb\]'"):
+        Wandb(tmp_path, "run", {})
+
+
 def test_progress_in_a_log_is_few_whole_lines(capfd):
-    with progress("distill", 1000, 200) as bar:
+    with progress_bar("distill", 1000, 200) as bar:
         for step in range(800):
             bar.set_postfix(loss=f"{step}")
             bar.update()
@@ -200,24 +251,24 @@ def test_progress_in_a_log_is_few_whole_lines(capfd):
 
 
 def test_the_time_that_is_told_leaves_out_what_is_compiled_first(capfd):
-    with progress("distill", 30) as bar:
+    with progress_bar("distill", 30) as bar:
         bar.start_t -= 1000  # as if compiling had taken as long
         bar.update(10)
         assert bar.format_dict["elapsed"] < 100 and bar.format_dict["initial"] == 10
         bar.update(10)
         assert (bar.n, bar.format_dict["initial"]) == (20, 10)
-    with progress("nothing", 0):
+    with progress_bar("nothing", 0):
         pass
     assert "nothing: 0/0" in capfd.readouterr().err
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capfd):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with progress("distill", 3) as bar:
+    with progress_bar("distill", 3) as bar:
         for _ in range(3):
             bar.update()
     assert "\r" in capfd.readouterr().err
-    with progress("distill", 10_000) as bar:
+    with progress_bar("distill", 10_000) as bar:
         for step in range(10_000):
             bar.set_postfix(loss=step)
             bar.update()

@@ -55,6 +55,14 @@ def test_a_network_comes_back_from_its_folder(saved, digits, tmp_path, config):
     network.save(tmp_path / "net")  # over itself
 
 
+@pytest.mark.parametrize(("flag", "told"), [("--quiet", ""), ("", "evaluate")])
+def test_a_quiet_command_tells_results_alone(saved, flag, told, capfd):
+    words = ["evaluate", str(saved), "--networks", "1", "--recipe.epochs", "1", "--no-random-real", *flag.split()]
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert "sets of digits" in out and err.startswith(told) and bool(err) == bool(told)
+
+
 def test_the_command_trains_the_network_of_the_set_and_says_how_good_it_is(saved, digits, tmp_path, capsys):
     assert main(["train", str(saved), "--out", str(tmp_path / "net")]) == 0
     network = jaxdd.Network.load(tmp_path / "net")

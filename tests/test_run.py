@@ -207,6 +207,26 @@ def test_results_are_those_documented(finished):
     assert results["versions"]["jax"] == jax.__version__ and results["versions"]["jaxdd"] == jaxdd.__version__
 
 
+def test_every_class_has_its_accuracy(finished, dataset):
+    results = json.loads((finished / "results.json").read_text())
+    share = np.bincount(dataset.test.labels) / len(dataset.test.labels)
+    for name in ("distilled", "random_real", "full_data"):
+        of_class = np.array(results[name]["class_accuracy"]["runs"])
+        assert of_class.shape == (2, 10)
+        np.testing.assert_allclose(of_class @ share, results[name]["runs"], rtol=1e-6)
+    page = (finished / "report.html").read_text()
+    worst = min(results["distilled"]["class_accuracy"]["mean"])
+    assert "Accuracy of each class" in page and f'<td class="number">{100 * worst:.1f}</td>' in page
+
+
+def test_every_scored_set_is_seen_in_tensorboard(finished):
+    lines = read(finished / "metrics.jsonl", "set")
+    assert [line["step"] for line in lines] == [0, 15, 30, 45, 60]
+    assert all(sum(line["pixels"]["counts"]) == 10 * 8 * 8 for line in lines)
+    [file] = (finished / "tensorboard" / "set").iterdir()
+    assert file.read_bytes().count(b"\x89PNG") == 5
+
+
 def test_accuracies_can_be_computed_again(finished, flags, dataset, one_device):
     config = parse(flags)
     distilled, card = Distilled.load(finished / "distilled.npz")
@@ -537,17 +557,23 @@ def test_errors_without_a_path_are_given_the_workdir(tmp_path, flags):
 # Without the pipeline
 
 
-def test_the_stages_in_a_notebook(stripes):
+def test_the_stages_in_a_notebook(stripes, capfd):
     train, test = stripes.train, stripes.test
     dataset = data.from_arrays(train.images, train.labels, test.images, test.labels, name="stripes")
     model = models.build(jaxdd.models.MLP(width=8, depth=1), dataset.image_shape, dataset.num_classes)
     task = jaxdd.classification(model, dataset.num_classes)
     recipe = jaxdd.Recipe(epochs=30, batch=64, lr=0.1, augment="none")
-    experts = jaxdd.train_experts(task, dataset, jaxdd.ExpertsConfig(count=2, recipe=recipe))
+    config = jaxdd.ExpertsConfig(count=2, recipe=recipe)
+    experts = jaxdd.train_experts(task, dataset, config)
+    assert capfd.readouterr().err == ""
+    jaxdd.train_experts(task, dataset, config, progress=True)
+    assert "experts: 2/2" in capfd.readouterr().err
     method = methods.infmatch.Config(ipc=1, steps=20, estimator="first_order")
     scoring = jaxdd.EvaluateConfig(networks=2, recipe=recipe, full_data=False)
-    outcome = jaxdd.distill(task, dataset, method, experts, evaluate=scoring)
-    scores = jaxdd.evaluate(task, dataset, outcome.distilled, scoring)
+    outcome = jaxdd.distill(task, dataset, method, experts, evaluate=scoring, progress=True)
+    scores = jaxdd.evaluate(task, dataset, outcome.distilled, scoring, progress=True)
+    told = capfd.readouterr().err
+    assert "distill: 20/20" in told and "accuracy=" in told and "evaluate random real: 2/2" in told
     assert outcome.distilled.images.shape == (3, 8, 8, 1)
     assert scores["distilled"]["mean"] > 0.8  # chance is a third
 

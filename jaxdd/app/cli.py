@@ -14,6 +14,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jaxdd.errors import SettingError
+from jaxdd.settings import Settings
 
 HELP = {"-h", "--help"}
 """The words that ask for help."""
@@ -22,8 +23,30 @@ registry = ConstructorRegistry()
 _being_read: list[StructTypeInfo] = []
 
 
-class _Refused(Exception):
-    """Carries a refused setting through tyro, which would put a `ValueError` into its box."""
+@dataclasses.dataclass
+class _Refused:
+    """Stands for settings that were refused, up to the end of tyro's reading; tyro would put an error into its box.
+
+    Attributes:
+        error: What was wrong.
+        path: Where the settings stand by its message.
+        fields: The fields that lead to them, from the level that was read last.
+    """
+
+    error: SettingError
+    path: str
+    fields: tuple[str, ...] = ()
+
+    def under(self, parent: type, field: str) -> "_Refused":
+        """Say where the settings stand from one level above, in a field of the parent."""
+        if not self.path or not issubclass(parent, Settings):
+            return self
+        fields = (field, *self.fields)
+        path = ".".join((parent._path, *fields)).lstrip(".")
+        message = str(self.error)
+        if message.startswith(f"{self.path}."):
+            message = path + message.removeprefix(self.path)
+        return _Refused(SettingError(message), path, fields)
 
 
 @registry.struct_rule
@@ -41,16 +64,19 @@ def settings_as_ours(info: StructTypeInfo) -> StructConstructorSpec | None:
     own = vars(info.type).get("__annotations__", {})
     fields = sorted(found.fields, key=lambda field: field.name not in own)  # stable: otherwise in their order
     return dataclasses.replace(
-        found, instantiate=_refusing(found.instantiate), fields=tuple(map(_with_joined_lines, fields))
+        found, instantiate=_refusing(info.type, found.instantiate), fields=tuple(map(_with_joined_lines, fields))
     )
 
 
-def _refusing(instantiate: Callable[..., Any]) -> Callable[..., Any]:
-    def checked(*args: Any, **kwargs: Any) -> Any:
+def _refusing(kind: type, instantiate: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(**fields: Any) -> Any:
+        for name, value in fields.items():
+            if isinstance(value, _Refused):
+                return value.under(kind, name)
         try:
-            return instantiate(*args, **kwargs)
+            return instantiate(**fields)
         except SettingError as error:
-            raise _Refused from error
+            return _Refused(error, kind._path if issubclass(kind, Settings) else "")
 
     return checked
 
@@ -71,7 +97,7 @@ def cli(*args: Any, **kwargs: Any) -> Any:
         SettingError: A value that the settings refuse.
         SystemExit: `--help`, or words that are no settings.
     """
-    try:
-        return tyro.cli(*args, config=(tyro.conf.AvoidSubcommands,), registry=registry, **kwargs)
-    except _Refused as refused:
-        raise refused.__cause__ from None  # type: ignore[misc]  # always a SettingError
+    found = tyro.cli(*args, config=(tyro.conf.AvoidSubcommands,), registry=registry, **kwargs)
+    if isinstance(found, _Refused):
+        raise found.error
+    return found

@@ -12,6 +12,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import tyro
 
 from jaxdd.app.cli import HELP, cli
+from jaxdd.app.talk import Talk
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
@@ -32,7 +33,7 @@ from jaxdd.methods import (
     ncfm,
 )
 from jaxdd.models import ConvNet, ModelConfig, from_name
-from jaxdd.settings import Seed, Settings, by_name, literal
+from jaxdd.settings import Seed, by_name, literal
 
 METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, coresets)}
 """The methods of the package, by their names."""
@@ -42,7 +43,7 @@ PRESETS = {file.stem: file for file in sorted((Path(__file__).parents[1] / "conf
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Talk):
     """A run of jaxdd. The defaults are the digits run: real 8×8 digits, one image per class, Inf-Match, two minutes."""
 
     method: MethodConfig = infmatch.Config()
@@ -64,6 +65,9 @@ class Config(Settings):
     deterministic: bool = True
     """Request deterministic GPU kernels from XLA, without which resuming is not bit-identical on a GPU."""
 
+    log: Literal["files", "wandb"] = "files"
+    """Where curves and images go: to the workdir's files, metrics.jsonl and TensorBoard's, or to these and to Weights &
+    Biases, whose client must be installed."""
     dry_run: bool = False
     """Train nothing and write nothing: print the memory that the run takes, and about how long it will take."""
 

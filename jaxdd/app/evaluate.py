@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from jaxdd.app import sets
 from jaxdd.app.sets import Given
+from jaxdd.app.talk import Talk
 from jaxdd.app.workdir import versions
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
@@ -13,13 +14,12 @@ from jaxdd.evaluation import TableConfig, doubts, evaluate_table, over_seeds, ro
 from jaxdd.formats import Reading
 from jaxdd.io.files import plain
 from jaxdd.models import ConvNet, ModelConfig, from_name
-from jaxdd.report.progress import progress
 from jaxdd.report.table import write
 from jaxdd.settings import Seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(TableConfig, Given):
+class Evaluate(TableConfig, Given, Talk, path=""):
     """Score saved distilled sets beside random real images of their size."""
 
     out: str | None = None
@@ -57,14 +57,9 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
     first, *others = command.networks_named or (str(command.model),)
     networks = {first: command.model, **{name: from_name(name) for name in others}}
     config = TableConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TableConfig)})
-    with progress("evaluate", 0) as bar:
-
-        def on_work(done: int, total: int, what: str) -> None:
-            bar.total = total
-            bar.set_description_str(f"evaluate {what}".strip(), refresh=False)
-            bar.update(done - bar.n)
-
-        cells = evaluate_table(found, networks, dataset, config, out=command.out, seed=command.seed, on_work=on_work)
+    cells = evaluate_table(
+        found, networks, dataset, config, out=command.out, seed=command.seed, progress=not command.quiet
+    )
     cards = {name: card for name, (_, card) in found.items()}
     results = {
         "sets": dict(zip(found, command.sets, strict=True)),

@@ -20,7 +20,7 @@ from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, mislabeled_auc, scores, settled
 from jaxdd.io.files import plain
-from jaxdd.report.progress import progress
+from jaxdd.io.progress import progress_bar
 from jaxdd.report.scores_page import check_table, write_scores
 
 log = logging.getLogger("jaxdd")
@@ -106,7 +106,7 @@ def influence(command: Influence) -> dict[str, Any]:
     if config.end == "last":
         rows = range(0, len(line.steps) - 1, config.stride)
     found, count = [], command.experts.count
-    with progress(f"influence along {len(rows)} snapshots", count) as bar:
+    with progress_bar(f"influence along {len(rows)} snapshots", count, enabled=not command.quiet) as bar:
         for expert in range(count):
             path = _path(store, expert, line, [*rows, *([len(line.steps) - 1] if config.end == "last" else [])])
             one = dataclasses.replace(config, stride=1)
@@ -143,10 +143,9 @@ def _target(dataset: Dataset, name: str) -> RealSet:
 
 def _train(command: Influence, dataset: Dataset, task: Task, store: ExpertStore) -> None:
     count = command.experts.count
-    with StopSignal() as stop, progress("experts", count, count - len(store.missing(count))) as bar:
+    with StopSignal() as stop:
 
         def on_expert(index: int, _: Expert) -> None:
-            bar.update()
             if stop():
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
@@ -158,6 +157,7 @@ def _train(command: Influence, dataset: Dataset, task: Task, store: ExpertStore)
             store=store,
             snapshots=1,
             on_expert=on_expert,
+            progress=not command.quiet,
         )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +28,11 @@ from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import atomic_write, plain, write_json
 from jaxdd.io.integrity import digest_of_arrays
-from jaxdd.report.grid import image_grid
+from jaxdd.report.grid import draw, image_grid
 from jaxdd.report.metrics import Metrics, read
-from jaxdd.report.run_page import write_report
+from jaxdd.report.run_page import entropy, write_report
 from jaxdd.report.scores_page import write_scores
+from jaxdd.report.tracking import Wandb
 from jaxdd.types import Scores
 
 log = logging.getLogger("jaxdd")
@@ -89,11 +89,12 @@ def run(config: Config) -> dict[str, Any]:
     known_by = identity(config, dataset)
     with (
         opened(workdir, config, known_by),
-        Metrics(workdir, enabled=jax.process_index() == 0) as metrics,
+        _metrics(config, known_by) as metrics,
         StopSignal() as stop,
     ):
         done = Progress(workdir / "progress.json", known_by)
         job = Job(config, dataset, task, known_by, metrics, done, stop)
+        log.info("%r; a network of %d parameters; %d devices", dataset, task.size, jax.sharding.get_mesh().size)
         trajectories = _experts(job) if config.method.needs_experts else None
         outcome = _distill(job, trajectories)
         scores = _evaluate(job, outcome)
@@ -101,6 +102,12 @@ def run(config: Config) -> dict[str, Any]:
         if jax.process_index() == 0:
             _write_outputs(job, outcome, results)
     return results
+
+
+def _metrics(config: Config, run: str) -> Metrics:
+    first, workdir = jax.process_index() == 0, Path(config.workdir)
+    tracker = Wandb(workdir, run, record(config)) if first and config.log == "wandb" else None
+    return Metrics(workdir, enabled=first, tracker=tracker)
 
 
 def problem(config: Config) -> tuple[Dataset, Task]:
@@ -166,27 +173,26 @@ def _experts(job: Job) -> Trajectories:
     config, count = job.config, job.config.experts.count
     store = expert_store(config, job.dataset)
     clock = time.monotonic()
-    with job.metrics.progress("experts", count, count - len(store.missing(count))) as bar:
 
-        def on_expert(index: int, expert: Expert) -> None:
-            nonlocal clock
-            now = time.monotonic()
-            job.done.add("experts", now - clock)
-            clock = now
-            bar.set_postfix(loss=float(expert.losses[-1]))
-            bar.update()
-            if job.stop():
-                raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
+    def on_expert(index: int, _: Expert) -> None:
+        nonlocal clock
+        now = time.monotonic()
+        job.done.add("experts", now - clock)
+        clock = now
+        if job.stop():
+            raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
-        trajectories = train_experts(
-            job.task,
-            job.dataset,
-            config.experts,
-            seed=config.seed,
-            store=store,
-            snapshots=max(config.method.snapshots_needed, 1),
-            on_expert=on_expert,
-        )
+    log.info("experts: %d of %d are in %s", count - len(store.missing(count)), count, store.directory)
+    trajectories = train_experts(
+        job.task,
+        job.dataset,
+        config.experts,
+        seed=config.seed,
+        store=store,
+        snapshots=max(config.method.snapshots_needed, 1),
+        on_expert=on_expert,
+        progress=not config.quiet,
+    )
     steps = timeline(config.experts, len(job.dataset.train.labels)).steps
     _write_losses(job.metrics, steps.tolist(), store.losses(count))
     return trajectories
@@ -203,38 +209,41 @@ def _write_losses(metrics: Metrics, steps: list[int], losses: np.ndarray) -> Non
 
 def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
     config, metrics = job.config, job.metrics
-    shown: dict[str, float] = {}
-    bar: Any = None
-    with ExitStack() as stack:
+    inverse, names = job.dataset.normalization.inverse, job.dataset.class_names
 
-        def on_resume(step: int) -> None:
-            nonlocal bar
-            for stage in ("distill", "validate", "inspect"):
-                metrics.rewind(stage, step)
-            bar = stack.enter_context(metrics.progress("distill", config.method.steps, max(step, 0)))
+    def on_resume(step: int) -> None:
+        log.info("distill: %s", "from the first step" if step < 0 else f"from the checkpoint of step {step}")
+        for stage in ("distill", "validate", "inspect", "set"):
+            metrics.rewind(stage, step)
 
-        def on_metrics(step: int, stage: str, **values: Any) -> None:
-            metrics.write(step, stage, **_by_label(values, job.dataset.mislabeled))
-            if stage != "inspect":
-                shown.update(values)
-                bar.set_postfix(shown)
-            bar.update(step - bar.n)
+    def on_metrics(step: int, stage: str, **values: Any) -> None:
+        metrics.write(step, stage, **_by_label(values, job.dataset.mislabeled))
 
-        outcome = distill(
-            job.task,
-            job.dataset,
-            config.method,
-            trajectories,
-            initial=None if config.initial is None else initial_set(config.initial, job.dataset),
-            seed=config.seed,
-            evaluate=config.evaluate,
-            residency=config.experts.residency,
-            checkpoints=Checkpoints(job.workdir / "checkpoints", job.run),
-            on_resume=on_resume,
-            on_metrics=on_metrics,
-            on_warning=log.warning,
-            stop=job.stop,
-        )
+    def on_set(step: int, distilled: Distilled) -> None:
+        images, classes = np.asarray(inverse(distilled.images)), np.argmax(distilled.labels, -1)
+        shown: dict[str, Any] = {"pixels": images}
+        if config.method.labels != "hard":
+            shown["entropy of the labels, nats"] = entropy(distilled)
+        metrics.write(step, "set", **shown)
+        metrics.show(step, "set", "images", draw(images, classes, names, per_class=10, pixels=400_000).png)
+
+    outcome = distill(
+        job.task,
+        job.dataset,
+        config.method,
+        trajectories,
+        initial=None if config.initial is None else initial_set(config.initial, job.dataset),
+        seed=config.seed,
+        evaluate=config.evaluate,
+        residency=config.experts.residency,
+        checkpoints=Checkpoints(job.workdir / "checkpoints", job.run),
+        on_resume=on_resume,
+        on_metrics=on_metrics,
+        on_set=on_set,
+        on_warning=log.warning,
+        stop=job.stop,
+        progress=not config.quiet,
+    )
     if outcome.step == 0 < config.method.steps:
         log.warning(
             "the best set on the validation split is that of step 0: distillation never improved on the first set, "
@@ -262,31 +271,30 @@ def _evaluate(job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
     done.score(digest_of_arrays(outcome.distilled))
     clock = time.monotonic()
     total = 1 + config.random_real + config.full_data
-    with job.metrics.progress("evaluate", total, len(done.accuracies)) as bar:
 
-        def leave(when: str) -> None:
-            if job.stop() and len(done.accuracies) < total:
-                raise Interrupted(f"evaluation stopped {when}")
+    def leave(when: str) -> None:
+        if job.stop() and len(done.accuracies) < total:
+            raise Interrupted(f"evaluation stopped {when}")
 
-        def on_result(name: str, measures: Measures) -> None:
-            nonlocal clock
-            now = time.monotonic()
-            done.add("evaluate", now - clock, **{name: measures})
-            clock = now
-            bar.update()
-            leave(f"after {name}")
+    def on_result(name: str, measures: Measures) -> None:
+        nonlocal clock
+        now = time.monotonic()
+        done.add("evaluate", now - clock, **{name: measures})
+        clock = now
+        leave(f"after {name}")
 
-        leave("before its start")
-        return evaluate(
-            job.task,
-            job.dataset,
-            outcome.distilled,
-            config,
-            ipc=job.config.method.ipc,
-            seed=job.config.seed,
-            known=done.accuracies,
-            on_result=on_result,
-        )
+    leave("before its start")
+    return evaluate(
+        job.task,
+        job.dataset,
+        outcome.distilled,
+        config,
+        ipc=job.config.method.ipc,
+        seed=job.config.seed,
+        known=done.accuracies,
+        on_result=on_result,
+        progress=not job.config.quiet,
+    )
 
 
 def _results(job: Job, outcome: Outcome, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:

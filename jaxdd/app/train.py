@@ -6,6 +6,7 @@ from typing import Annotated
 
 from jaxdd.app import sets
 from jaxdd.app.sets import Given
+from jaxdd.app.talk import Talk
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
@@ -13,11 +14,11 @@ from jaxdd.evaluation import EvaluateConfig, network
 from jaxdd.evaluation.rows import check_fits
 from jaxdd.formats import Reading
 from jaxdd.models import ConvNet, ModelConfig
-from jaxdd.settings import Seed, Settings
+from jaxdd.settings import Seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(Settings, Given):
+class Train(Given, Talk):
     """Train a network on a saved set, and keep it."""
 
     out: str = "network"

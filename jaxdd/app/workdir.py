@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, that one process at a time writes into it, and how far the run has come."""
 
+import dataclasses
 import logging
 import platform
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 
 from jaxdd.app.config import Config
+from jaxdd.app.talk import Talk
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import Measures
@@ -70,7 +72,9 @@ def claim(workdir: Path, config: Config) -> None:
 def record(config: Config) -> dict[str, Any]:
     """Return the configuration as JSON, without what does not change the results."""
     fields = plain(config)
-    del fields["workdir"], fields["dry_run"], fields["experts"]["residency"]
+    del fields["experts"]["residency"]
+    for name in ("workdir", "dry_run", "log", *(field.name for field in dataclasses.fields(Talk))):
+        del fields[name]
     return fields
 
 

@@ -34,8 +34,8 @@ class Task:
             set.
         labels: `(targets [M,*]) -> labels [M,*]`, the first labels of items whose targets are known: what `examples`
             turns into these targets.
-        measure: `(params, split) -> {name: scalar}`, how good a network is on a real split.
-        score: Which of these decides between two sets: the higher, the better.
+        measure: `(params, split) -> {name: scalar or array}`, how good a network is on a real split.
+        score: Which of these, a scalar, decides between two sets: the higher, the better.
         classes: C, where examples belong to classes; None where they do not. A set of `ipc` items per class has
             C · ipc items, and `ipc` in all where there are no classes.
         separable: Whether the loss of an example does not depend on the others of its batch. Influence needs that.
@@ -108,7 +108,7 @@ def classification(model: Model, classes: int) -> Task:
         losses=cross_entropy(model),
         examples=softened,
         labels=lambda targets: HARD_LABEL_SCALE * targets,
-        measure=lambda params, split: {"accuracy": accuracy(model, params, split)},
+        measure=lambda params, split: accuracies(model, classes, params, split),
         score="accuracy",
         classes=classes,
         separable=model.observe is None,  # batch normalization joins the examples of a batch
@@ -153,8 +153,18 @@ def softened(distilled: Distilled, indices: Array) -> Examples:
     return Examples(inputs, jax.nn.softmax(distilled.labels[indices]), weights, indices)
 
 
-def accuracy(model: Model, params: Params, split: RealSet) -> Array:
-    """Compute the fraction of a split that a network classifies right, a scalar; NaN if it has diverged."""
+def accuracies(model: Model, classes: int, params: Params, split: RealSet) -> Scalars:
+    """Compute the fraction of a split that a network classifies right, and of each class of it.
+
+    Args:
+        model: The network.
+        classes: C.
+        params: The network's parameters.
+        split: Labeled examples.
+
+    Returns:
+        `accuracy` [], NaN if the network has diverged; `class_accuracy` [C], NaN for a class without examples.
+    """
 
     def correct(examples: Examples, params: Params) -> Array:
         logits = model.apply(params, examples.inputs)
@@ -162,7 +172,9 @@ def accuracy(model: Model, params: Params, split: RealSet) -> Array:
         # Logits that are not numbers have an argmax too: they would pass for a network at chance.
         return jnp.where(jnp.isfinite(logits).all(-1), right.astype(float), jnp.nan)
 
-    return jnp.mean(sampling.over_all(correct, split, params))
+    right = sampling.over_all(correct, split, params)
+    of_class = jax.nn.one_hot(split.targets, classes).T
+    return {"accuracy": jnp.mean(right), "class_accuracy": of_class @ right / of_class.sum(1)}
 
 
 def all_items(task: Task, distilled: Distilled) -> Examples:

@@ -66,6 +66,7 @@ class Dataset:
             arrays or in the TFDS split that it came from.
         mislabeled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
         true_labels: `[N]` the labels of `train` as they were before; None if none were replaced.
+        files: `[N]` names of the files of `train`, from the folder on; None where its images are not files.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Dataset:
     positions: np.ndarray
     mislabeled: np.ndarray | None = None
     true_labels: np.ndarray | None = None
+    files: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """Describe it in a line, without the pixels."""
@@ -392,4 +394,5 @@ def _assemble(
     mislabeled, true_labels = (wrong, train.labels) if wrong.any() else (None, None)
     train = train._replace(labels=noisy)
     held = subset(raw.train, there[held_out])
-    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabeled, true_labels)
+    files = None if raw.files is None else np.array(raw.files)[positions]
+    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabeled, true_labels, files)

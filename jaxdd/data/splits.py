@@ -35,12 +35,14 @@ class RawDataset(NamedTuple):
         class_names: `C` names; label `c` means `class_names[c]`.
         train: the training split.
         test: the test split.
+        files: names of the files of train; None where its images are not files.
     """
 
     name: str
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    files: tuple[str, ...] | None = None
 
 
 def subset(split: Split, indices: np.ndarray) -> Split:

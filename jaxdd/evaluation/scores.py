@@ -21,11 +21,12 @@ from jaxdd.core.tasks import Task, check_task
 from jaxdd.core.training import Recipe, batching, train
 from jaxdd.data import Data, check_data
 from jaxdd.errors import Diverged
+from jaxdd.io.progress import progress_bar
 from jaxdd.settings import AtLeast, Settings, check_argument
 from jaxdd.types import Array, Examples, Params, Scalars
 
-Measures = dict[str, list[float]]
-"""What was measured on each of R networks, by name."""
+Measures = dict[str, list[Any]]
+"""What was measured on each of R networks, by name: numbers, or lists of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +228,7 @@ def evaluate(
     seed: int = 0,
     known: Mapping[str, Measures] | None = None,
     on_result: Callable[[str, Measures], None] = lambda name, measures: None,
+    progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Score a distilled set on the test split, beside as many random real examples and the full-data network.
 
@@ -240,6 +242,7 @@ def evaluate(
         seed: Root of the randomness; each of the three trains its networks from the same first parameters.
         known: What was measured before and is not measured again.
         on_result: Called with each name and what was measured, as soon as it is.
+        progress: Show a bar on standard error.
 
     Returns:
         `{"distilled": {"mean", "std", "runs"}, "random_real": …, "full_data": …}` of the task's score, accuracies as
@@ -270,16 +273,18 @@ def evaluate(
         scores["random_real"] = of_random_real
     if config.full_data:
         scores["full_data"] = lambda: full_data_scorer(task, config.full_recipe)(keys, real, split)
-    results = {}
-    for name, score in scores.items():
-        if known is not None and name in known:
-            measures = dict(known[name])
-        else:
-            measures = {key: np.asarray(runs, np.float64).tolist() for key, runs in to_host(score()).items()}
+    found = {name: dict(known[name]) for name in scores if known is not None and name in known}
+    with progress_bar("evaluate", len(scores), len(found), enabled=progress) as bar:
+        for name in (name for name in scores if name not in found):
+            bar.set_description_str(f"evaluate {name}".replace("_", " "))
+            found[name] = {key: np.asarray(runs, np.float64).tolist() for key, runs in to_host(scores[name]()).items()}
             scheme = "full_recipe" if name == "full_data" else "recipe"
-            check_converged(f"evaluation of {name}", np.array(measures[task.score]), f"evaluate.{scheme}.lr")
-            on_result(name, measures)
-        summaries = {key: summary(np.array(runs)) for key, runs in measures.items()}
+            check_converged(f"evaluation of {name}", np.array(found[name][task.score]), f"evaluate.{scheme}.lr")
+            bar.update()
+            on_result(name, found[name])
+    results = {}
+    for name in scores:
+        summaries = {key: summary(np.array(runs)) for key, runs in found[name].items()}
         results[name] = {**summaries.pop(task.score), **summaries}
     return results
 
@@ -303,6 +308,6 @@ def check_converged(where: str, scores: np.ndarray, setting: str) -> None:
         )
 
 
-def summary(runs: np.ndarray) -> dict[str, float | list[float]]:
-    """Summarize accuracies: `{"mean", "std", "runs"}` as fractions, the standard deviation over the runs themselves."""
-    return {"mean": float(np.mean(runs)), "std": float(np.std(runs)), "runs": [float(run) for run in runs]}
+def summary(runs: np.ndarray) -> dict[str, Any]:
+    """Summarize `[R, *]`, what was measured on R networks: `{"mean", "std", "runs"}`, mean and std over them."""
+    return {"mean": np.mean(runs, 0).tolist(), "std": np.std(runs, 0).tolist(), "runs": runs.tolist()}

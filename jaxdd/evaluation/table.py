@@ -30,6 +30,7 @@ from jaxdd.evaluation.rows import Entry, TableConfig, check_fits, rows
 from jaxdd.evaluation.scores import check_converged, distilled_scorer, full_data_scorer, summary
 from jaxdd.io.files import plain
 from jaxdd.io.integrity import digest, read_sealed, write_sealed
+from jaxdd.io.progress import progress_bar
 from jaxdd.models import ModelConfig
 from jaxdd.types import Array, Params, Scalars
 
@@ -57,7 +58,7 @@ def evaluate_table(
     teacher: ModelConfig | None = None,
     out: str | Path | None = None,
     seed: int = 0,
-    on_work: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: bool = False,
 ) -> list[Cell]:
     """Train every network on every set, and on what the sets are compared with.
 
@@ -70,7 +71,7 @@ def evaluate_table(
             first of `networks`.
         out: A folder in which finished cells are kept, so that a call goes on where the last one stopped.
         seed: Root of the randomness; the accuracies are those that `jaxdd.evaluate` computes with it.
-        on_work: Called as `(networks done, networks in all, what is next)`.
+        progress: Show a bar of the networks on standard error.
 
     Returns:
         The cells, row by row, a row's cells in the order of `networks`.
@@ -99,26 +100,22 @@ def evaluate_table(
         known = read_sealed(path, "delete it, and the cells are computed again")
     teacher = teacher or next(iter(networks.values()))
     found: list[Cell] = []
-    with over_devices():
+    with over_devices(), progress_bar("evaluate", 0, enabled=progress) as bar:
         entries = [*rows(sets, dataset, config, teacher, seed)]
-        total = len(entries) * len(networks) * config.networks
+        bar.total = len(entries) * len(networks) * config.networks
         for name, network in networks.items():
             cells = _Column(name, network, dataset, config, seed)
             for entry in entries:
                 key = _key(entry, plain(network), plain(teacher), plain(config), seed)
-                tell = partial(_tell, on_work, len(found) * config.networks, total, entry, name)
-                tell(0)
+                bar.set_description_str(f"evaluate {entry.row.name}, {entry.row.labels} labels, on {name}")
+                bar.update(len(found) * config.networks - bar.n)
                 if key not in known:
-                    known[key] = cells.compute(entry, tell)
+                    known[key] = cells.compute(entry, bar.update)
                     if path is not None:
                         write_sealed(path, known)
                 found.append(known[key])
-    on_work(total, total, "")
+        bar.update(bar.total - bar.n)
     return [cell for row in range(len(entries)) for cell in found[row :: len(entries)]]
-
-
-def _tell(on_work: Callable[[int, int, str], None], done: int, total: int, entry: Entry, name: str, more: int) -> None:
-    on_work(done + more, total, f"{entry.row.name}, {entry.row.labels} labels, on {name}")
 
 
 def _key(entry: Entry, network: Any, teacher: Any, config: dict[str, Any], seed: int) -> str:
@@ -141,7 +138,7 @@ class _Column:
         self._scorers: dict[str, Callable[..., Scalars]] = {}
         self._compiled: dict[Any, Any] = {}
 
-    def compute(self, entry: Entry, on_networks: Callable[[int], None]) -> Cell:
+    def compute(self, entry: Entry, on_networks: Callable[[int], Any]) -> Cell:
         """Train the networks of a row, as many at a time as there are devices."""
         row, view, config = entry.row, entry.view, self.config
         if entry.sets is None:
@@ -164,7 +161,7 @@ class _Column:
             began = time.perf_counter()
             parts.append(to_host(self._compiled[shapes](*given)))
             seconds += time.perf_counter() - began
-            on_networks(first + at_a_time)
+            on_networks(at_a_time)
         measures = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         check_converged(f"{row.name}, {row.labels} labels, on {self.name}", measures["accuracy"], setting)
         cell: Cell = {

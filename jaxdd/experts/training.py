@@ -20,6 +20,7 @@ from jaxdd.errors import Diverged
 from jaxdd.experts.store import Expert, ExpertStore, assemble
 from jaxdd.experts.timeline import ExpertsConfig, timeline
 from jaxdd.experts.trajectories import Trajectories
+from jaxdd.io.progress import progress_bar
 from jaxdd.types import Array
 
 
@@ -55,6 +56,7 @@ def train_experts(
     store: ExpertStore | None = None,
     snapshots: int | None = None,
     on_expert: Callable[[int, Expert], None] = lambda index, expert: None,
+    progress: bool = False,
 ) -> Trajectories:
     """Train experts on the train split, or those of them that a store lacks.
 
@@ -70,6 +72,7 @@ def train_experts(
         snapshots: Return only this many snapshots, the earliest; all by default. A store keeps the others.
         on_expert: Called with the index of every expert trained and with what was recorded, once all experts of its
             dispatch are stored.
+        progress: Show a bar on standard error.
 
     Returns:
         The trajectories, in host memory.
@@ -80,14 +83,23 @@ def train_experts(
     """
     check_task(task)
     line = timeline(config, dataset.real_set().size)
+    todo = list(range(config.count)) if store is None else store.missing(config.count)
+    bar = progress_bar("experts", config.count, config.count - len(todo), enabled=progress)
+
+    def tell(index: int, expert: Expert) -> None:
+        bar.set_postfix(loss=float(expert.losses[-1]))
+        bar.update()
+        on_expert(index, expert)
+
     if store is None:
         trained: dict[int, Expert] = {}
-        _train(task, dataset, config, seed, list(range(config.count)), trained.__setitem__, on_expert)
+        with bar:
+            _train(task, dataset, config, seed, todo, trained.__setitem__, tell)
         kept = ((trained[i].snapshots[:snapshots], trained[i].final) for i in range(config.count))
         return assemble(kept, config.count, line)
-    if store.missing(config.count):
-        with store.in_use():  # some may have been trained by whoever had it before
-            _train(task, dataset, config, seed, store.missing(config.count), store.save, on_expert)
+    if todo:
+        with bar, store.in_use():  # some may have been trained by whoever had it before
+            _train(task, dataset, config, seed, store.missing(config.count), store.save, tell)
     return store.load(config.count, line, snapshots)
 
 

@@ -6,6 +6,7 @@
 `read` gives them back as floats.
 """
 
+import io
 import json
 import math
 import time
@@ -14,11 +15,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from tqdm import tqdm
+from PIL import Image
 
 from jaxdd.errors import SettingError
 from jaxdd.io.files import NOT_FINITE, atomic_write, to_json
-from jaxdd.report.progress import progress
+from jaxdd.report.tracking import Wandb
 
 BINS = 40
 """Bins of a histogram."""
@@ -34,10 +35,12 @@ class Metrics:
     Args:
         workdir: the folder of the run; made if missing.
         enabled: whether this process writes, `jax.process_index() == 0` for a driver.
+        tracker: where all of it is sent as well; closed with the files.
     """
 
-    def __init__(self, workdir: str | Path, *, enabled: bool = True):
+    def __init__(self, workdir: str | Path, *, enabled: bool = True, tracker: Wandb | None = None):
         self.enabled = enabled
+        self._tracker = tracker
         self.path = Path(workdir) / "metrics.jsonl"
         self._writers: dict[str, Any] = {}
         self._purge: dict[str, int] = {}
@@ -77,6 +80,24 @@ class Metrics:
             if any(counted["counts"]):
                 finite = _finite(values[name])
                 writer.add_histogram(name, finite, int(step), bins=np.array(counted["edges"]), walltime=now)
+        if self._tracker is not None:
+            self._tracker.write(int(step), stage, scalars, histograms)
+
+    def show(self, step: int, stage: str, name: str, png: bytes) -> None:
+        """Put a picture into TensorBoard, and nowhere in `metrics.jsonl`.
+
+        Args:
+            step: the step of the stage that it belongs to.
+            stage: as in `write`.
+            name: what it is called.
+            png: the picture.
+        """
+        if not self.enabled:
+            return
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        self._writer(stage).add_image(name, pixels, int(step), dataformats="HWC")
+        if self._tracker is not None:
+            self._tracker.show(int(step), stage, name, png)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget what a stage recorded after a step, so that a resumed run records no step twice.
@@ -98,10 +119,6 @@ class Metrics:
             self._writers.pop(stage).close()
         self._purge[stage] = step + 1  # TensorBoard hides what older files of the run hold from this step on
 
-    def progress(self, description: str, total: int, initial: int = 0) -> tqdm:
-        """Return `jaxdd.report.progress.progress(…)`; it shows nothing if this process does not write."""
-        return progress(description, total, initial, enabled=self.enabled)
-
     def close(self) -> None:
         """Close the files; further writes fail."""
         if self.enabled:
@@ -109,6 +126,9 @@ class Metrics:
             for writer in self._writers.values():
                 writer.close()
             self._writers.clear()
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
 
     def __enter__(self) -> Self:
         return self

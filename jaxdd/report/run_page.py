@@ -57,6 +57,7 @@ def write_report(
             f"<h1>{page.text(name)}</h1>",
             _summary(distilled, card, results),
             page.section("Accuracy", _accuracies(results)),
+            page.section("Accuracy of each class", _class_accuracies(card, results)),
             page.section("Images", grid_figure(distilled, card)),
             "" if first is None else page.section(BEFORE, grid_figure(first, card, BEFORE, most=400_000)),
             *_curves(metrics_path, card.provenance.get("step"), results),
@@ -127,6 +128,34 @@ def _accuracies(results: Mapping[str, Any]) -> str:
     )
 
 
+def _class_accuracies(card: Card, results: Mapping[str, Any]) -> str:
+    """Return a table of the mean accuracies of every class, if they were measured, the worst class first."""
+    names = {"distilled": "Distilled", "random_real": "Random real", "full_data": "All real data"}
+    means = {
+        title: np.array((results.get(key) or {}).get("class_accuracy", {}).get("mean", []), float)
+        for key, title in names.items()
+    }
+    means = {title: values for title, values in means.items() if values.size == len(card.class_names)}
+    if not means:
+        return ""
+    first = next(iter(means.values()))
+    rows = "".join(
+        f"<tr><th>{page.text(card.class_names[c])}</th>"
+        + f'<td class="bar"><div style="width:{100 * np.nan_to_num(first[c]):.2f}%"></div></td>'
+        + "".join(f'<td class="number">{_percent(values[c])}</td>' for values in means.values())
+        + "</tr>"
+        for c in np.argsort(first, kind="stable")
+    )
+    mean = "".join(f'<td class="number">{_percent(np.nanmean(values))}</td>' for values in means.values())
+    head = "".join(f"<th>{title}, %</th>" for title in means)
+    return (
+        f"<table><thead><tr><th>Class</th><th></th>{head}</tr></thead><tbody>{rows}"
+        f"<tr><th>Mean of the classes</th><td></td>{mean}</tr></tbody></table>"
+        "<p>On the test split, mean over the networks; the worst class comes first. In the mean of the classes a large "
+        "class does not outvote a small one.</p>"
+    )
+
+
 def _comparison(results: Mapping[str, Any]) -> str:
     means = {
         key: float(results[key]["mean"])
@@ -183,8 +212,14 @@ def _curves(path: str | Path | None, saved_step: Any, results: Mapping[str, Any]
         return []
     records = read(path)
     stages = list(dict.fromkeys(record["stage"] for record in records))
-    order = {"distill": 0, "validate": 1, "inspect": 2, "experts": 3}
-    titles = {"distill": "Distillation", "validate": "Validation", "inspect": "Inspection", "experts": "Experts"}
+    order = {"distill": 0, "validate": 1, "set": 2, "inspect": 3, "experts": 4}
+    titles = {
+        "distill": "Distillation",
+        "validate": "Validation",
+        "set": "The set over the steps",
+        "inspect": "Inspection",
+        "experts": "Experts",
+    }
     sections = []
     for stage in sorted(stages, key=lambda stage: order.get(stage, len(order))):
         of_stage = [record for record in records if record["stage"] == stage]
@@ -250,7 +285,7 @@ def _usage(card: Card, evaluate_command: str) -> str:
 
 
 def _percent(fraction: Any) -> str:
-    return "–" if fraction is None else f"{100 * float(fraction):.1f}"
+    return "–" if fraction is None or np.isnan(float(fraction)) else f"{100 * float(fraction):.1f}"
 
 
 def _images_per_class(ipc: Any) -> str:

@@ -37,8 +37,9 @@ def write_scores(
 
     The table has the columns index (position in `dataset.train`), source_index (`dataset.positions`, in the data as
     they were before the validation split was taken), label, class, score and rank, the highest score first; std, if a
-    spread is given; and mislabeled, where it is known which labels are wrong on purpose (`dataset.mislabeled`). The
-    page marks those, and says how well the scores tell them from the others.
+    spread is given; mislabeled and true_class, where it is known which labels are wrong on purpose
+    (`dataset.mislabeled`); and file, where the images are files. The page marks wrong labels, says how well the scores
+    tell them from the others, and names the files.
 
     Args:
         path: the table to write or replace, `.csv` or `.parquet`; the page has the same name with `.html`.
@@ -97,6 +98,11 @@ def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None
         columns["std"] = spread[table["index"]]
     if dataset.mislabeled is not None:
         columns["mislabeled"] = dataset.mislabeled[table["index"]]
+    if dataset.true_labels is not None:
+        columns["true_class"] = np.array(names)[dataset.true_labels[table["index"]]]
+    if dataset.files is not None:
+        files = dataset.files[table["index"]]
+        columns["file"] = np.array([as_text(file) for file in files.tolist()]) if kind == ".csv" else files
     buffer = io.BytesIO()
     write = {".csv": pyarrow.csv.write_csv, ".parquet": pyarrow.parquet.write_table}[kind]
     write(pyarrow.table(columns), buffer)
@@ -117,6 +123,7 @@ def _scores_page(
         cells = "".join(f"<td>{_examples(end, scores, dataset)}</td>" for end in (high, low))
         rows.append(f"<tr><th>{page.text(name)}</th>{cells}</tr>")
     groups, found, truth = {"all": scores}, "", ""
+    named = "" if dataset.files is None else ", the name of its file"
     if wrong is not None:
         groups = {"label as given": scores[~wrong], "label replaced on purpose": scores[wrong]}
         truth = ", and its true class where the label was replaced"
@@ -136,7 +143,7 @@ def _scores_page(
                 f"{ends[0].capitalize()} and {ends[1]} of every class",
                 f'<table class="examples"><thead><tr><th></th><th>{ends[0]}</th><th>{ends[1]}</th></tr></thead>'
                 f"<tbody>{''.join(rows)}</tbody></table>"
-                f"<p>Under every image its index in the table of scores{truth}.</p>",
+                f"<p>Under every image its index in the table of scores{named}{truth}.</p>",
             ),
             page.section("Settings", page.folded("config", settings)),
         ]
@@ -154,8 +161,11 @@ def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:
         image.thumbnail((96, 96))
         image.save(buffer, "png")
         kind, caption, note = "", str(row), ""
+        if dataset.files is not None:
+            caption = f"{row} {Path(dataset.files[row]).name}"
         if dataset.true_labels is not None and dataset.true_labels[row] != dataset.train.labels[row]:
             truth = dataset.class_names[dataset.true_labels[row]]
-            kind, caption, note = "wrong", f"{row}, truly {truth}", f", label replaced on purpose, truly {truth}"
+            kind, note = "wrong", f", label replaced on purpose, truly {truth}"
+            caption += f", truly {truth}"
         shown.append(page.figure(buffer.getvalue(), caption, kind, f"example {row}, score {scores[row]:.4g}{note}"))
     return f'<div class="examples">{"".join(shown)}</div>'

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdd.data.sources.decode import check_memory, decode, stack
-from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, hold_out
+from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, draw_held_out, subset
 from jaxdd.errors import SettingError
 
 NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
@@ -54,16 +54,17 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     )
     everything = Split(images, np.array(labels, np.int32))
     if test_files:
-        count = sum(map(len, train_files.values()))
-        train, test = (Split(*(array[part] for array in everything)) for part in (slice(count), slice(count, None)))
+        held_out = np.arange(len(files)) >= sum(map(len, train_files.values()))
     else:
-        train, test = hold_out(everything, TEST_FRACTION, TEST_SEED)
-        if not len(test.labels):
+        held_out = draw_held_out(everything.labels, TEST_FRACTION, TEST_SEED)
+        if not held_out.any():
             raise SettingError(
                 f"the classes of {path} are too small to make a test split of {TEST_FRACTION:.0%} of each: add images, "
                 f"or put train and test images in {path}/train/CLASS/ and {path}/test/CLASS/"
             )
-    return RawDataset(path.resolve().name, class_names, train, test)
+    train, test = (subset(everything, np.flatnonzero(part)) for part in (~held_out, held_out))
+    names = tuple(str(file.relative_to(path)) for file, held in zip(files, held_out, strict=True) if not held)
+    return RawDataset(path.resolve().name, class_names, train, test, names)
 
 
 def _check_split_names(path: Path) -> None:

@@ -4,23 +4,26 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
 
-def progress(description: str, total: int, initial: int = 0, *, enabled: bool = True) -> tqdm:
+def progress_bar(description: str, total: int, initial: int = 0, *, enabled: bool = True) -> tqdm:
     """Return a progress bar on standard error; plain lines, one a minute and one at the end, if that is no terminal.
+
+    In a job of many processes the first one shows it.
 
     Args:
         description: what is being counted.
         total: where the count ends.
         initial: where it starts, for a run that resumes.
-        enabled: whether to show anything; false on all processes but one.
+        enabled: whether to show anything.
 
     Returns:
         A `tqdm`: call `update()` after each step and `close()` at the end, or use it in a `with`.
     """
     bar = _Bar if sys.stderr.isatty() else _Lines
-    return bar(desc=description, total=total, initial=initial, disable=not enabled)
+    return bar(desc=description, total=total, initial=initial, disable=not enabled or jax.process_index() > 0)
 
 
 class _Bar(tqdm):
