@@ -77,3 +77,23 @@ def test_a_run_is_added(tmp_path, monkeypatch):
     }
     line = (tmp_path / "README.md").read_text().splitlines()[-1]
     assert line == f"| MTT | 1 | 46.3 | 44.1 ± 0.3 | 2.0 min | a device | shorter | `{command}` |"
+
+
+def test_a_table_is_added(tmp_path, monkeypatch):
+    versions = dict.fromkeys(("jax", "flax", "optax", "python"), "1") | {"device": "a device"}
+    row = {"name": "digits_mtt", "labels": "teacher", "per_class": 1}
+    cell = {"row": row, "network": "vgg11:width=16", "accuracy": {"mean": 0.5, "std": 0.25, "runs": [0.25, 0.75]}}
+    table = {"dataset": "digits", "cells": [cell], "versions": versions}
+    (tmp_path / "table.json").write_text(results.json.dumps(table))
+    (tmp_path / "results.jsonl").write_text("")
+    for name in ("RESULTS", "PAGE"):
+        monkeypatch.setattr(results, name, tmp_path / getattr(results, name).name)
+    command = "jaxdd evaluate runs/digits_mtt/distilled.npz --labels teacher --model vgg11:width=16"
+    monkeypatch.setattr("sys.argv", ["results", "table", str(tmp_path), "--commit", "abcdef1", "--command", command])
+    results.main()
+    lines = (tmp_path / "README.md").read_text().splitlines()
+    assert lines[-3:] == [
+        "| method | digits, vgg11 |",
+        "| --- | --- |",
+        "| mtt, teacher labels | 50.0 ± 25.0 |",
+    ]

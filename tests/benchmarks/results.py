@@ -3,8 +3,10 @@
 `python -m tests.benchmarks.results add runs/mtt --group cifar10 --method MTT --published 46.3 --command "jaxdd …"`
 appends what a finished run has reached, with its versions, device, seconds, curve on validation and this commit.
 
+`python -m tests.benchmarks.results table FOLDER --command "jaxdd evaluate …"` appends a table of `jaxdd evaluate --out`.
+
 A line of the file is an object: `group` (a table of the page), `method`, `data`, `ipc`, `labels` (of the train split,
-where they were replaced), `mean` and `std` of the test accuracy in per cent over `networks`, `runs` (each network),
+where they were replaced), `network` (where a table is over networks), `mean` and `std` of the test accuracy in per cent over `networks`, `runs` (each network),
 `published` (per cent), `command`, `commit`, `device`, `versions`, `seconds` of distillation, `curve` (accuracy on
 validation by step), `note` (what differs from what is published, or was tested as the cause of a gap).
 """
@@ -48,6 +50,22 @@ GROUPS = {
         "Digits, one image per class, mean ± standard deviation over three seeds (of the wrong labels, of "
         "distillation, and of five networks each). All rows: `python -m tests.benchmarks.statistics noise digits`. "
         "What follows from it: [methods](../jaxdd/methods/README.md#iwd).",
+    ),
+    "networks": (
+        "Across networks",
+        "One image per class. Sets are those of the presets, distilled on a ConvNet and taught to each network with the "
+        "labels named (`teacher`: one ConvNet trained on all real data labels every row); the coreset is the better "
+        "one of herding and k-center on validation. ResNet-18, VGG-11 and AlexNet are narrow, for a CPU: digits ConvNet "
+        "w32 d2, ResNet-18 w16, VGG-11 w16, AlexNet w64, five networks each; Fashion-MNIST ConvNet w16, ResNet-18 w8, "
+        "VGG-11 w8, AlexNet w32, three each. A standard deviation of 20 or 30 says that some networks did not train at "
+        "the learning rate that MTT learned for its ConvNet. `jaxdd evaluate runs/digits_*/distilled.npz --labels own "
+        "hard teacher --coreset --full-data --model convnet:width=32,depth=2 resnet18:width=16 vgg11:width=16 "
+        "alexnet:width=64 mlp`.",
+    ),
+    "imbalance": (
+        "Long-tailed data",
+        "Fashion-MNIST made 100 times rarer in its last class than in its first (`--data.imbalance 100`), one image "
+        "per class; mean of the accuracies of the classes, over three seeds of experts, distillation and evaluation.",
     ),
 }
 """Tables by name: title, and what all of its rows share."""
@@ -110,11 +128,15 @@ def crossed(found: list[dict[str, Any]]) -> str:
         own = [at.get((method, name)) for name in columns]
         first = next(row for row in own if row)
         lines.append([method, *(accuracy(row) if row else "" for row in own), command(first)])
+    if len({row.get("command") for row in found}) <= len({row["data"] for row in found}):  # one for all, said above
+        return markdown(["method", *columns], [line[:-1] for line in lines])
     return markdown(["method", *columns, "command"], lines)
 
 
 def column(row: dict[str, Any]) -> str:
     """Name what a result was measured on."""
+    if "network" in row:
+        return f"{NAMES[row['data']]}, {row['network']}"
     return row.get("labels") or f"{NAMES[row['data']]}, {row['ipc']}"
 
 
@@ -162,6 +184,27 @@ def add(arguments: argparse.Namespace) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def add_table(arguments: argparse.Namespace) -> None:
+    """Append the cells of a table over networks."""
+    table = json.loads((Path(arguments.folder) / "table.json").read_text())
+    with RESULTS.open("a") as file:
+        for cell in table["cells"]:
+            row = {
+                "group": "networks",
+                "method": f"{cell['row']['name'].split('_')[-1]}, {cell['row']['labels']} labels",
+                "data": table["dataset"],
+                "ipc": cell["row"]["per_class"],
+                "network": cell["network"].split(":")[0],
+                "settings": cell["network"],
+                **reached(cell["accuracy"]),
+                "commit": arguments.commit or git("rev-parse", "--short", "HEAD"),
+                "device": table["versions"]["device"],
+                "versions": {name: table["versions"][name] for name in ("jax", "flax", "optax", "python")},
+                "command": arguments.command,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
 def reached(score: dict[str, Any]) -> dict[str, Any]:
     """Return an accuracy in per cent, with one digit behind the point."""
     mean, std, *runs = (round(100 * value, 1) for value in (score["mean"], score["std"], *score["runs"]))
@@ -185,6 +228,11 @@ def main() -> None:
     adding.add_argument("--of", default="distilled", choices=["distilled", "random_real", "full_data"])
     adding.add_argument("--published", type=float)
     adding.set_defaults(run=add)
+    adding = commands.add_parser("table", help="append a table of jaxdd evaluate")
+    adding.add_argument("folder")
+    adding.add_argument("--command", required=True)
+    adding.add_argument("--commit")
+    adding.set_defaults(run=add_table)
     arguments = parser.parse_args()
     if "run" in arguments:
         arguments.run(arguments)
