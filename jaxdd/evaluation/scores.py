@@ -276,7 +276,7 @@ def evaluate(
     found = {name: dict(known[name]) for name in scores if known is not None and name in known}
     with progress_bar("evaluate", len(scores), len(found), enabled=progress) as bar:
         for name in (name for name in scores if name not in found):
-            bar.set_description_str(f"evaluate {name}".replace("_", " "))
+            bar.set_postfix_str(name.replace("_", " "), refresh=False)
             found[name] = {key: np.asarray(runs, np.float64).tolist() for key, runs in to_host(scores[name]()).items()}
             scheme = "full_recipe" if name == "full_data" else "recipe"
             check_converged(f"evaluation of {name}", np.array(found[name][task.score]), f"evaluate.{scheme}.lr")

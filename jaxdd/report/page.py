@@ -83,13 +83,21 @@ figure img {{ max-width: 100%; }}
 .plots {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: .8rem; }}
 .plot img {{ width: 100%; }}
 table.examples th, table.examples td {{ vertical-align: middle; }}
-div.examples {{ display: flex; flex-wrap: wrap; gap: 3px; }}
-div.examples img {{ width: 32px; image-rendering: pixelated; border: 2px solid transparent; }}
+div.examples {{ display: flex; flex-wrap: wrap; gap: 4px; }}
+div.examples figure {{ width: 4rem; text-align: center; }}
+div.examples img {{ width: 40px; image-rendering: pixelated; border: 2px solid transparent; }}
 div.examples .wrong img {{ border-color: #e0782f; }}
-div.examples figcaption {{ font-size: .6rem; text-align: center; margin: 0; }}
+div.examples figcaption {{ font-size: .62rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }}
 pre {{ background: var(--code); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
   font: 13px/1.45 ui-monospace, monospace; }}
 summary {{ cursor: pointer; margin: .4rem 0; }}
+@media (max-width: 40rem) {{
+  table {{ display: block; overflow-x: auto; }}
+  th, td {{ padding-right: .7rem; }}
+  .bar {{ width: 4rem; }} }}
+@media print {{
+  h2 {{ break-after: avoid; }}
+  figure, tr, pre {{ break-inside: avoid; }} }}
 </style>
 <body>
 {body}
