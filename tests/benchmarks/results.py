@@ -3,7 +3,7 @@
 `python -m tests.benchmarks.results add runs/mtt --group cifar10 --method MTT --published 46.3 --command "jaxdd …"`
 appends what a finished run has reached, with its versions, device, seconds, curve on validation and this commit.
 
-`python -m tests.benchmarks.results table FOLDER --command "jaxdd evaluate …"` appends what `jaxdd evaluate --out` wrote.
+`python -m tests.benchmarks.results table FOLDER --command "jaxdd evaluate …"` appends what `jaxdd evaluate --out` made.
 
 A line of the file is an object: `group` (a table of the page), `method`, `data`, `ipc`, `labels` (of the train split,
 where they were replaced), `network` (where a table is over networks), `mean` and `std` of the test accuracy in per
@@ -54,14 +54,14 @@ GROUPS = {
     ),
     "networks": (
         "Across networks",
-        "One image per class. Sets are those of the presets, distilled on a ConvNet and taught to each network with "
-        "the labels named (`teacher`: one ConvNet trained on all real data labels every row); the coreset is the better "
-        "one of herding and k-center on validation. ResNet-18, VGG-11 and AlexNet are narrow, for a CPU: digits "
-        "ConvNet w32 d2, ResNet-18 w16, VGG-11 w16, AlexNet w64, five networks each; Fashion-MNIST ConvNet w16, ResNet-18 w8, "
-        "VGG-11 w8, AlexNet w32, three each. A standard deviation of 20 or 30 says that some networks did not train at "
-        "the learning rate that MTT learned for its ConvNet. `jaxdd evaluate runs/digits_*/distilled.npz --labels own "
-        "hard teacher --coreset --full-data --model convnet:width=32,depth=2 resnet18:width=16 vgg11:width=16 "
-        "alexnet:width=64 mlp`.",
+        "One image per class. Sets are those of the presets, distilled on a ConvNet and taught to each network with"
+        " the labels named (`teacher`: one ConvNet trained on all real data labels every row); the coreset is the "
+        "better one of herding and k-center on validation. ResNet-18, VGG-11 and AlexNet are narrow, for a CPU: "
+        "digits ConvNet w32 d2, ResNet-18 w16, VGG-11 w16, AlexNet w64, five networks each; Fashion-MNIST ConvNet "
+        "w16, ResNet-18 w8, VGG-11 w8, AlexNet w32, three each. A standard deviation of 20 or 30 says that some "
+        "networks did not train at the learning rate that MTT learned for its ConvNet. `jaxdd evaluate "
+        "runs/digits_*/distilled.npz --labels own hard teacher --coreset --full-data --model "
+        "convnet:width=32,depth=2 resnet18:width=16 vgg11:width=16 alexnet:width=64 mlp`.",
     ),
     "imbalance": (
         "Long-tailed data",
