@@ -20,6 +20,7 @@ from jaxdd.evaluation import EvaluateConfig, validator
 from jaxdd.experts.placement import Fetcher, Residency, place, resolve
 from jaxdd.experts.trajectories import Trajectories, named_snapshots, with_params
 from jaxdd.io.checkpoint import Checkpoints
+from jaxdd.io.hosts import anywhere
 from jaxdd.io.progress import progress_bar
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
 from jaxdd.methods.base import Method, Prepare
@@ -237,7 +238,7 @@ def run_method(
                 if topic not in warned:
                     warned.add(topic)
                     on_warning(text)
-            scheduled, stopping = done % every == 0 or done == steps, stop()
+            scheduled, stopping = done % every == 0 or done == steps, anywhere(stop())
             if scheduled or stopping:
                 save(done, score=scheduled)
             if stopping and done < steps:

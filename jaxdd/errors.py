@@ -12,5 +12,9 @@ class Diverged(FloatingPointError):
     """Numbers of training, of distillation or of an estimate are not finite."""
 
 
+class PeerLost(RuntimeError):
+    """Another process of the job ended or cannot be reached; what was saved is there."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has saved what it had computed."""

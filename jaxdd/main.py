@@ -5,18 +5,20 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
 from jaxdd.app.remedies import with_remedy
-from jaxdd.errors import Diverged, Interrupted, SettingError
+from jaxdd.errors import Diverged, Interrupted, PeerLost, SettingError
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0; 2 for bad input or a run that diverged; 130 if stopped by SIGINT or SIGTERM.
+        The exit status: 0; 2 for bad input or a run that diverged; 3 if another process of the job was lost; 130 if
+        stopped by SIGINT or SIGTERM.
     """
     words = list(sys.argv[1:] if words is None else words)
     if words == ["--version"]:
@@ -24,16 +26,22 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
     from jaxdd.app.command_line import read
+    from jaxdd.app.config import Config
+    from jaxdd.app.hosts import joined
     from jaxdd.app.talk import Talk
 
     try:
         command = read(words)
         if isinstance(command, Talk):
             logging.getLogger("jaxdd").setLevel(command.level)
-        launch(command)
+        with joined(command.hosts) if isinstance(command, Config) and not command.dry_run else nullcontext():
+            launch(command)
     except (SettingError, Diverged) as error:
         print(f"jaxdd: {error}", file=sys.stderr)
         return 2
+    except PeerLost as error:
+        print(f"jaxdd: {error}. Start all of them again, and the run goes on from what was saved", file=sys.stderr)
+        return 3
     except OSError as error:
         print(f"jaxdd: {with_remedy(error)}", file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import tyro
 
 from jaxdd.app.cli import HELP, cli
+from jaxdd.app.hosts import Hosts
 from jaxdd.app.talk import Talk
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
@@ -65,6 +66,8 @@ class Config(Talk):
     deterministic: bool = True
     """Request deterministic GPU kernels from XLA, without which resuming is not bit-identical on a GPU."""
 
+    hosts: Hosts = Hosts()
+    """The processes that work on the run."""
     log: Literal["files", "wandb"] = "files"
     """Where curves and images go: to the workdir's files, metrics.jsonl and TensorBoard's, or to these and to Weights &
     Biases, whose client must be installed."""

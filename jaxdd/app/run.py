@@ -27,6 +27,7 @@ from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import atomic_write, plain, write_json
+from jaxdd.io.hosts import anywhere, from_first, is_first
 from jaxdd.io.integrity import digest_of_arrays
 from jaxdd.report.grid import draw, image_grid
 from jaxdd.report.metrics import Metrics, read
@@ -99,13 +100,12 @@ def run(config: Config) -> dict[str, Any]:
         outcome = _distill(job, trajectories)
         scores = _evaluate(job, outcome)
         results = _results(job, outcome, scores)
-        if jax.process_index() == 0:
-            _write_outputs(job, outcome, results)
+        from_first(lambda: _write_outputs(job, outcome, results))
     return results
 
 
 def _metrics(config: Config, run: str) -> Metrics:
-    first, workdir = jax.process_index() == 0, Path(config.workdir)
+    first, workdir = is_first(), Path(config.workdir)
     tracker = Wandb(workdir, run, record(config)) if first and config.log == "wandb" else None
     return Metrics(workdir, enabled=first, tracker=tracker)
 
@@ -273,7 +273,7 @@ def _evaluate(job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
     total = 1 + config.random_real + config.full_data
 
     def leave(when: str) -> None:
-        if job.stop() and len(done.accuracies) < total:
+        if anywhere(job.stop()) and len(done.accuracies) < total:
             raise Interrupted(f"evaluation stopped {when}")
 
     def on_result(name: str, measures: Measures) -> None:

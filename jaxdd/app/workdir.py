@@ -18,6 +18,7 @@ from jaxdd.errors import SettingError
 from jaxdd.evaluation import Measures
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import differences, plain, write_json
+from jaxdd.io.hosts import from_first, is_first
 from jaxdd.io.integrity import DamagedError, digest, read_json, read_sealed, write_sealed
 from jaxdd.io.lock import in_use
 
@@ -39,9 +40,9 @@ def opened(workdir: Path, config: Config, run: str) -> Iterator[None]:
     """
     try:
         with in_use(workdir / ".run.lock", "wait until it has ended, or choose another --workdir"):
-            if not (workdir / "config.json").exists():
-                Checkpoints(workdir / "checkpoints", run).check_run()
-            claim(workdir, config)
+            if from_first(lambda: not (workdir / "config.json").exists()):
+                from_first(Checkpoints(workdir / "checkpoints", run).check_run)
+            from_first(lambda: claim(workdir, config))
             yield
     except OSError as error:
         if error.filename is None:
@@ -58,8 +59,7 @@ def claim(workdir: Path, config: Config) -> None:
     """
     path = workdir / "config.json"
     if not path.exists():
-        if jax.process_index() == 0:
-            write_json(path, record(config))
+        write_json(path, record(config))
         return
     stored = read_json(path, "delete it if the folder is that of this run: its checkpoints know which run they are of")
     if found := differences(stored, record(config)):
@@ -73,7 +73,7 @@ def record(config: Config) -> dict[str, Any]:
     """Return the configuration as JSON, without what does not change the results."""
     fields = plain(config)
     del fields["experts"]["residency"]
-    for name in ("workdir", "dry_run", "log", *(field.name for field in dataclasses.fields(Talk))):
+    for name in ("workdir", "dry_run", "log", "hosts", *(field.name for field in dataclasses.fields(Talk))):
         del fields[name]
     return fields
 
@@ -103,20 +103,23 @@ class Progress:
         self._scored = ""
         self.accuracies: dict[str, Measures] = {}
         self.seconds = {"experts": 0.0, "evaluate": 0.0}
-        if path.exists():
-            self._read()
+        found = from_first(self._read)
+        if found is not None:
+            self._scored, self.accuracies, self.seconds = found["set"], found["accuracies"], found["seconds"]
 
-    def _read(self) -> None:
+    def _read(self) -> dict[str, Any] | None:
+        if not self._path.exists():
+            return None
         remedy = "what it held is computed again"
         try:
             stored = read_sealed(self._path, remedy)
         except DamagedError as error:
             log.warning("%s", error)
-            return
+            return None
         if stored["run"] != self._run:
             log.warning("%s is that of another run; %s", self._path, remedy)
-            return
-        self._scored, self.accuracies, self.seconds = stored["set"], stored["accuracies"], stored["seconds"]
+            return None
+        return stored
 
     def score(self, distilled: str) -> None:
         """Begin the evaluation of a set, known by its sha256; forget the accuracies of another one."""
@@ -128,6 +131,6 @@ class Progress:
         """Record time spent in a stage, and accuracies if it computed any."""
         self.seconds[stage] += seconds
         self.accuracies.update(accuracies)
-        if jax.process_index() == 0:
+        if is_first():
             known = {"run": self._run, "set": self._scored, "accuracies": self.accuracies, "seconds": self.seconds}
             write_sealed(self._path, known)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -152,7 +153,8 @@ def lanes() -> int:
 
 def replicate(tree: PyTree) -> PyTree:
     """Put a copy of every array on every device of the mesh that is set."""
-    return jax.device_put(tree, NamedSharding(jax.sharding.get_mesh(), P()))
+    sharding = NamedSharding(jax.sharding.get_mesh(), P())
+    return jax.tree.map(lambda x: _put(x, sharding), tree)
 
 
 def spread(tree: PyTree) -> PyTree:
@@ -160,14 +162,28 @@ def spread(tree: PyTree) -> PyTree:
     mesh = jax.sharding.get_mesh()
 
     def place(x: AnyArray) -> Array:
-        return jax.device_put(x, NamedSharding(mesh, P() if x.shape[0] % mesh.size else P(AXIS)))
+        return _put(x, NamedSharding(mesh, P() if x.shape[0] % mesh.size else P(AXIS)))
 
     return jax.tree.map(place, tree)
 
 
+def _put(x: AnyArray, sharding: NamedSharding) -> Array:
+    """Put an array that every process has on devices, those of other processes among them."""
+    elsewhere = not sharding.is_fully_addressable
+    if not elsewhere or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x[index]))
+
+
 def to_host(tree: PyTree) -> PyTree:
-    """Fetch arrays to the host as NumPy arrays."""
-    return jax.tree.map(np.asarray, jax.device_get(tree))
+    """Fetch arrays to the host as NumPy arrays, whole on every process of a job."""
+
+    def fetch(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        return x
+
+    return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(fetch, tree)))
 
 
 def device_memory() -> int:

@@ -11,15 +11,16 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd.core import sampling
 from jaxdd.core.keys import stage_key
-from jaxdd.core.parallel import map_over, over_devices, replicate, to_host
+from jaxdd.core.parallel import make_mesh, map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, check_task
 from jaxdd.core.training import train
 from jaxdd.data import Data
 from jaxdd.errors import Diverged
-from jaxdd.experts.store import Expert, ExpertStore, assemble
+from jaxdd.experts.store import Expert, ExpertStore, assemble, exchange
 from jaxdd.experts.timeline import ExpertsConfig, timeline
 from jaxdd.experts.trajectories import Trajectories
+from jaxdd.io.hosts import from_first, gathered, together
 from jaxdd.io.progress import progress_bar
 from jaxdd.types import Array
 
@@ -83,7 +84,7 @@ def train_experts(
     """
     check_task(task)
     line = timeline(config, dataset.real_set().size)
-    todo = list(range(config.count)) if store is None else store.missing(config.count)
+    todo = list(range(config.count)) if store is None else from_first(lambda: store.missing(config.count))
     bar = progress_bar("experts", config.count, config.count - len(todo), enabled=progress)
 
     def tell(index: int, expert: Expert) -> None:
@@ -95,11 +96,15 @@ def train_experts(
         trained: dict[int, Expert] = {}
         with bar:
             _train(task, dataset, config, seed, todo, trained.__setitem__, tell)
+        for others in gathered(trained):
+            trained |= others
         kept = ((trained[i].snapshots[:snapshots], trained[i].final) for i in range(config.count))
         return assemble(kept, config.count, line)
     if todo:
         with bar, store.in_use():  # some may have been trained by whoever had it before
-            _train(task, dataset, config, seed, store.missing(config.count), store.save, tell)
+            todo = from_first(lambda: store.missing(config.count))
+            _train(task, dataset, config, seed, todo, store.save, tell)
+    exchange(store, config.count)
     return store.load(config.count, line, snapshots)
 
 
@@ -112,28 +117,35 @@ def _train(
     keep: Callable[[int, Expert], None],
     on_expert: Callable[[int, Expert], None],
 ) -> None:
-    """Train the experts `todo`, in groups; each is kept before the caller hears of any of its group."""
+    """Train the experts `todo`, in groups; each is kept before the caller hears of any of its group.
+
+    The processes of a job share each group's experts, every one trained whole on one device, and fail together.
+    """
     if not todo:
         return
-    real, devices = dataset.real_set(), jax.sharding.get_mesh().size
-    key = stage_key(seed, "experts")
-    run, on_device = trainer(task, config, real.size), replicate(real)
-    group = config.per_dispatch or devices
-    for start in range(0, len(todo), group):
-        # Devices without an expert of their own train one that is thrown away: no other program is compiled.
-        members = todo[start : start + group]
-        indices = np.resize(members, -(-len(members) // devices) * devices)
-        experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
-        new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
-        # All that is good is kept before anything is refused or the caller may stop.
-        good = {index: expert for index, expert in new.items() if np.isfinite(expert.final).all()}
-        for index, expert in good.items():
-            keep(index, expert)
-        if bad := sorted(new.keys() - good.keys()):
-            lr = config.recipe.lr
-            raise Diverged(
-                f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr, in a new workdir or "
-                "experts.directory"
-            )
-        for index, expert in good.items():
-            on_expert(index, expert)
+    real, here = dataset.real_set(), jax.sharding.get_mesh().local_devices
+    group, processes = config.per_dispatch or len(here), jax.process_count()
+    mesh = make_mesh(here)
+    with jax.set_mesh(mesh):
+        run, on_device, key = trainer(task, config, real.size), replicate(real), stage_key(seed, "experts")
+    for start in range(0, len(todo), group * processes):
+        members = todo[start : start + group * processes][jax.process_index() :: processes]
+        with together(), jax.set_mesh(mesh):
+            if not members:
+                continue
+            # Devices without an expert of their own train one that is thrown away: no other program is compiled.
+            indices = np.resize(members, -(-len(members) // len(here)) * len(here))
+            experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
+            new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
+            # All that is good is kept before anything is refused or the caller may stop.
+            good = {index: expert for index, expert in new.items() if np.isfinite(expert.final).all()}
+            for index, expert in good.items():
+                keep(index, expert)
+            if bad := sorted(new.keys() - good.keys()):
+                lr = config.recipe.lr
+                raise Diverged(
+                    f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr, in a new workdir or "
+                    "experts.directory"
+                )
+            for index, expert in good.items():
+                on_expert(index, expert)

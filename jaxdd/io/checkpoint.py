@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdd.errors import SettingError
+from jaxdd.io.hosts import from_first
 from jaxdd.io.integrity import DamagedError, damaged, digests, read_sealed, write_sealed
 from jaxdd.types import AnyArray, PyTree
 
@@ -42,6 +43,9 @@ def load(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 class Checkpoints:
     """The checkpoints of one run: the newest two are kept, a damaged one is set aside.
 
+    What a run's state holds is the same on all processes of a job: the first one writes it and reads it, on its own
+    disk if there is no shared one, and tells the others. A run goes on with any number of processes and devices.
+
     Each is a folder named by its step that holds a manifest of its files. It appears in one rename, whole.
 
     Args:
@@ -56,14 +60,16 @@ class Checkpoints:
 
     def save(self, step: int, tree: PyTree) -> None:
         """Write `tree` as the checkpoint of `step`; it counts only once it is complete."""
+        from_first(lambda: self._save(step, tree))
+
+    def _save(self, step: int, tree: PyTree) -> None:
         partial, path = self._directory / "partial", self._directory / str(step)
         _write(partial, tree)
-        if jax.process_index() == 0:
-            write_sealed(partial / MANIFEST, {"run": self._run, "files": digests(partial)})
-            _remove(path)
-            os.rename(partial, path)
-            for old in self._steps()[2:]:
-                _remove(self._directory / str(old))
+        write_sealed(partial / MANIFEST, {"run": self._run, "files": digests(partial)})
+        _remove(path)
+        os.rename(partial, path)
+        for old in self._steps()[2:]:
+            _remove(self._directory / str(old))
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Read the newest intact checkpoint into the structure of `like`, as host arrays; None if there is none.
@@ -71,6 +77,9 @@ class Checkpoints:
         Raises:
             SettingError: It is of another run.
         """
+        return from_first(lambda: self._restore(like))
+
+    def _restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         for step in self._steps():
             path = self._directory / str(step)
             try:
@@ -121,12 +130,22 @@ class Checkpoints:
 def _write(path: Path, tree: PyTree) -> None:
     _check_room(path, tree)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree), force=True)
     except ValueError as error:
         if "RESOURCE_EXHAUSTED" in str(error):  # a quota, or another program took the room
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Build a checkpointer of this process alone, which waits for no other one of a job."""
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _check_room(path: Path, tree: PyTree) -> None:
@@ -138,7 +157,7 @@ def _check_room(path: Path, tree: PyTree) -> None:
 
 def _read(path: Path, like: PyTree, *, partial: bool = False) -> PyTree:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         return checkpointer.restore(
             path.absolute(), args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy, partial_restore=partial)
         )
