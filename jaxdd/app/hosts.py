@@ -5,6 +5,8 @@ import dataclasses
 import logging
 import os
 import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -71,7 +73,7 @@ def job_of(environment: Mapping[str, str]) -> Job | None:
         SettingError: The job has several processes, and this one was not started as one of them.
     """
     for launcher, (count_name, index_name) in _LAUNCHERS.items():
-        count = int(environment.get(count_name, "1"))
+        count = _number(environment, count_name, "1")
         if count == 1:
             continue
         if launcher == "Slurm" and "SLURM_STEP_NODELIST" not in environment:
@@ -87,12 +89,27 @@ def job_of(environment: Mapping[str, str]) -> Job | None:
         coordinator = None
         if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
             coordinator = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
-        return Job(launcher, count, int(environment[index_name]), coordinator)
+        return Job(launcher, count, _number(environment, index_name), coordinator)
     return None
 
 
-def _arguments(hosts: Hosts, environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what `jax.distributed.initialize` is to be called with; None for a process by itself."""
+def _number(environment: Mapping[str, str], name: str, default: str = "") -> int:
+    value = environment.get(name, default)
+    if not value.isdecimal():
+        raise SettingError(f"{name} is {value!r}; set it to a number, or unset it")
+    return int(value)
+
+
+def arguments(hosts: Hosts, environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """Find out what `jax.distributed.initialize` is to be called with; None for a process by itself.
+
+    Args:
+        hosts: The settings, which take precedence.
+        environment: What the launcher says.
+
+    Raises:
+        SettingError: There is a job of several processes, but not all that it takes to join it.
+    """
     if hosts.count == 1:
         return None
     given = {name: getattr(hosts, name) for name in ("coordinator", "count", "index")}
@@ -100,7 +117,7 @@ def _arguments(hosts: Hosts, environment: Mapping[str, str]) -> dict[str, Any] |
     if hosts.detect or ("," in workers and not any(value is not None for value in given.values())):
         return {}
     if hosts.index is None and hosts.count is not None and "JOB_COMPLETION_INDEX" in environment:
-        given["index"] = int(environment["JOB_COMPLETION_INDEX"])  # an indexed job of Kubernetes
+        given["index"] = _number(environment, "JOB_COMPLETION_INDEX")  # an indexed job of Kubernetes
     job = None if all(value is not None for value in given.values()) else job_of(environment)
     if job is not None:
         known = {"coordinator": job.coordinator, "count": job.count, "index": job.index}
@@ -142,23 +159,25 @@ def joined(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> Iterato
         SettingError: They cannot be joined: a setting is missing, or a process is.
         PeerLost: A process ended or cannot be reached any more, and this one noticed before it was ended, too.
     """
-    arguments = _arguments(hosts, environment)
-    if arguments is None:
+    found = arguments(hosts, environment)
+    if found is None:
         yield
         return
+    alarm = threading.Timer(hosts.start_timeout, _give_up, (hosts.start_timeout, found))
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(
-            **arguments,
-            initialization_timeout=hosts.start_timeout,
+            **found,
+            initialization_timeout=hosts.start_timeout
+            + 60,  # at which JAX would end the process without a word of ours
             heartbeat_timeout_seconds=hosts.heartbeat_timeout,
             shutdown_timeout_seconds=hosts.heartbeat_timeout,
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingError(
-            f"the other processes of the job were not there within hosts.start_timeout, {hosts.start_timeout} s "
-            f"({reason}); start all of them, and see that they reach process 0"
-        ) from error
+        raise SettingError(f"the job cannot be joined: {str(error).splitlines()[0]}; see --hosts.*") from error
+    finally:
+        alarm.cancel()
     names = gathered(f"process {jax.process_index()} on {socket.gethostname()}")
     log.info("%d processes: %s", len(names), ", ".join(names))
     try:
@@ -172,6 +191,19 @@ def joined(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> Iterato
     finally:
         with contextlib.suppress(Exception):  # those that are left know by themselves
             jax.distributed.shutdown()
+
+
+def _give_up(seconds: int, found: Mapping[str, Any]) -> None:
+    """End this process, which waits in code that cannot be interrupted."""
+    who = f"process {found['process_id']} of {found['num_processes']}" if "process_id" in found else "this process"
+    where = found.get("coordinator_address", "the first process")
+    print(
+        f"jaxdd: {who} waited {seconds} s, hosts.start_timeout, and the others were not all there; start all of them, "
+        f"and see that they reach {where}",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _lost(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, mislabeled_auc, scores, settled
 from jaxdd.io.files import plain
+from jaxdd.io.hosts import anywhere, from_first
 from jaxdd.io.progress import progress_bar
 from jaxdd.report.scores_page import check_table, write_scores
 
@@ -84,9 +86,7 @@ def influence(command: Influence) -> dict[str, Any]:
     config = settled(config, line.time, line.total_time, recorded=along_path)
     check(task, config, len(dataset.train.labels), line.time, line.total_time)
     try:
-        command.table.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=command.table.parent):
-            pass
+        from_first(lambda: _check_room(command.table.parent))
     except OSError as error:
         raise SettingError(
             f"--out {command.table} cannot be written ({error.strerror}); name a file in a folder of yours"
@@ -108,7 +108,8 @@ def influence(command: Influence) -> dict[str, Any]:
     found, count = [], command.experts.count
     with progress_bar(f"influence along {len(rows)} snapshots", count, enabled=not command.quiet) as bar:
         for expert in range(count):
-            path = _path(store, expert, line, [*rows, *([len(line.steps) - 1] if config.end == "last" else [])])
+            read = [*rows, *([len(line.steps) - 1] if config.end == "last" else [])]
+            path = from_first(partial(_path, store, expert, line, read))
             one = dataclasses.replace(config, stride=1)
             found.append(scores(task, dataset.real_set(), target, path, one))
             bar.update()
@@ -120,18 +121,28 @@ def influence(command: Influence) -> dict[str, Any]:
         + f", without {' and '.join(ignored)}" * bool(ignored)
         + ". A positive score says that more weight on the example lowers that loss."
     )
-    page = write_scores(
-        command.table,
-        mean,
-        dataset,
-        title=f"{dataset.name}: influence on the {command.target} loss",
-        about=about,
-        settings=_settings(dataclasses.replace(command, influence=config)),
-        ends=("most helpful", "most harmful"),
-        spread=np.std(found, axis=0) if count > 1 else None,
-    )
+
+    def write() -> Path:
+        return write_scores(
+            command.table,
+            mean,
+            dataset,
+            title=f"{dataset.name}: influence on the {command.target} loss",
+            about=about,
+            settings=_settings(dataclasses.replace(command, influence=config)),
+            ends=("most helpful", "most harmful"),
+            spread=np.std(found, axis=0) if count > 1 else None,
+        )
+
+    page = from_first(write)
     auc = {} if dataset.mislabeled is None else {"auc": mislabeled_auc(mean, dataset.mislabeled)}
     return {"scores": mean, "page": page, **auc}
+
+
+def _check_room(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _target(dataset: Dataset, name: str) -> RealSet:
@@ -146,7 +157,7 @@ def _train(command: Influence, dataset: Dataset, task: Task, store: ExpertStore)
     with StopSignal() as stop:
 
         def on_expert(index: int, _: Expert) -> None:
-            if stop():
+            if anywhere(stop()):
                 raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
         train_experts(

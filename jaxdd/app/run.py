@@ -179,7 +179,7 @@ def _experts(job: Job) -> Trajectories:
         now = time.monotonic()
         job.done.add("experts", now - clock)
         clock = now
-        if job.stop():
+        if anywhere(job.stop()):
             raise Interrupted(f"expert training stopped after expert {index + 1} of {count}")
 
     log.info("experts: %d of %d are in %s", count - len(store.missing(count)), count, store.directory)

@@ -18,7 +18,7 @@ from jaxdd.errors import SettingError
 from jaxdd.evaluation import Measures
 from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import differences, plain, write_json
-from jaxdd.io.hosts import from_first, is_first
+from jaxdd.io.hosts import from_first
 from jaxdd.io.integrity import DamagedError, digest, read_json, read_sealed, write_sealed
 from jaxdd.io.lock import in_use
 
@@ -131,6 +131,5 @@ class Progress:
         """Record time spent in a stage, and accuracies if it computed any."""
         self.seconds[stage] += seconds
         self.accuracies.update(accuracies)
-        if is_first():
-            known = {"run": self._run, "set": self._scored, "accuracies": self.accuracies, "seconds": self.seconds}
-            write_sealed(self._path, known)
+        known = {"run": self._run, "set": self._scored, "accuracies": self.accuracies, "seconds": self.seconds}
+        from_first(lambda: write_sealed(self._path, known))

@@ -4,14 +4,11 @@ Axis letters: E experts, T snapshots, P parameters.
 """
 
 import logging
-import secrets
-import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import ml_dtypes
 import numpy as np
 
@@ -21,14 +18,12 @@ from jaxdd.experts.timeline import ExpertsConfig, Timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io import checkpoint
 from jaxdd.io.files import NOT_FINITE, differences, plain, write_json
-from jaxdd.io.hosts import anywhere, everywhere, from_first, gathered
+from jaxdd.io.hosts import everywhere, from_first
 from jaxdd.io.integrity import DamagedError, damaged, digest, digests, read_json, read_sealed, write_sealed
 from jaxdd.io.lock import in_use
 from jaxdd.types import AnyArray
 
 FORMAT = 1  # of the store, and of the way that an expert follows from its description
-SEEN_WITHIN = 60
-"""Seconds until every host must see on a shared file system what another one wrote. [our choice]"""
 RETRAINED = "the expert is trained anew"
 log = logging.getLogger("jaxdd")
 
@@ -44,7 +39,8 @@ class Expert(NamedTuple):
 class ExpertStore:
     """A folder of experts, each an Orbax checkpoint with one array per snapshot, beside a manifest of its files.
 
-    An expert counts as stored once its manifest is there and every file has the checksum that it names.
+    An expert counts as stored once its manifest is there and every file has the checksum that it names. In a job of
+    many processes the first one writes.
 
     Args:
         directory: The folder; created if missing.
@@ -62,10 +58,13 @@ class ExpertStore:
         self._sound: set[int] = set()  # experts whose files were read and found whole, which takes time
         self._named: set[int] = set()  # those that were found damaged
         header = directory / "store.json"
+        from_first(lambda: self._open(header))
+
+    def _open(self, header: Path) -> None:
         if header.exists():
             self._check(header)
         else:
-            for manifest in sorted(directory.glob("expert_*.json")):
+            for manifest in sorted(self.directory.glob("expert_*.json")):
                 with suppress(DamagedError):  # which `missing` names
                     self._read_manifest(manifest)
             write_json(header, {"hash": self._hash, "description": self.description})
@@ -154,19 +153,19 @@ class ExpertStore:
         """Read the last parameters of one expert, `[P]` float32."""
         return self._decode(expert, ["final"])[0]
 
-    def whole(self, expert: int) -> Expert:
-        """Read all that is stored of one expert."""
-        losses = np.array(self._read_manifest(self._manifest(expert))["losses"], np.float64)
-        return Expert(self.read(expert, range(len(losses))), self.final(expert), losses)
-
     def load(self, count: int, line: Timeline, snapshots: int | None = None) -> Trajectories:
         """Read the first `count` experts into host memory, their earliest snapshots only if a number is given."""
         rows = range(len(line.steps))[:snapshots]
-        return assemble(((self.read(expert, rows), self.final(expert)) for expert in range(count)), count, line)
+
+        def read() -> Trajectories:
+            return assemble(((self.read(expert, rows), self.final(expert)) for expert in range(count)), count, line)
+
+        # Hosts that share a file system read for themselves, others are sent what the first one reads.
+        return read() if everywhere(not self.missing(count)) else from_first(read)
 
     def losses(self, count: int) -> np.ndarray:
         """Read the training losses that the first `count` experts recorded at their snapshots, `[count, T]`."""
-        manifests = [self._read_manifest(self._manifest(expert)) for expert in range(count)]
+        manifests = from_first(lambda: [self._read_manifest(self._manifest(expert)) for expert in range(count)])
         return np.array([manifest["losses"] for manifest in manifests], np.float64)
 
     @property
@@ -187,31 +186,6 @@ class ExpertStore:
             return np.stack([stored[name] for name in names])
         first = stored[_name(0)]
         return np.stack([first if name == _name(0) else first + stored[name].astype(np.float32) for name in names])
-
-
-def exchange(store: ExpertStore, count: int) -> None:
-    """Bring the first `count` experts to the disks of all processes of a job that lack them.
-
-    Where the processes share a file system there is nothing to do but to wait until all see them.
-    """
-    if jax.process_count() == 1:
-        return
-    token = from_first(lambda: secrets.token_hex(8))
-    mark = store.directory / f".shared_{token}"
-    from_first(mark.touch)
-    shared = everywhere(mark.exists())
-    from_first(mark.unlink)
-    until = time.monotonic() + SEEN_WITHIN
-    while shared and anywhere(bool(store.missing(count))) and from_first(lambda: time.monotonic() < until):
-        time.sleep(1.0)  # a network file system shows what another host wrote a little later
-    absent = set(store.missing(count))
-    for expert in sorted(set().union(*gathered(absent))):
-        owner = min(p for p, lacking in enumerate(gathered(expert in absent)) if not lacking)
-        if shared:
-            raise OSError(f"{store.directory} is shared, and some hosts do not see expert {expert} in it; try again")
-        held = gathered(store.whole(expert) if jax.process_index() == owner else None)[owner]
-        if expert in absent and held is not None:
-            store.save(expert, held)
 
 
 def _name(snapshot: int) -> str:

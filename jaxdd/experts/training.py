@@ -17,7 +17,7 @@ from jaxdd.core.tasks import Task, check_task
 from jaxdd.core.training import train
 from jaxdd.data import Data
 from jaxdd.errors import Diverged
-from jaxdd.experts.store import Expert, ExpertStore, assemble, exchange
+from jaxdd.experts.store import Expert, ExpertStore, assemble
 from jaxdd.experts.timeline import ExpertsConfig, timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io.hosts import from_first, gathered, together
@@ -96,15 +96,16 @@ def train_experts(
         trained: dict[int, Expert] = {}
         with bar:
             _train(task, dataset, config, seed, todo, trained.__setitem__, tell)
-        for others in gathered(trained):
-            trained |= others
         kept = ((trained[i].snapshots[:snapshots], trained[i].final) for i in range(config.count))
         return assemble(kept, config.count, line)
+
+    def keep(index: int, expert: Expert) -> None:
+        from_first(lambda: store.save(index, expert))
+
     if todo:
         with bar, store.in_use():  # some may have been trained by whoever had it before
             todo = from_first(lambda: store.missing(config.count))
-            _train(task, dataset, config, seed, todo, store.save, tell)
-    exchange(store, config.count)
+            _train(task, dataset, config, seed, todo, keep, tell)
     return store.load(config.count, line, snapshots)
 
 
@@ -119,33 +120,37 @@ def _train(
 ) -> None:
     """Train the experts `todo`, in groups; each is kept before the caller hears of any of its group.
 
-    The processes of a job share each group's experts, every one trained whole on one device, and fail together.
+    The processes of a job share each group, every expert trained whole on one device; then all know all of it.
     """
     if not todo:
         return
-    real, here = dataset.real_set(), jax.sharding.get_mesh().local_devices
-    group, processes = config.per_dispatch or len(here), jax.process_count()
-    mesh = make_mesh(here)
+    real, mesh = dataset.real_set(), make_mesh(jax.sharding.get_mesh().local_devices)
     with jax.set_mesh(mesh):
         run, on_device, key = trainer(task, config, real.size), replicate(real), stage_key(seed, "experts")
-    for start in range(0, len(todo), group * processes):
-        members = todo[start : start + group * processes][jax.process_index() :: processes]
+    processes = jax.process_count()
+    group = (config.per_dispatch or mesh.size) * processes
+
+    def trained(members: list[int]) -> dict[int, Expert]:
+        # Devices without an expert of their own train one that is thrown away: no other program is compiled.
+        indices = np.resize(members, -(-len(members) // mesh.size) * mesh.size)
+        experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
+        return {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
+
+    for start in range(0, len(todo), group):
+        members = todo[start : start + group][jax.process_index() :: processes]
+        mine: dict[int, Expert] = {}
         with together(), jax.set_mesh(mesh):
-            if not members:
-                continue
-            # Devices without an expert of their own train one that is thrown away: no other program is compiled.
-            indices = np.resize(members, -(-len(members) // len(here)) * len(here))
-            experts = to_host(run(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices), on_device))
-            new = {index: Expert(*(x[row] for x in experts)) for row, index in enumerate(members)}
-            # All that is good is kept before anything is refused or the caller may stop.
-            good = {index: expert for index, expert in new.items() if np.isfinite(expert.final).all()}
-            for index, expert in good.items():
-                keep(index, expert)
-            if bad := sorted(new.keys() - good.keys()):
-                lr = config.recipe.lr
-                raise Diverged(
-                    f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr, in a new workdir or "
-                    "experts.directory"
-                )
-            for index, expert in good.items():
-                on_expert(index, expert)
+            mine = trained(members) if members else {}
+        new = {index: expert for part in gathered(mine) for index, expert in part.items()}
+        # All that is good is kept before anything is refused or the caller may stop.
+        good = {index: new[index] for index in sorted(new) if np.isfinite(new[index].final).all()}
+        for index, expert in good.items():
+            keep(index, expert)
+        if bad := sorted(new.keys() - good.keys()):
+            lr = config.recipe.lr
+            raise Diverged(
+                f"expert {bad[0]} diverged at learning rate {lr}: lower experts.recipe.lr, in a new workdir or "
+                "experts.directory"
+            )
+        for index, expert in good.items():
+            on_expert(index, expert)
