@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -26,15 +26,13 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(format="%(levelname)s: %(message)s")
     from jaxdd.app.command_line import read
-    from jaxdd.app.config import Config
-    from jaxdd.app.hosts import joined
-    from jaxdd.app.talk import Talk
+    from jaxdd.app.common import Common
 
     try:
         command = read(words)
-        if isinstance(command, Talk):
-            logging.getLogger("jaxdd").setLevel(command.level)
-        with joined(command.hosts) if isinstance(command, Config) and not command.dry_run else nullcontext():
+        if isinstance(command, Common):
+            command.apply()
+        with _place_of(command):
             launch(command)
     except (SettingError, Diverged) as error:
         print(f"jaxdd: {error}", file=sys.stderr)
@@ -50,6 +48,19 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"jaxdd: {what}. Continue with: {shlex.join(['jaxdd', *words])}", file=sys.stderr)
         return 130
     return 0
+
+
+def _place_of(command: Any) -> AbstractContextManager[None]:
+    """Join the other processes of a job, or make sure that there are none where one is needed."""
+    from jaxdd.app.common import Common
+    from jaxdd.app.config import Config
+    from jaxdd.app.hosts import joined, refuse_many
+
+    if isinstance(command, Config) and not command.dry_run:
+        return joined(command.hosts)
+    if isinstance(command, Common):
+        refuse_many(type(command).__name__.lower())
+    return nullcontext()
 
 
 def launch(command: Any) -> None:

@@ -8,7 +8,7 @@ from jaxdd.core.unroll import Unroll
 from jaxdd.experts import ExpertsConfig
 from jaxdd.experts.trajectories import Window
 from jaxdd.influence import InfluenceConfig
-from jaxdd.methods import Optimizer, Weighting, coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm
+from jaxdd.methods import Optimizer, Weighting, coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, rat_bptt
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_name_that_is_no_choice_is_refused(build, field):
         build(**{field: "adamw"})
 
 
-@pytest.mark.parametrize("method", [coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm])
+@pytest.mark.parametrize("method", [coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, rat_bptt])
 def test_settings_survive_pickling_and_copying(method):
     configs = [method.Config(ipc=3)]
     if "weighting" in method.Config.__dataclass_fields__:

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxdd.app.hosts import Hosts, arguments
+from jaxdd.app.hosts import Hosts, arguments, refuse_many
 from jaxdd.core.distilled import Distilled
 from jaxdd.errors import SettingError
 from jaxdd.report.metrics import read
@@ -219,3 +219,10 @@ def test_a_job_is_known_by_its_environment_or_by_flags(environment, given, expec
 def test_a_job_that_cannot_be_joined_is_refused(environment, given, message):
     with pytest.raises(SettingError, match=message):
         arguments(Hosts(**given), environment)
+
+
+def test_a_command_of_one_process_is_refused_in_a_job_of_several():
+    with pytest.raises(SettingError, match="torchrun started 2 processes, and jaxdd evaluate is the work of one"):
+        refuse_many("evaluate", RANK)
+    refuse_many("evaluate", SLURM)  # allocated, but not started by srun
+    refuse_many("evaluate", {"JOB_COMPLETION_INDEX": "3"})

@@ -35,6 +35,7 @@ from jaxdd.methods import (
     initial_distilled,
     mtt,
     ncfm,
+    rat_bptt,
 )
 from jaxdd.models import MLP
 from jaxdd.types import Examples
@@ -105,6 +106,20 @@ CASES = {
     ),
     "dm": dm.Config(**STATISTICS, augment="flip"),
     "ncfm": ncfm.Config(**{**STATISTICS, "image_optimizer": Optimizer("sgd", 0.003, 0.5)}, frequencies=32),
+    "rat_bptt": rat_bptt.Config(student_steps=8, window=3, real_batch=16, ipc=2, steps=40),
+    "rat_bptt adaptive, two students": rat_bptt.Config(
+        schedule="adaptive",
+        student_steps=8,
+        window=3,
+        window_range=1,
+        students=2,
+        batch=3,
+        labels="learned",
+        real_batch=16,
+        ipc=2,
+        steps=40,
+        augment="flip",
+    ),
     "dc weighted, explicit": dc.Config(**STATISTICS, outer_loop=4, inner_loop=2, weighting=Weighting(warm_up=3)),
     "dc weighted, implicit, select": dc.Config(
         **STATISTICS,
@@ -126,6 +141,7 @@ SAMPLED = [
     "dc idc",
     "dm",
     "ncfm",
+    "rat_bptt adaptive, two students",
 ]
 UNJITTED = ["coresets real", "infmatch unroll", "iadd bounded"]
 SPREAD = ["coresets herding", "infmatch second_order", "infmatch first_order, augmented", "mtt learned labels", "datm"]
@@ -138,6 +154,7 @@ SPREAD += [
     "dc idc",
     "dm",
     "ncfm",
+    "rat_bptt adaptive, two students",
 ]
 MATCHING = ["dc idc", "dm", "ncfm"]
 TRAJECTORY = [name for name in SAMPLED if isinstance(CASES[name], mtt.Config)]

@@ -12,8 +12,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 import tyro
 
 from jaxdd.app.cli import HELP, cli
+from jaxdd.app.common import Common
 from jaxdd.app.hosts import Hosts
-from jaxdd.app.talk import Talk
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
@@ -32,11 +32,12 @@ from jaxdd.methods import (
     infmatch,
     mtt,
     ncfm,
+    rat_bptt,
 )
 from jaxdd.models import ConvNet, ModelConfig, from_name
 from jaxdd.settings import Seed, by_name, literal
 
-METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, coresets)}
+METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, rat_bptt, coresets)}
 """The methods of the package, by their names."""
 
 PRESETS = {file.stem: file for file in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))}
@@ -44,7 +45,7 @@ PRESETS = {file.stem: file for file in sorted((Path(__file__).parents[1] / "conf
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Talk):
+class Config(Common):
     """A run of jaxdd. The defaults are the digits run: real 8×8 digits, one image per class, Inf-Match, two minutes."""
 
     method: MethodConfig = infmatch.Config()

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxdd.app import sets
+from jaxdd.app.common import Common
 from jaxdd.app.sets import Given
-from jaxdd.app.talk import Talk
 from jaxdd.app.workdir import versions
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
@@ -19,7 +19,7 @@ from jaxdd.settings import Seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(TableConfig, Given, Talk, path=""):
+class Evaluate(TableConfig, Given, Common, path=""):
     """Score saved distilled sets beside random real images of their size."""
 
     out: str | None = None

@@ -147,6 +147,22 @@ def arguments(hosts: Hosts, environment: Mapping[str, str]) -> dict[str, Any] | 
     }
 
 
+def refuse_many(command: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse to do in each process of a job what one does for all.
+
+    Raises:
+        SettingError: This process is one of several.
+    """
+    try:
+        job = job_of(environment)
+    except SettingError:  # it was not started as one of the job's tasks
+        return
+    if job is not None:
+        raise SettingError(
+            f"{job.launcher} started {job.count} processes, and jaxdd {command} is the work of one; start it once"
+        )
+
+
 @contextlib.contextmanager
 def joined(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Join the other processes of a job, before the first device is asked for, and leave with them.

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxdd.app import sets
+from jaxdd.app.common import Common
 from jaxdd.app.sets import Given
-from jaxdd.app.talk import Talk
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
@@ -18,7 +18,7 @@ from jaxdd.settings import Seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(Given, Talk):
+class Train(Given, Common):
     """Train a network on a saved set, and keep it."""
 
     out: str = "network"

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
+from jaxdd.app.common import Common
 from jaxdd.app.config import Config
-from jaxdd.app.talk import Talk
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import Measures
@@ -73,7 +73,7 @@ def record(config: Config) -> dict[str, Any]:
     """Return the configuration as JSON, without what does not change the results."""
     fields = plain(config)
     del fields["experts"]["residency"]
-    for name in ("workdir", "dry_run", "log", "hosts", *(field.name for field in dataclasses.fields(Talk))):
+    for name in ("workdir", "dry_run", "log", "hosts", *(field.name for field in dataclasses.fields(Common))):
         del fields[name]
     return fields
 

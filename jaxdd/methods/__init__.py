@@ -3,7 +3,7 @@
 A method of your own is such a file anywhere on the import path; its `Config` is all that has to be passed around.
 """
 
-from jaxdd.methods import coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, weighting
+from jaxdd.methods import coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, rat_bptt, weighting
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources
 from jaxdd.methods.classwise import ClasswiseConfig
 from jaxdd.methods.coresets import initial_distilled
@@ -25,6 +25,7 @@ __all__ = [
     "initial_distilled",
     "mtt",
     "ncfm",
+    "rat_bptt",
     "weighted",
     "weighting",
 ]
