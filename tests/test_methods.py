@@ -62,6 +62,14 @@ MTT = dict(
     label_optimizer=Optimizer("sgd", 1.0, 0.5),
 )
 STATISTICS = dict(ipc=2, steps=40, real_batch=16, init="noise", image_optimizer=Optimizer("sgd", 0.3, 0.5))
+BPTT = {
+    "student_steps": 8,
+    "student_optimizer": Optimizer("adam", 0.03),
+    "image_optimizer": Optimizer("adam", 0.1),
+    "real_batch": 32,
+    "ipc": 2,
+    "steps": 40,
+}
 CASES = {
     "coresets real": coresets.Config(ipc=2),
     "coresets herding": coresets.Config(ipc=2, init="herding"),
@@ -106,19 +114,9 @@ CASES = {
     ),
     "dm": dm.Config(**STATISTICS, augment="flip"),
     "ncfm": ncfm.Config(**{**STATISTICS, "image_optimizer": Optimizer("sgd", 0.003, 0.5)}, frequencies=32),
-    "rat_bptt": rat_bptt.Config(student_steps=8, window=3, real_batch=16, ipc=2, steps=40),
+    "rat_bptt": rat_bptt.Config(**BPTT, window=6),
     "rat_bptt adaptive, two students": rat_bptt.Config(
-        schedule="adaptive",
-        student_steps=8,
-        window=3,
-        window_range=1,
-        students=2,
-        batch=3,
-        labels="learned",
-        real_batch=16,
-        ipc=2,
-        steps=40,
-        augment="flip",
+        **BPTT, schedule="adaptive", window=5, window_range=2, students=2, batch=3, labels="learned", augment="flip"
     ),
     "dc weighted, explicit": dc.Config(**STATISTICS, outer_loop=4, inner_loop=2, weighting=Weighting(warm_up=3)),
     "dc weighted, implicit, select": dc.Config(

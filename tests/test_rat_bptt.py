@@ -26,8 +26,9 @@ def build(stripes, **changes):
     method = config.build(task)
     real = stripes.real_set()._replace(inputs=stripes.train.images[:, ::2, ::2])
     batch = method.sample(jax.random.key(3), jnp.int32(2), Sources(real))
-    batch = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, batch)
-    return task, method, distilled_set(1), batch
+    precise = jnp.result_type(float)
+    batch = jax.tree.map(lambda x: x.astype(precise) if x.dtype == jnp.float32 else x, batch)
+    return task, method, distilled_set(1, dtype=precise), batch
 
 
 def gradient(method, distilled, batch):
@@ -108,11 +109,9 @@ def test_the_gradient_does_not_depend_on_how_it_is_stored(x64, stripes, mode):
 def test_memory_is_that_of_the_window_however_long_the_training(stripes):
     def memory(steps, window):
         _, method, distilled, batch = build(stripes, student_steps=steps, window=window, unroll=Unroll("full"), batch=3)
-        distilled = jax.tree.map(lambda x: x.astype(jnp.float32), distilled)
         state = method.init(jax.random.key(0), distilled, Sources())
-        return (
-            jax.jit(method.step).lower(jax.random.key(0), state, batch).compile().memory_analysis().temp_size_in_bytes
-        )
+        compiled = jax.jit(method.step).lower(jax.random.key(0), state, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
 
     short, long, wide = memory(20, 4), memory(200, 4), memory(200, 64)
     assert long < short + 20_000 < wide - 100_000  # keys and indices of the steps grow, activations do not

@@ -87,7 +87,8 @@ class Config(MethodConfig):
             )
         if self.second_stage > self.third_stage:
             raise SettingError(
-                f"method.second_stage is {self.second_stage}, after method.third_stage {self.third_stage}; exchange them"
+                f"method.second_stage is {self.second_stage}, after method.third_stage {self.third_stage}; exchange "
+                "them"
             )
 
     @property
@@ -198,10 +199,7 @@ def through_windows(task: Task, config: Config) -> Method:
     learned_labels = config.label_optimizer if config.labels == "learned" else None
     optimizer = outer_optimizer(config.image_optimizer, learned_labels)
     inside = config.student_optimizer
-    if inside.name == "adam":
-        student = optax.adam(inside.lr, eps_root=EPSILON_ROOT)
-    else:
-        student = inside.build()
+    student = optax.adam(inside.lr, eps_root=EPSILON_ROOT) if inside.name == "adam" else inside.build()
 
     def sample(key: Array, step: Array, sources: Sources) -> Draw:
         size = task.items(config.ipc)
