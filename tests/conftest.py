@@ -30,6 +30,19 @@ from jaxdd.models import MLP, ConvNet  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
 
 SLOW = {
+    "test_hosts": [
+        "test_processes_compute_what_one_does",
+        "test_four_processes_on_disks_of_their_own",
+        "test_all_stop_where_one_is_asked_to_and_another_number_goes_on",
+        "test_a_lost_process_ends_the_others_in_time",
+    ],
+    "test_rat_bptt": [
+        "test_gradient_is_that_of_a_loop_by_hand[6-adam]",
+        "test_gradient_is_that_of_a_loop_by_hand[3-sgd]",
+        "test_gradient_is_that_of_a_loop_by_hand[6-sgd]",
+        "test_the_gradient_does_not_depend_on_how_it_is_stored",
+        "test_memory_is_that_of_the_window_however_long_the_training",
+    ],
     "test_report": [
         "test_a_large_set_makes_a_small_page",
     ],
@@ -111,7 +124,10 @@ SLOW = {
                 "dc_iwd:ipc=1,network=resnet10",
             )
         ),
-        *(f"test_every_preset_fits_together_at_its_full_size[cifar10_{name}]" for name in ("infmatch", "mtt", "dm")),
+        *(
+            f"test_every_preset_fits_together_at_its_full_size[cifar10_{name}]"
+            for name in ("infmatch", "mtt", "dm", "rat_bptt")
+        ),
         *(
             f"test_help_documents_every_field[{name}]"
             for name in ("dc", "ddpp", "coresets", "ncfm", "dm", "mtt", "datm")
@@ -230,6 +246,7 @@ SLOW = {
 SLOW_CASES = {"dc weighted, implicit, select", "dc idc", "datm", "ddpp threshold", "iadd mean_one", "iadd log_barrier"}
 SLOW_CASES |= {"iadd per_tensor", "iadd ratio", "infmatch published, cached, mini-batch", "mtt truncated, mini-batch"}
 SLOW_CASES |= {"mtt tesla, three pairs", "infmatch learned labels", "ddpp depth", "iadd per start, two pairs"}
+SLOW_CASES |= {"rat_bptt"}
 SLOW_CASES |= {"infmatch unroll", "dc dsa, learned labels", "iadd none", "iadd low_rank"}
 """Cases of the contract suite, test_methods, that the fast set leaves out."""
 
