@@ -7,6 +7,8 @@ Published  14.4, 26.0 and 43.4 % test accuracy (full data 84.8).
 Measured   14.3 ± 2.7, 26.9 ± 1.1 and 42.9 ± 1.0 % without augmentation and 300 epochs, as published; 14.7 ± 3.1,
            32.2 ± 1.0 and 50.1 ± 0.1 % with the settings below: see README.md here for the commands.
 Ours       each network has a draw of its own.
+           Channels are standardized as they are (std .247 …) and not by the field's constants (.2023 …), which
+           --data.normalization published takes.
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, Recipe

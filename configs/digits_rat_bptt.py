@@ -1,10 +1,12 @@
 """RaT-BPTT on digits, one image per class."""
 
+from typing import Literal
+
 from jaxdd import Config
 from jaxdd.methods import Optimizer, rat_bptt
 
 
-def get_config(ipc: int = 1, schedule: str = "random") -> Config:
+def get_config(ipc: int = 1, schedule: Literal["random", "adaptive"] = "random") -> Config:
     return Config(
         method=rat_bptt.Config(
             ipc=ipc,

@@ -849,3 +849,21 @@ def test_real_sets_have_their_published_mean(name, shape, mean, counts):
     for index in (0, 12_345, counts[0] - 1):
         np.testing.assert_array_equal(dataset.train.images[index], source[index]["image"])
         assert dataset.train.labels[index] == source[index]["label"]
+
+
+def test_published_constants_take_the_place_of_fitted_ones():
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (20, 4, 4, 3), np.uint8), np.arange(20) % 2] * 2
+    fitted = data.from_arrays(*arrays, name="cifar10")
+    published = data.from_arrays(*arrays, name="cifar10", normalization="published")
+    np.testing.assert_allclose(published.normalization.std, [0.2023, 0.1994, 0.2010], rtol=1e-6)
+    np.testing.assert_allclose(published.normalization.mean, [0.4914, 0.4822, 0.4465], rtol=1e-6)
+    assert published.fingerprint() != fitted.fingerprint()  # experts trained on one are not those of the other
+    np.testing.assert_array_equal(published.train.images, fitted.train.images)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("digits", 1), ("cifar10", 1)])
+def test_constants_that_nobody_published_are_refused(name, channels):
+    arrays = [np.zeros((4, 4, 4, channels), np.uint8), np.arange(4) % 2] * 2
+    with pytest.raises(SettingError, match=f"no constants for {name} with {channels} channels.*choose standard or zca"):
+        data.from_arrays(*arrays, name=name, normalization="published")

@@ -11,8 +11,9 @@ from PIL import Image
 from jaxdd import data, formats
 from jaxdd.core.distilled import Card, Distilled, hard_labels
 from jaxdd.core.normalization import ZCA, Standardize
+from jaxdd.data import field
 from jaxdd.errors import SettingError
-from jaxdd.formats import field, torch_file
+from jaxdd.formats import torch_file
 from jaxdd.formats.formations import decode
 from tests.helpers import damaged
 

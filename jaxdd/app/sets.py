@@ -12,10 +12,10 @@ from jaxdd.app.cli import HELP, cli
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig, Dataset
+from jaxdd.data.field import named_in
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.formats import Reading
-from jaxdd.formats.field import named_in
 from jaxdd.models import ConvNet, ModelConfig, Own, from_name, from_settings
 from jaxdd.settings import Seed, check_value
 

@@ -16,12 +16,14 @@ from jaxdd.core import normalization as normalizations
 from jaxdd.core import sampling
 from jaxdd.core.normalization import Normalization
 from jaxdd.core.sampling import RealSet
+from jaxdd.data import field
 from jaxdd.data.sources import folder, tfds
 from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, draw_long_tail, subset
 from jaxdd.errors import SettingError
 from jaxdd.settings import AtLeast, Fraction, Seed, Settings, check_argument
 
 log = logging.getLogger("jaxdd")
+NormalizationName = Literal["standard", "zca", "published"]
 
 
 class Data(Protocol):
@@ -61,12 +63,13 @@ class Dataset:
         validation: carved off the original train split, stratified; empty where that fraction is 0. Distilled sets and
             settings are chosen on it, never on the test split.
         test: what results are reported on.
-        normalization: fitted on `train` alone.
+        normalization: fitted on `train` alone, or the field's constants.
         positions: `[N]` where each example of `train` stood before the validation split was taken from it: in the
             arrays or in the TFDS split that it came from.
         mislabeled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
         true_labels: `[N]` the labels of `train` as they were before; None if none were replaced.
         files: `[N]` names of the files of `train`, from the folder on; None where its images are not files.
+        normalized_by: the name of the normalization in `DataConfig`.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Dataset:
     mislabeled: np.ndarray | None = None
     true_labels: np.ndarray | None = None
     files: np.ndarray | None = None
+    normalized_by: NormalizationName = "standard"
 
     def __repr__(self) -> str:
         """Describe it in a line, without the pixels."""
@@ -97,7 +101,7 @@ class Dataset:
         return height, width, channels
 
     def fingerprint(self) -> str:
-        """Identify what networks were trained on: name, train images and labels, and kind of normalization.
+        """Identify what networks were trained on: name, train images and labels, and normalization.
 
         Returns:
             A sha256 in hexadecimal; computed once.
@@ -108,7 +112,7 @@ class Dataset:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         # The header separates the fields and says how the bytes that follow are shaped.
-        header = (self.name, self.train.images.shape, self.normalization.kind)
+        header = (self.name, self.train.images.shape, self.normalized_by)
         digest.update(repr(header).encode())
         digest.update(np.ascontiguousarray(self.train.images).data)
         digest.update(np.ascontiguousarray(self.train.labels.astype("<i4")).data)
@@ -147,8 +151,9 @@ class DataConfig(Settings, path="data"):
     """Fraction of every class of the train split that is held out for choosing; in [0, 1)."""
     split_seed: Annotated[int, Seed] = 0
     """Seed of the draw of the validation split."""
-    normalization: Literal["standard", "zca"] = "standard"
-    """Per-channel mean and standard deviation, or ZCA whitening; fitted on the train split."""
+    normalization: NormalizationName = "standard"
+    """Per-channel mean and standard deviation, or ZCA whitening, fitted on the train split; or published, the constants
+    that the field's code has for the dataset."""
     image_size: Annotated[int | None, AtLeast(1)] = None
     """Scale and center-crop images to squares of this side in pixels; required where sizes differ."""
     label_noise: Annotated[float, Fraction] = 0.0
@@ -169,7 +174,7 @@ def load(
     data_dir: str | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
-    normalization: Literal["standard", "zca"] = "standard",
+    normalization: NormalizationName = "standard",
     image_size: int | None = None,
     label_noise: float = 0.0,
     noise_kind: Noise = "symmetric",
@@ -187,7 +192,7 @@ def load(
         data_dir: TFDS directory, or None for TFDS's own (`$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
         validation: fraction of every class of train that becomes the validation split, in [0, 1).
         split_seed: seed of that draw.
-        normalization: `"standard"` or `"zca"`.
+        normalization: `"standard"`, `"zca"` or `"published"`, see `DataConfig`.
         image_size: side in pixels to scale and center-crop to; required where images differ in size.
         label_noise: fraction of every class of train whose labels are replaced by wrong ones, in [0, 1); validation
             and test stay as they are.
@@ -240,7 +245,7 @@ def from_arrays(
     class_names: Sequence[str] | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
-    normalization: Literal["standard", "zca"] = "standard",
+    normalization: NormalizationName = "standard",
     label_noise: float = 0.0,
     noise_kind: Noise = "symmetric",
     noise_seed: int = 0,
@@ -257,7 +262,7 @@ def from_arrays(
         class_names: C names; by default the numbers up to the largest label of train.
         validation: fraction of every class of train that becomes the validation split, in [0, 1).
         split_seed: seed of that draw.
-        normalization: `"standard"` or `"zca"`.
+        normalization: `"standard"`, `"zca"` or `"published"`, see `DataConfig`.
         label_noise: fraction of every class of train whose labels are replaced by wrong ones, in [0, 1); validation
             and test stay as they are.
         noise_kind: `"symmetric"`, any other class, uniformly; `"asymmetric"`, the next class, c → c + 1 modulo C.
@@ -344,7 +349,7 @@ def _assemble(
     raw: RawDataset,
     validation: float,
     split_seed: int,
-    normalization: str,
+    normalization: NormalizationName,
     noise: Callable[[np.ndarray, int], np.ndarray],
     imbalance: float,
 ) -> Dataset:
@@ -388,11 +393,27 @@ def _assemble(
         )
     positions = there[~held_out]
     train = subset(raw.train, positions)
-    fitted = normalizations.fit(normalization, train.images)
+    fitted: Normalization
+    if normalization == "published":
+        fitted = field.published(raw.name, train.images.shape[-1])
+    else:
+        fitted = normalizations.fit(normalization, train.images)
     noisy = noise(train.labels, len(raw.class_names))
     wrong = noisy != train.labels
     mislabeled, true_labels = (wrong, train.labels) if wrong.any() else (None, None)
     train = train._replace(labels=noisy)
     held = subset(raw.train, there[held_out])
     files = None if raw.files is None else np.array(raw.files)[positions]
-    return Dataset(raw.name, raw.class_names, train, held, raw.test, fitted, positions, mislabeled, true_labels, files)
+    return Dataset(
+        raw.name,
+        raw.class_names,
+        train,
+        held,
+        raw.test,
+        fitted,
+        positions,
+        mislabeled,
+        true_labels,
+        files,
+        normalized_by=normalization,
+    )

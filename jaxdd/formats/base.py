@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxdd.core.distilled import Card, Distilled, LabelKind, assemble
 from jaxdd.core.normalization import ZCA, Normalization, Standardize
-from jaxdd.data import Dataset
+from jaxdd.data import Dataset, field
 from jaxdd.errors import SettingError
-from jaxdd.formats import field, torch_file
+from jaxdd.formats import torch_file
 from jaxdd.io import npz
 from jaxdd.settings import AtLeast, Positive, Settings
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxdd.core.distilled import Card, Distilled
-from jaxdd.data import Dataset
+from jaxdd.data import Dataset, field
 from jaxdd.errors import SettingError
-from jaxdd.formats import field, torch_file
+from jaxdd.formats import torch_file
 from jaxdd.formats.base import File, Reader, Reading, Writer, array_of, as_images, as_set, classes_of, source_of
 
 CONSTANTS = {"cifar10": field.CIFAR, "cifar100": field.CIFAR, "tiny_imagenet": field.IMAGENET}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
-from jaxdd.formats.field import LICENSES
+from jaxdd.data.field import LICENSES
 
 LOAD = """import numpy as np
 
