@@ -18,6 +18,7 @@ from jaxdd.core import normalization, sampling
 from jaxdd.core.parallel import make_mesh
 from jaxdd.data import splits
 from jaxdd.data.sources import digits
+from jaxdd.errors import SettingError
 
 
 def random_images(seed, *shape):
