@@ -247,7 +247,7 @@ def assert_close(ours, theirs, tolerance):
 
 def test_every_method_has_a_case():
     assert {config.name for config in CASES.values()} == {
-        module.Config.name for module in (coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm)
+        module.Config.name for module in (coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, rat_bptt)
     }
     assert {config.estimator for config in CASES.values() if isinstance(config, infmatch.Config)} == set(
         infmatch.DISPLACEMENTS
