@@ -1,0 +1,39 @@
+"""RaT-BPTT on Fashion-MNIST, on a small ConvNet that a CPU can train.
+
+Paper      Feng et al. 2024, arXiv 2311.07025; it reports no Fashion-MNIST.
+Command    jaxdd --config fashion_mnist_rat_bptt, or fashion_mnist_rat_bptt:ipc=1,schedule=adaptive
+Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
+Measured   not yet.
+Ours       all settings: half the steps and half the window of the paper, larger learning rates inside and outside.
+"""
+
+from typing import Literal
+
+from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
+from jaxdd.methods import Optimizer, rat_bptt
+from jaxdd.models import ConvNet
+
+
+def get_config(ipc: int = 1, schedule: Literal["random", "adaptive"] = "random") -> Config:
+    return Config(
+        data=DataConfig(name="fashion_mnist"),
+        model=ConvNet(width=16, depth=3),
+        method=rat_bptt.Config(
+            ipc=ipc,
+            steps=200,
+            schedule=schedule,
+            student_steps=100,
+            window=30,
+            real_batch=512,
+            student_optimizer=Optimizer("adam", 0.01),
+            image_optimizer=Optimizer("adam", 0.03),
+        ),
+        evaluate=EvaluateConfig(
+            recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),
+            full_recipe=Recipe(
+                epochs=3, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
+            ),
+            validate_every=50,
+        ),
+        workdir="runs/fashion_mnist_rat_bptt",
+    )
