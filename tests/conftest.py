@@ -30,6 +30,7 @@ from jaxdd.models import MLP, ConvNet  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
 
 SLOW = {
+    "test_main": ["test_compiled_programs_are_kept_for_the_next_start[none-False]"],
     "test_hosts": [
         "test_processes_compute_what_one_does",
         "test_four_processes_on_disks_of_their_own",

@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -191,3 +192,14 @@ def test_the_list_has_every_method_preset_network_and_kind_of_data_in_a_line_eac
 def test_scores_are_printed_in_per_cent(capsys):
     print_scores({"distilled": {"mean": 0.8952, "std": 0.0112, "runs": [0.9, 0.8]}, "full_data": None})
     assert capsys.readouterr().out == "distilled     89.5 ± 1.1 %  (2 networks)\n"
+
+
+@pytest.mark.parametrize(("given", "kept"), [("here", True), ("none", False)])
+def test_compiled_programs_are_kept_for_the_next_start(given, kept, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    folder = str(tmp_path / given) if kept else given
+    flags = "--method coresets --model mlp --evaluate.networks 1 --evaluate.no-full-data --evaluate.recipe.epochs 50"
+    command = [sys.executable, "-m", "jaxdd", *flags.split(), "--cache-dir", folder, "--workdir", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / given).exists() == kept and (not kept or any((tmp_path / given).iterdir()))

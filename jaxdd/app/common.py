@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 from pathlib import Path
 
 import jax
@@ -26,7 +25,7 @@ class Common(Settings):
     """Log what is done besides: what was loaded, what was found in the workdir, what is saved."""
     cache_dir: str = COMPILED
     """Where compiled programs are kept for the next start, in this folder; "none" for nowhere. JAX's own setting,
-    JAX_COMPILATION_CACHE_DIR, takes precedence."""
+    jax_compilation_cache_dir or the variable of that name, takes precedence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,7 +36,7 @@ class Common(Settings):
         """Set what the logger shows, and where JAX keeps what it compiles."""
         level = logging.ERROR if self.quiet else logging.INFO if self.verbose else logging.WARNING
         logging.getLogger("jaxdd").setLevel(level)
-        if self.cache_dir == "none" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        if self.cache_dir == "none" or jax.config.values.get("jax_compilation_cache_dir") is not None:
             return
         folder = Path(self.cache_dir).expanduser()
         try:
