@@ -185,8 +185,8 @@ def joined(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> Iterato
     try:
         jax.distributed.initialize(
             **found,
-            initialization_timeout=hosts.start_timeout
-            + 60,  # at which JAX would end the process without a word of ours
+            # Later than the alarm: at its own timeout JAX ends the process by itself.
+            initialization_timeout=hosts.start_timeout + 60,
             heartbeat_timeout_seconds=hosts.heartbeat_timeout,
             shutdown_timeout_seconds=hosts.heartbeat_timeout,
         )
