@@ -57,8 +57,8 @@ GROUPS = {
         "One image per class. Sets are those of the presets, distilled on a ConvNet and taught to each network with"
         " the labels named (`teacher`: one ConvNet trained on all real data labels every row); the coreset is the "
         "better one of herding and k-center on validation. ResNet-18, VGG-11 and AlexNet are narrow, for a CPU: "
-        "digits ConvNet w32 d2, ResNet-18 w16, VGG-11 w16, AlexNet w64, five networks each; Fashion-MNIST ConvNet "
-        "w16, ResNet-18 w8, VGG-11 w8, AlexNet w32, three each. A standard deviation of 20 or 30 says that some "
+        "ConvNet w32 d2, ResNet-18 w16, VGG-11 w16, AlexNet w64, five networks each. A standard deviation of 20 or 30 "
+        "says that some "
         "networks did not train at the learning rate that MTT learned for its ConvNet. `jaxdd evaluate "
         "runs/digits_*/distilled.npz --labels own hard teacher --coreset --full-data --model "
         "convnet:width=32,depth=2 resnet18:width=16 vgg11:width=16 alexnet:width=64 mlp`.",
