@@ -13,6 +13,7 @@ from jaxdd import data, models
 from jaxdd.app.config import Config
 from jaxdd.app.run import expert_store
 from jaxdd.app.signals import StopSignal
+from jaxdd.app.workdir import record
 from jaxdd.core.tasks import Task, classification
 from jaxdd.data import Dataset, RealSet
 from jaxdd.errors import Interrupted, SettingError
@@ -20,7 +21,6 @@ from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, mislabeled_auc, scores, settled
-from jaxdd.io.files import plain
 from jaxdd.io.hosts import anywhere, from_first
 from jaxdd.io.progress import progress_bar
 from jaxdd.report.scores_page import check_table, write_scores
@@ -186,4 +186,4 @@ def _path(store: ExpertStore, expert: int, line: Timeline, rows: list[int]) -> T
 
 def _settings(command: Influence) -> dict[str, Any]:
     """Return the settings that the scores depend on."""
-    return {name: value for name, value in plain(command).items() if name not in ("method", "evaluate", "workdir")}
+    return {name: value for name, value in record(command).items() if name not in ("method", "evaluate")}

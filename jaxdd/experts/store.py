@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import ml_dtypes
 import numpy as np
 
@@ -161,7 +162,8 @@ class ExpertStore:
             return assemble(((self.read(expert, rows), self.final(expert)) for expert in range(count)), count, line)
 
         # Hosts that share a file system read for themselves, others are sent what the first one reads.
-        return read() if everywhere(not self.missing(count)) else from_first(read)
+        alone = jax.process_count() == 1  # which need not read once more what it has just checked or written
+        return read() if alone or everywhere(not self.missing(count)) else from_first(read)
 
     def losses(self, count: int) -> np.ndarray:
         """Read the training losses that the first `count` experts recorded at their snapshots, `[count, T]`."""
