@@ -1,3 +1,4 @@
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -126,13 +127,13 @@ def test_a_step_descends_the_objective(x64, toy, factor, labels):
     assert np.abs(slope.labels).max() > 0
 
 
-@pytest.mark.parametrize("network", ["distilled", "real"])
-def test_loops_are_those_written_by_hand(stripes, network):
+@pytest.mark.parametrize(("network", "momentum"), [("distilled", 0.0), ("real", 0.9)])
+def test_loops_are_those_written_by_hand(stripes, network, momentum):
     # Three steps a network, two rounds of training between them; the network is drawn anew exactly every three steps.
     model = models.build(MLP(width=4, depth=1), (8, 8, 1), 3)
-    config = dc.Config(
-        ipc=2, real_batch=6, outer_loop=3, inner_loop=2, network=network, network_batch=6, augment="none"
-    )
+    config = dc.Config(ipc=2, real_batch=6, outer_loop=3, inner_loop=2, network=network, network_batch=6)
+    assert config.network_optimizer == Optimizer("sgd", 0.01, 0.0)  # published for DC
+    config = dataclasses.replace(config, network_optimizer=Optimizer("sgd", 0.01, momentum))
     method, sources = config.build(classification(model, 3)), Sources(stripes.real_set())
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
     first = Distilled(images, hard_labels(jnp.repeat(jnp.arange(3), 2), 3), jnp.asarray(0.01))
@@ -144,7 +145,7 @@ def test_loops_are_those_written_by_hand(stripes, network):
         def loss(params):
             return losses(params, Examples(images, targets, None, None)).mean()
 
-        velocity = jax.tree.map(lambda v, g: 0.5 * v + g, velocity, jax.grad(loss)(params))
+        velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, jax.grad(loss)(params))
         return jax.tree.map(lambda p, v: p - 0.01 * v, params, velocity), velocity
 
     state, replaced = init(jax.random.key(0), first, None), []

@@ -114,6 +114,11 @@ CASES = {
     ),
     "dm": dm.Config(**STATISTICS, augment="flip"),
     "ncfm": ncfm.Config(**{**STATISTICS, "image_optimizer": Optimizer("sgd", 0.003, 0.5)}, frequencies=32),
+    "ncfm adversarial": ncfm.Config(
+        **{**STATISTICS, "image_optimizer": Optimizer("sgd", 0.003, 0.5)},
+        frequencies=40,
+        sampler=Optimizer("sgd", 1e-4),
+    ),
     "rat_bptt": rat_bptt.Config(**BPTT, window=6),
     "rat_bptt adaptive, two students": rat_bptt.Config(
         **BPTT, schedule="adaptive", window=5, window_range=2, students=2, batch=3, labels="learned", augment="flip"
@@ -151,7 +156,7 @@ SPREAD += [
     "dc",
     "dc idc",
     "dm",
-    "ncfm",
+    "ncfm adversarial",
     "rat_bptt adaptive, two students",
 ]
 MATCHING = ["dc idc", "dm", "ncfm"]

@@ -66,8 +66,8 @@ class Config(ClasswiseConfig):
     """What the network is trained on between steps: the distilled set (DC, DSA), or real data (IDC)."""
     network_batch: Annotated[int, AtLeast(1)] = 256
     """b, largest batch of the network's training (published for IDC: 64)."""
-    network_optimizer: Optimizer = Optimizer("sgd", 0.01, 0.5)
-    """Optimizer of the network's training (published for IDC: momentum 0.9)."""
+    network_optimizer: Optimizer = Optimizer("sgd", 0.01, 0.0)
+    """Optimizer of the network's training (published: no momentum for DC and DSA, 0.9 for IDC)."""
     factor: Annotated[int, AtLeast(1)] = 1
     """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class
     make ipc · f² to train on."""
