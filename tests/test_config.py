@@ -127,6 +127,8 @@ def test_help_documents_every_field(name, help_of):
     method = METHODS[name].Config()
     if isinstance(method, ClasswiseConfig):  # the help shows what may be turned on
         method = dataclasses.replace(method, weighting=Weighting())
+    if isinstance(method, methods.ncfm.Config):
+        method = dataclasses.replace(method, sampler=methods.Optimizer())
     assert_documented(text, Config(method=method))
     words = " ".join(text.split())
     assert "usage: jaxdd run [-h] [RUN OPTIONS]" in words and "--config PRESET[:ipc=N]|FILE.py" in words
@@ -141,12 +143,14 @@ def test_help_breaks_its_lines_where_the_terminal_does_only(help_of):
     assert len(texts) >= 5 and [text for text in texts if not any(text in line for line in lines)] == []
 
 
-def test_an_option_of_the_weighting_turns_it_on(tmp_path):
+def test_an_option_of_a_group_turns_it_on(tmp_path):
     file = tmp_path / "config.py"
     file.write_text("import jaxdd\ndef get_config(): return jaxdd.Config(method=jaxdd.methods.dm.Config())")
     assert parse(["--config", str(file)]) == Config(method=methods.dm.Config())
     found = parse(["--config", str(file), "--method.weighting.temperature", "3"])
     assert found == Config(method=methods.dm.Config(weighting=Weighting(temperature=3.0)))
+    found = parse(["--method", "ncfm", "--method.sampler.lr", "0.5"]).method
+    assert found == methods.ncfm.Config(sampler=methods.Optimizer(lr=0.5))
 
 
 def test_help_of_evaluate_documents_every_field(help_of):

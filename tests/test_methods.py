@@ -1,6 +1,7 @@
 """What every method has to do, checked on all of them: add a case here with a new method."""
 
 import functools
+import re
 from types import SimpleNamespace
 
 import chex
@@ -113,6 +114,14 @@ CASES = {
         inner_loop=2,
     ),
     "dm": dm.Config(**STATISTICS, augment="flip"),
+    "infmatch released": INFMATCH(
+        estimator="released",
+        checkpoints=2,
+        released=infmatch.Released(probes=32),
+        labels="learned",
+        image_optimizer=Optimizer("sgd", 0.03, 0.5),
+        label_optimizer=Optimizer("sgd", 0.01, 0.5),
+    ),
     "ncfm": ncfm.Config(**{**STATISTICS, "image_optimizer": Optimizer("sgd", 0.003, 0.5)}, frequencies=32),
     "ncfm adversarial": ncfm.Config(
         **{**STATISTICS, "image_optimizer": Optimizer("sgd", 0.003, 0.5)},
@@ -136,6 +145,7 @@ STEPPED = [name for name, config in CASES.items() if config.steps]
 SAMPLED = [
     "infmatch first_order, augmented",
     "infmatch unroll",
+    "infmatch released",
     "infmatch published, cached, mini-batch",
     "mtt learned labels",
     "mtt truncated, mini-batch",
@@ -159,6 +169,7 @@ SPREAD += [
     "ncfm adversarial",
     "rat_bptt adaptive, two students",
 ]
+SPREAD += ["infmatch released"]
 MATCHING = ["dc idc", "dm", "ncfm"]
 TRAJECTORY = [name for name in SAMPLED if isinstance(CASES[name], mtt.Config)]
 SCORING = EvaluateConfig(recipe=Recipe(epochs=2, augment="none"))
@@ -254,9 +265,10 @@ def test_every_method_has_a_case():
     assert {config.name for config in CASES.values()} == {
         module.Config.name for module in (coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, rat_bptt)
     }
-    assert {config.estimator for config in CASES.values() if isinstance(config, infmatch.Config)} == set(
-        infmatch.DISPLACEMENTS
-    )
+    assert {config.estimator for config in CASES.values() if isinstance(config, infmatch.Config)} == {
+        "released",
+        *infmatch.DISPLACEMENTS,
+    }
     assert {config.constraint for config in CASES.values() if isinstance(config, iadd.Config)} == set(iadd.CONSTRAINTS)
     assert {config.init for config in CASES.values() if isinstance(config, coresets.Config)} == {
         "real",
@@ -352,7 +364,7 @@ def test_sampling_follows_the_key_alone(one_device, problem, name):
         np.testing.assert_array_equal(np.argmax(examples.targets, -1), labels)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLED if name.startswith("infmatch")])
+@pytest.mark.parametrize("name", [name for name in SAMPLED if re.match("infmatch (?!released)", name)])
 def test_infmatch_samples_checkpoints_of_its_window(one_device, problem, name):
     run = one_device(name)
     line, config = problem.trajectories, run.config
@@ -451,7 +463,7 @@ def test_objective_is_the_loss_of_a_step_and_sees_the_instance_weights(one_devic
 
 def test_methods_without_an_objective_say_so(problem):
     found = {name.split()[0] for name, c in CASES.items() if c.build(problem.task).objective is not None}
-    assert found == {"dc", "dm", "ncfm"}
+    assert found == {"dc", "dm", "ncfm", "infmatch"}  # of infmatch, what its released code does
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -20,9 +20,7 @@ from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig
 from jaxdd.io.modules import import_file
 from jaxdd.methods import (
-    ClasswiseConfig,
     MethodConfig,
-    Weighting,
     coresets,
     datm,
     dc,
@@ -35,7 +33,7 @@ from jaxdd.methods import (
     rat_bptt,
 )
 from jaxdd.models import ConvNet, ModelConfig, from_name
-from jaxdd.settings import Seed, by_name, literal
+from jaxdd.settings import Seed, Settings, by_name, literal
 
 METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, rat_bptt, coresets)}
 """The methods of the package, by their names."""
@@ -136,12 +134,25 @@ def command_line(words: Sequence[str], kind: type[C]) -> CommandLine[C]:
     """
     start, others = cli(Start, args=[w for w in words if w not in HELP], prog="jaxdd", return_unknown_args=True)
     settings = start.settings()
-    method, asked = settings.method, {*words} & HELP or any(w.startswith("--method.weighting.") for w in others)
-    if isinstance(method, ClasswiseConfig) and asked:  # tyro has options for groups that are there
-        method = dataclasses.replace(method, weighting=method.weighting or Weighting())
     fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Config)}
-    changed = kind(**{**fields, "method": method})
+    changed = kind(**{**fields, "method": _with_groups(settings.method, others, everything=bool({*words} & HELP))})
     return CommandLine(config=start.config, method=start.method, model=start.model, changed=changed)
+
+
+def _with_groups(method: MethodConfig, words: Sequence[str], *, everything: bool) -> MethodConfig:
+    """Put default settings for those groups of a method that are left out and that words set.
+
+    tyro has options for groups that are there: `--method.weighting.temperature 2` turns the weighting on.
+    """
+    kinds, groups = get_type_hints(type(method)), dict[str, Any]()
+    for field in dataclasses.fields(method):
+        choices = get_args(kinds[field.name])
+        group = next((kind for kind in choices if isinstance(kind, type) and issubclass(kind, Settings)), None)
+        option = f"--method.{field.name.replace('_', '-')}."
+        asked = everything or any(word.replace("_", "-").startswith(option) for word in words)
+        if group is not None and getattr(method, field.name) is None and asked:
+            groups[field.name] = group()
+    return dataclasses.replace(method, **groups)
 
 
 def parse(words: Sequence[str]) -> Config:

@@ -140,6 +140,19 @@ def mean_distance(synthetic: Array, real: Array, synthetic_weights: Array, real_
     return jnp.vdot(gap, gap)
 
 
+def relative_distance(synthetic: Array, real: Array) -> Array:
+    """Measure how far two vectors are apart, element by element: `mean_d (a_d − b_d)² / (a_d² + b_d² + 1e-8)`.
+
+    Args:
+        synthetic: `[D]` a.
+        real: `[D]` b.
+
+    Returns:
+        A scalar in [0, 2]. [published] the released code of Inf-Match.
+    """
+    return jnp.mean((synthetic - real) ** 2 / (synthetic**2 + real**2 + 1e-8))
+
+
 def characteristic_function(features: Array, weights: Array, frequencies: Array) -> Array:
     """Evaluate the characteristic function of weighted features, `Φ(t) = Σ_i w_i exp(𝑖 ⟨t, φ_i⟩)`.
 

@@ -49,10 +49,7 @@ class ClasswiseConfig(MethodConfig):
         Raises:
             ValueError: The task has no classes, or the weighting would never begin.
         """
-        if task.classes is None:
-            raise SettingError(
-                f"{self.name} matches class by class, and the task {task.name!r} has no classes; choose mtt or infmatch"
-            )
+        require_classes(task, self.name)
         base = self.unweighted(task)
         if self.weighting is None:
             return base
@@ -66,6 +63,14 @@ class ClasswiseConfig(MethodConfig):
     def unweighted(self, task: Task) -> Method:
         """Build the method with equal weights."""
         raise NotImplementedError
+
+
+def require_classes(task: Task, name: str) -> None:
+    """Refuse a task without classes, for a method of this name."""
+    if task.classes is None:
+        raise SettingError(
+            f"{name} matches class by class, and the task {task.name!r} has no classes; choose mtt or infmatch"
+        )
 
 
 def sum_over_classes(

@@ -263,6 +263,9 @@ def matching_characteristic_functions(task: Task, config: Config) -> Method:
         loss, grads = slope(variables, batch)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, variables)
         new = optax.apply_updates(variables, updates)
-        return State(new.distilled, new.sampler, optimizer_state), {"loss": loss, "image_gradient": optax.tree.norm(grads.distilled.inputs)}
+        return State(new.distilled, new.sampler, optimizer_state), {
+            "loss": loss,
+            "image_gradient": optax.tree.norm(grads.distilled.inputs),
+        }
 
     return Method(init, sample, step, lambda state: state.distilled, objective=objective)
