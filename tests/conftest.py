@@ -73,6 +73,8 @@ SLOW = {
         "test_a_step_is_shared[mtt, learned labels, mini-batch]",
         "test_a_step_is_shared[datm]",
         "test_a_step_is_shared[ncfm]",
+        "test_a_step_is_shared[ncfm, adversarial]",
+        "test_a_step_is_shared[infmatch, released]",
         "test_a_step_is_shared[ddpp]",
         "test_a_step_is_shared[iadd]",
         "test_a_step_is_shared[infmatch, unroll]",

@@ -169,7 +169,6 @@ SPREAD += [
     "ncfm adversarial",
     "rat_bptt adaptive, two students",
 ]
-SPREAD += ["infmatch released"]
 MATCHING = ["dc idc", "dm", "ncfm"]
 TRAJECTORY = [name for name in SAMPLED if isinstance(CASES[name], mtt.Config)]
 SCORING = EvaluateConfig(recipe=Recipe(epochs=2, augment="none"))

@@ -21,7 +21,7 @@ from jaxdd.experts.training import trainer
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, Solver
 from jaxdd.influence.problem import Path, problem_of
-from jaxdd.methods import Sources, Weighting, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm
+from jaxdd.methods import Optimizer, Sources, Weighting, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm
 from jaxdd.models import ConvNet
 from jaxdd.types import Examples, Snapshots
 from tests.helpers import matrix_work
@@ -46,6 +46,10 @@ CASES = {
     "dm": dm.Config(**STATISTIC),
     "dm, weighted by the implicit score": dm.Config(**STATISTIC, weighting=Weighting(score="both", evaluation_steps=2)),
     "ncfm": ncfm.Config(**STATISTIC, frequencies=32),
+    "ncfm, adversarial": ncfm.Config(**STATISTIC, frequencies=32, sampler=Optimizer("sgd", 1e-4)),
+    "infmatch, released": infmatch.Config(
+        **STATISTIC, window=Window(start=2), estimator="released", released=infmatch.Released(probes=64)
+    ),
 }
 
 
