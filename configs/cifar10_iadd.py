@@ -29,13 +29,13 @@ class Settings(NamedTuple):
     image_lr: float
     lr_lr: float
     start: int  # students start at the snapshots below
-    normalization: Literal["standard", "zca"]
+    normalization: Literal["published", "zca"]
 
 
 SETTINGS = {
     1: Settings(student_steps=50, student_lr=0.01, image_lr=100.0, lr_lr=1e-7, start=2, normalization="zca"),
     10: Settings(student_steps=30, student_lr=0.001, image_lr=100.0, lr_lr=1e-5, start=20, normalization="zca"),
-    50: Settings(student_steps=30, student_lr=0.001, image_lr=1000.0, lr_lr=1e-5, start=40, normalization="standard"),
+    50: Settings(student_steps=30, student_lr=0.001, image_lr=1000.0, lr_lr=1e-5, start=40, normalization="published"),
 }
 
 NETWORKS: dict[str, ModelConfig] = {"convnet": ConvNet(width=128, depth=3), "resnet18": ResNet(depth=18)}

@@ -170,6 +170,21 @@ def test_soft_labels_are_the_mean_logits_of_the_last_experts(problem, start, lab
     np.testing.assert_allclose(distilled.images, start("real", "hard").images, rtol=1e-5, atol=1e-5)
 
 
+def test_labels_are_those_of_the_experts_that_are_right(problem):
+    task, real, experts = problem
+    config = MethodConfig(ipc=8, labels="soft", teachers="right")
+    build = jax.jit(lambda key: initial_distilled(key, task, Sources(real, experts), config, lr=0.1))
+    distilled = build(jax.random.key(0))
+    unravel = ravel_pytree(task.model.init(jax.random.key(0)))[1]
+    logits = np.stack([task.model.apply(unravel(jnp.asarray(flat)), distilled.images) for flat in experts.final])
+    counts = []
+    for i, label in enumerate(np.repeat(np.arange(3), 8)):
+        mine = [of_expert[i] for of_expert in logits if of_expert[i].argmax() == label]
+        np.testing.assert_allclose(distilled.labels[i], np.mean(mine or logits[:, i], axis=0), rtol=1e-5, atol=1e-5)
+        counts.append(len(mine))
+    assert {0, len(logits)} < set(counts)  # none, some and all are right
+
+
 def test_noise_is_standard_normal(start):
     images = np.asarray(start("noise", "hard").images)
     assert images.shape == (9, 4, 4, 1)

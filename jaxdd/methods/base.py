@@ -159,6 +159,9 @@ class MethodConfig(Settings, path="method"):
     coreset in that expert's features (of pixels without experts)."""
     labels: Literal["hard", "soft", "learned"] = "hard"
     """Labels: one-hot; the mean logits of the final experts, fixed; or the same as a start, learned."""
+    teachers: Literal["all", "right"] = "all"
+    """Experts whose logits are averaged for soft labels: all, or those that classify the item right (published for
+    DATM), and all where none does."""
     image_optimizer: Optimizer = Optimizer()
     """Optimizer of the images."""
     label_optimizer: Optimizer = Optimizer()

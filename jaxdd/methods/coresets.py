@@ -18,7 +18,7 @@ from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods.base import Method, MethodConfig, Sources
 from jaxdd.settings import AtLeast
-from jaxdd.types import Array, Params, PyTree, Scalars
+from jaxdd.types import Array, Examples, Params, PyTree, Scalars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
         key: Draws the real examples or the noise.
         task: Its network gives features for coresets, and outputs for soft labels.
         sources: The real set, and the experts for soft labels and coresets in feature space.
-        config: `items_per_class`, `init` and `labels` say what to do.
+        config: `items_per_class`, `init`, `labels` and `teachers` say what to do.
         lr: The learning rate to record with the set, where the method learns none.
 
     Returns:
@@ -208,10 +208,11 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
         itself of mean 0 and standard deviation 1.
 
     Raises:
-        ValueError: Soft labels without experts.
+        ValueError: Soft labels without experts, or `teachers` asks which are right and the task has no classes.
 
     References:
-        [published] labels from the final expert: Inf-Match; the mean logits of the experts: DATM (arXiv 2310.05773).
+        [published] labels from the final expert: Inf-Match; the mean logits of the experts that are right: DATM (arXiv
+        2310.05773). [our choice] of all experts where none is.
     """
     real, trajectories = sources.examples, sources.trajectories
     noise = config.init == "noise"
@@ -225,8 +226,21 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
         if trajectories is None:
             raise SettingError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
         outputs = final_outputs(task, trajectories, inputs)
-        labels = jax.tree.map(lambda x: jnp.mean(x, axis=0), outputs)
+        labels = _of_the_right(task, outputs, examples) if config.teachers == "right" else _mean(outputs)
     return Distilled(inputs, labels, jnp.asarray(lr, jnp.result_type(float)))
+
+
+def _mean(outputs: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), outputs)
+
+
+def _of_the_right(task: Task, logits: Array, examples: Examples) -> Array:
+    """Average logits `[E, B, C]` over the experts that classify an example right, over all where none does."""
+    if task.classes is None:
+        raise SettingError(f"method.teachers is 'right', but the task {task.name!r} has no classes; choose all")
+    right = jnp.argmax(logits, -1) == jnp.argmax(examples.targets, -1)[None]
+    counts = right | ~right.any(0, keepdims=True)
+    return jnp.sum(counts[:, :, None] * logits, axis=0) / jnp.sum(counts, axis=0)[:, None]
 
 
 def _noise_like(key: Array, inputs: PyTree) -> PyTree:

@@ -17,9 +17,9 @@ from jaxdd.settings import Positive
 class Config(mtt.Config):
     """Settings of DATM: those of MTT, with other defaults.
 
-    [published] labels that start as logits of the experts and are learned with momentum 0.9, images that an expert
-    classifies right, the growing window. [our choice] the mean over all experts, the numbers of the window and the
-    threshold.
+    [published] labels that start as the mean logits of the experts that are right and are learned with momentum 0.9,
+    images that an expert classifies right, the growing window. [our choice] the numbers of the window and the
+    threshold (published for CIFAR-10: 1.1, 1 and 1 at 1, 10 and 50 images per class).
     """
 
     name: ClassVar[str] = "datm"
@@ -27,6 +27,8 @@ class Config(mtt.Config):
     """First images."""
     labels: Literal["hard", "soft", "learned"] = "learned"
     """Labels."""
+    teachers: Literal["all", "right"] = "right"
+    """Experts whose logits the labels start from."""
     label_optimizer: Optimizer = Optimizer("sgd", 2.0, 0.9)
     """Optimizer of the label logits."""
     loss_threshold: Annotated[float | None, Positive] = 2.0

@@ -26,7 +26,7 @@ from jaxdd.types import Array, Examples, Params
 
 @dataclasses.dataclass(frozen=True)
 class Config(ClasswiseConfig):
-    """Settings of DM."""
+    """Settings of DM. Its published augmentation is DSA (`augment`), its default here none."""
 
     name: ClassVar[str] = "dm"
     steps: Annotated[int, AtLeast(0)] = 1000
