@@ -57,7 +57,7 @@ def get_config(ipc: int = 10, network: str = "convnet") -> Config:
             recipe=Recipe(
                 epochs=50, batch=256, lr=0.01, momentum=0.0, weight_decay=0.0, schedule="constant", augment=DSA
             ),
-            snapshot_every=None,
+            snapshot_every=196,  # an epoch of the authors', who train on all images
             keep=chosen.start + 2,
         ),
         method=iadd.Config(

@@ -25,6 +25,7 @@ DSA = "color_crop_cutout_flip_scale_rotate"
 AUGMENTED = {"evaluate.recipe.epochs": 1000, "evaluate.recipe.augment": DSA, "method.augment": DSA}
 EXPERTS = {
     "experts.count": 100,
+    "experts.snapshot_every": 196,  # steps of an epoch of all 50 000 images
     "experts.recipe.epochs": 50,
     "experts.recipe.batch": 256,
     "experts.recipe.lr": 0.01,

@@ -2,8 +2,8 @@
 
 The paper adds real first images, checkpoints that grow later along the run, and learned labels, to matching alone
 (CIFAR-100 at 50 images per class, published: 52.2 none, 53.7 real, 55.0 real and schedule, 54.6 real and labels, 57.4
-all). Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and goes
-on where it was stopped; all share one set of experts.
+all). Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and
+goes on where it was stopped; all share one set of experts.
 """
 
 import argparse
