@@ -89,6 +89,7 @@ CASES = {
     "infmatch published, cached, mini-batch": INFMATCH(estimator="published", cache=48, batch=4),
     "mtt learned labels": mtt.Config(**MTT, labels="learned", init="noise"),
     "mtt truncated, mini-batch": mtt.Config(**MTT, unroll=Unroll("truncated", last=3), batch=4, augment="flip"),
+    "mtt nearest": mtt.Config(**MTT, matched_step="nearest"),
     "mtt tesla, three pairs": mtt.Config(**MTT, unroll=Unroll("tesla"), pairs=3),
     "datm": datm.Config(**{**MTT, "window": Window(start=2, end=4), "label_optimizer": Optimizer("sgd", 0.5, 0.9)}),
     "ddpp quantile": ddpp.Config(**MTT, rule="quantile", amount=0.1),

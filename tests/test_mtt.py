@@ -40,6 +40,7 @@ EXACT = {
     "segmented": mtt.Config(**SETTINGS | dict(unroll=Unroll("segmented", segment=2))),
     "truncated to all": mtt.Config(**SETTINGS | dict(unroll=Unroll("truncated", last=100))),
     "three pairs, augmented": mtt.Config(**SETTINGS | dict(pairs=3, augment="color_crop_scale")),
+    "nearest": mtt.Config(**SETTINGS | dict(student_steps=7, matched_step="nearest")),
     "tesla, one step": mtt.Config(**SETTINGS | dict(student_steps=1, unroll=Unroll("tesla"))),
     "datm": datm.Config(**SETTINGS | dict(loss_threshold=100.0)),
     **{f"ddpp {rule}": ddpp.Config(**SETTINGS, rule=rule, amount=0.3) for rule in ("quantile", "depth")},
@@ -47,6 +48,9 @@ EXACT = {
     **{f"iadd {constraint}": iadd.Config(**IADD, constraint=constraint) for constraint in iadd.CONSTRAINTS},
     "iadd per start, two pairs": iadd.Config(**IADD, constraint="none", per_start=True, pairs=2),
 }
+
+
+ATT = dict(student_steps=7, student_lr=2.0, matched_step="nearest")
 
 
 class Setting:
@@ -222,11 +226,11 @@ def test_loss_is_one_for_a_student_that_stays_and_zero_for_one_that_arrives(sett
     still = made.state.variables._replace(distilled=made.state.variables.distilled._replace(lr=jnp.asarray(-1e3)))
     np.testing.assert_allclose(made.loss(still), 1, rtol=1e-12)
     pair = jax.tree.map(lambda x: x[0], made.pairs)
-    end, history = mtt.student_trainer(made.task, made.config)(made.method.distilled(made.state), pair)
+    end, trained = mtt.student_trainer(made.task, made.config)(made.method.distilled(made.state), pair)
     arrived = made.pairs._replace(target=made.pairs.target._replace(params=end[None]))
     info = made.step(pairs=arrived)[1]
     assert float(info["loss"]) < 1e-20
-    np.testing.assert_allclose(info["student_loss"], history[-1], rtol=1e-12)
+    np.testing.assert_allclose(info["student_loss"], trained["student_loss"], rtol=1e-12)
 
 
 def test_pairs_are_averaged(setting):
@@ -374,3 +378,34 @@ def test_gradients_reach_the_flat_parameters_in_their_order(toy):
         np.testing.assert_array_equal(flat[start : start + size], node.ravel())
         start += size
     assert start == flat.size
+
+
+@pytest.mark.parametrize("unroll", [Unroll("full"), Unroll("segmented", segment=3)], ids=["full", "segmented"])
+def test_the_nearest_step_is_matched(setting, unroll):
+    # Targets lie where the student is after three steps, or nearly: MTT of three steps on the same draws is an oracle.
+    made = setting(mtt.Config(**SETTINGS | ATT | dict(unroll=unroll)))
+    learned = made.method.distilled(made.state)
+    params, path = made.task.unravel(made.pairs.start.params[0]), []
+    for rows in made.pairs.indices[0]:
+        examples = made.task.examples(learned, rows)
+        slope = jax.grad(lambda p, e=examples: made.task.losses(p, e).mean())(params)
+        params = jax.tree.map(lambda p, g: p - learned.lr * g, params, slope)
+        path.append(ravel_pytree(params)[0])
+    off = 0.01 * random_like(path[2])
+    made.pairs = made.pairs._replace(target=made.pairs.target._replace(params=(path[2] + off)[None]))
+    assert np.argmin([np.linalg.norm(p - path[2] - off) for p in path]) == 2
+    after, logged = made.step()
+    assert logged["matched_step"] == 3
+    short = setting(mtt.Config(**SETTINGS | ATT | dict(student_steps=3, matched_step="last")))
+    short.state = short.state._replace(variables=made.state.variables)
+    first = jax.tree.map(lambda x: x[:, :3], (made.pairs.indices, made.pairs.keys))
+    expected, same = short.step(pairs=made.pairs._replace(indices=first[0], keys=first[1]))
+    for ours, theirs in zip(jax.tree.leaves(after.variables), jax.tree.leaves(expected.variables), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-13)
+    for name in ("loss", "student_loss", "student_lr"):
+        np.testing.assert_allclose(logged[name], same[name], rtol=1e-10)
+
+
+def test_steps_that_are_not_taken_cannot_be_the_differentiated_ones():
+    with pytest.raises(ValueError, match="method.matched_step is 'nearest' .* choose another mode"):
+        mtt.Config(matched_step="nearest", unroll=Unroll("truncated"))

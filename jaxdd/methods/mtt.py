@@ -5,15 +5,15 @@ expert was at snapshot t + M. The distilled images, the student's learning rate 
 differentiating through the student's steps.
 
 The family is made of choices: where students start (`Window`), how their steps are differentiated (`Unroll`; TESLA is
-one way), what labels they learn (`labels`; DATM learns them), and how their distance from the target is measured
-(`Metric`; IADD and DDPP are others).
+one way), at which step they are matched (`matched_step`; ATT), what labels they learn (`labels`; DATM learns them), and
+how their distance from the target is measured (`Metric`; IADD and DDPP are others).
 
 Axis letters: R pairs, N student steps, b student mini-batch, M distilled items, P parameters.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxdd.core.parallel import mean_over
 from jaxdd.core.tasks import Task, mean_loss
 from jaxdd.core.training import batching, shuffle
 from jaxdd.core.unroll import Unroll, inner_sgd
+from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, outer_transforms
 from jaxdd.settings import AtLeast, Positive
@@ -54,8 +55,19 @@ class Config(MethodConfig):
     """Outer steps whose loss exceeds this change nothing; none is left out by default."""
     window: Window = Window(start=12)
     """Snapshots that a student may start from."""
+    matched_step: Literal["last", "nearest"] = "last"
+    """Step of the student at which it is matched: the last, or, of all N, the one that ends nearest to the target
+    (ATT); such a student is trained twice, the first time without a gradient."""
     unroll: Unroll = Unroll()
     """How to differentiate through the student's steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.matched_step == "nearest" and self.unroll.mode == "truncated":
+            raise SettingError(
+                "method.matched_step is 'nearest' and method.unroll.mode 'truncated', which differentiates the last "
+                "steps, taken or not: choose another mode, such as segmented"
+            )
 
     @property
     def snapshots_needed(self) -> int:
@@ -153,32 +165,56 @@ def raw_lr(lr: Array, lr0: float) -> Array:
     return lr + scale * jnp.log(-jnp.expm1(-lr / scale))
 
 
-def student_trainer(task: Task, config: Config) -> Callable[[Distilled, Pair], tuple[Array, Array]]:
+def student_trainer(task: Task, config: Config) -> Callable[[Distilled, Pair], tuple[Array, dict[str, Array]]]:
     """Build the training of a student, `θ_{n+1} = θ_n − α ∇ℓ(θ_n; A(S_n))` for n = 0 … N−1 from `θ_0 = θ^t`.
 
     Args:
         task: Its network and losses.
-        config: The augmentation A, and how to differentiate through the N steps.
+        config: The augmentation A, which step is matched, and how to differentiate through the N steps.
 
     Returns:
-        `(S with α as its lr, pair) -> (θ̂ = θ_N [P], losses before each step [N])`.
+        `(S with α as its lr, pair) -> (θ̂ [P], {name: scalar})`: θ_N, or the nearest θ_n with n ≥ 1 to θ^{t+M}; what to
+        log are the loss before the step that leads there, and n if it is not N.
 
     References:
-        [published] arXiv 2203.11932, Algorithm 1.
+        [published] arXiv 2203.11932, Algorithm 1; the nearest step: ATT, Liu et al. 2024, arXiv 2407.14245. [derived]
+        its gradient as that of N steps of which those behind n do not move.
     """
     augment = dsa(config.augment, siamese=False)
 
-    def train(distilled: Distilled, pair: Pair) -> tuple[Array, Array]:
-        def student_loss(params: Params, draw: tuple[Array, Array]) -> Array:
-            indices, key = draw
-            examples = task.examples(distilled, indices)
-            return mean_loss(task.losses, examples._replace(inputs=augment(key, examples.inputs)))(params)
+    def loss_on(distilled: Distilled, params: Params, indices: Array, key: Array) -> Array:
+        examples = task.examples(distilled, indices)
+        return mean_loss(task.losses, examples._replace(inputs=augment(key, examples.inputs)))(params)
 
-        draws = (pair.indices, pair.keys)
+    def steps_to_nearest(distilled: Distilled, pair: Pair) -> Array:
+        def step(params: Params, draw: tuple[Array, Array]) -> tuple[Params, Array]:
+            slope = jax.grad(loss_on, argnums=1)(distilled, params, *draw)
+            params = jax.tree.map(lambda p, g: p - distilled.lr * g, params, slope)
+            gap = ravel_pytree(params)[0] - pair.target.params
+            return params, jnp.vdot(gap, gap)
+
+        distances = jax.lax.scan(step, task.unravel(pair.start.params), (pair.indices, pair.keys))[1]
+        return jnp.argmin(distances) + 1
+
+    def train(distilled: Distilled, pair: Pair) -> tuple[Array, dict[str, Array]]:
+        draws: tuple[Array, ...] = (pair.indices, pair.keys)
+        if config.matched_step == "nearest":
+            matched = steps_to_nearest(jax.lax.stop_gradient(distilled), pair)
+            draws = (*draws, jnp.arange(len(pair.indices)) < matched)
+
+        def student_loss(params: Params, draw: tuple[Array, ...]) -> Array:
+            indices, key, *taken = draw
+            loss = loss_on(distilled, params, indices, key)
+            return jnp.where(taken[0], loss, 0) if taken else loss
+
         student, history = inner_sgd(
             student_loss, task.unravel(pair.start.params), draws, distilled.lr, how=config.unroll
         )
-        return ravel_pytree(student)[0], history
+        if config.matched_step == "nearest":
+            observed = {"student_loss": history[matched - 1], "matched_step": matched.astype(history.dtype)}
+        else:
+            observed = {"student_loss": history[-1]}
+        return ravel_pytree(student)[0], observed
 
     return train
 
@@ -241,10 +277,10 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
         )
 
     def objective(variables: Variables, pair: Pair) -> tuple[Array, dict[str, Array]]:
-        student, history = train_student(learned(variables.distilled), pair)
+        student, trained = train_student(learned(variables.distilled), pair)
         loss = metric.distance(variables.importance, student, pair)
         observed = metric.observe(variables.importance, student, pair)
-        return loss, {"loss": loss, "student_loss": history[-1], **observed}
+        return loss, {"loss": loss, **trained, **observed}
 
     def slope(pair: Pair, variables: Variables) -> tuple[Variables, dict[str, Array]]:
         return jax.grad(objective, has_aux=True)(variables, pair)
