@@ -6,7 +6,7 @@ Data       Fashion-MNIST in the TFDS directory as array_record; the first run sa
 Measured   67.1 ± 1.3 % test accuracy over 5 networks; random real images 51.8 ± 5.7 (5 draws, one network each), full
            data 89.5 ± 0.2 (3 epochs). 66 s on 2 CPU cores that had other work to do, with jax 0.10.2, without the
            experts and the baselines, which are those of MTT.
-Unroll     these numbers with --method.unroll.mode segmented.
+           These numbers with --method.unroll.mode segmented and the labels of all experts (--method.teachers all).
 Ours       all settings: those of MTT beside it, and the learning rate of the labels.
 """
 
