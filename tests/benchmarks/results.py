@@ -61,7 +61,12 @@ GROUPS = {
         "says that some "
         "networks did not train at the learning rate that MTT learned for its ConvNet. `jaxdd evaluate "
         "runs/digits_*/distilled.npz --labels own hard teacher --coreset --full-data --model "
-        "convnet:width=32,depth=2 resnet18:width=16 vgg11:width=16 alexnet:width=64 mlp`.",
+        "convnet:width=32,depth=2 resnet18:width=16 vgg11:width=16 alexnet:width=64 mlp`. Fashion-MNIST: ConvNet w16 "
+        "d3, ResNet-18 w8, VGG-11 w8, AlexNet w32, two networks each; a cell without a number is one that diverged: "
+        "MTT's learning rate is too high for AlexNet there. `jaxdd evaluate "
+        "runs/fashion_mnist_{infmatch,dc,dm}/distilled.npz --labels hard --networks 2 --points 2 --model "
+        "convnet:width=16 resnet18:width=8 vgg11:width=8 alexnet:width=32 mlp`, and the set of MTT without AlexNet; "
+        "their sets by `jaxdd --config fashion_mnist_infmatch --method.ipc 1` and its like.",
     ),
     "imbalance": (
         "Long-tailed data",
