@@ -222,6 +222,24 @@ def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any
     return carry, jax.tree.map(lambda h, t: jnp.concatenate([h, t]), head, tail)
 
 
+def sgd_step(loss: Callable[[Params, Any], Array], lr: Array) -> Callable[[Params, Any], tuple[Params, Array]]:
+    """Build a step of plain SGD, `(θ, b) -> (θ − α ∇ℓ(θ; b), ℓ(θ; b))`.
+
+    Args:
+        loss: ℓ, `(params, batch) -> scalar`.
+        lr: [] learning rate α.
+
+    Returns:
+        The step, for `unroll` or `jax.lax.scan`.
+    """
+
+    def step(params: Params, batch: Any) -> tuple[Params, Array]:
+        value, grad = jax.value_and_grad(loss)(params, batch)
+        return jax.tree.map(lambda p, g: p - lr * g, params, grad), value
+
+    return step
+
+
 def inner_sgd(
     loss: Callable[[Params, Any], Array], params: Params, batches: Any, lr: Array, *, how: Unroll
 ) -> tuple[Params, Array]:
@@ -240,9 +258,4 @@ def inner_sgd(
     References:
         [published] the student of MTT, Cazenavette et al. 2022, arXiv 2203.11932, Algorithm 1.
     """
-
-    def step(params: Params, batch: Any) -> tuple[Params, Array]:
-        value, grad = jax.value_and_grad(loss)(params, batch)
-        return jax.tree.map(lambda p, g: p - lr * g, params, grad), value
-
-    return unroll(step, params, batches, how=how)
+    return unroll(sgd_step(loss, lr), params, batches, how=how)

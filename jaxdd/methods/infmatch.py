@@ -105,8 +105,14 @@ class Config(MethodConfig):
     def build(self, task: Task) -> Method:
         """Build Inf-Match for a task, see `matching_influence`, and `matching_fused_features` for released."""
         if self.estimator == "released":
-            shared = {"real_batch": self.real_batch, "checkpoints": self.checkpoints}
-            return matching_fused_features(task, self, self.released, window=self.window, **shared)
+            return matching_fused_features(
+                task,
+                self,
+                self.released,
+                real_batch=self.real_batch,
+                checkpoints=self.checkpoints,
+                window=self.window,
+            )
         return matching_influence(task, self)
 
 

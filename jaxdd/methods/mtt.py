@@ -26,7 +26,7 @@ from jaxdd.core.matching import parameter_distance
 from jaxdd.core.parallel import mean_over
 from jaxdd.core.tasks import Task, mean_loss
 from jaxdd.core.training import batching, shuffle
-from jaxdd.core.unroll import Unroll, inner_sgd
+from jaxdd.core.unroll import Unroll, inner_sgd, sgd_step
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, outer_transforms
@@ -187,9 +187,10 @@ def student_trainer(task: Task, config: Config) -> Callable[[Distilled, Pair], t
         return mean_loss(task.losses, examples._replace(inputs=augment(key, examples.inputs)))(params)
 
     def steps_to_nearest(distilled: Distilled, pair: Pair) -> Array:
+        move = sgd_step(lambda params, draw: loss_on(distilled, params, *draw), distilled.lr)
+
         def step(params: Params, draw: tuple[Array, Array]) -> tuple[Params, Array]:
-            slope = jax.grad(loss_on, argnums=1)(distilled, params, *draw)
-            params = jax.tree.map(lambda p, g: p - distilled.lr * g, params, slope)
+            params, _ = move(params, draw)
             gap = ravel_pytree(params)[0] - pair.target.params
             return params, jnp.vdot(gap, gap)
 
