@@ -26,7 +26,7 @@ from jaxdd.types import Array, Examples, Params, Snapshots
 
 
 @dataclasses.dataclass(frozen=True)
-class Released(Settings, path="released"):
+class Released(Settings, path="method.released"):
     """Settings of Inf-Match's released code. [published] the defaults."""
 
     influence: Annotated[float, NonNegative] = 0.2
