@@ -15,7 +15,7 @@ from jaxdd.core.keys import stage_key
 from jaxdd.core.normalization import fit
 from jaxdd.core.parallel import make_mesh
 from jaxdd.core.training import train
-from jaxdd.errors import SettingError
+from jaxdd.errors import Diverged, SettingError
 from jaxdd.evaluation import (
     Attack,
     EvaluateConfig,
@@ -35,6 +35,7 @@ from jaxdd.evaluation.attack import accuracy_under_attack, confusion
 from jaxdd.evaluation.rows import per_class
 from jaxdd.methods.coresets import GREEDY
 from jaxdd.models import MLP
+from jaxdd.report.table import write
 from jaxdd.types import Model
 
 RECIPE = Recipe(epochs=12, batch=4, lr=0.02, augment="flip")
@@ -369,6 +370,28 @@ def test_what_is_implausible_is_said():
     assert doubts(fine, {"a": card}) == [
         "a: the best set on validation was the first one; distillation improved nothing"
     ]
+
+
+def test_a_cell_that_diverged_is_named_and_the_others_stand(sets, stripes, tmp_path, monkeypatch):
+    soft, card = sets["soft"]
+    both = {"wild": (soft._replace(lr=jnp.float32(1e30)), card), "soft": sets["soft"]}
+    config = dataclasses.replace(CONFIG, labels=("own",), coreset=False, full_data=False, without_augmentation=False)
+    found = evaluate_table(both, {"small": NETWORK}, stripes, config, out=tmp_path, seed=3)
+    wild, tame, random = found
+    said = "wild, own labels, on small: the outputs of 2 of 2 networks are not finite"
+    assert wild["diverged"].startswith(said) and "accuracy" not in wild
+    assert 0 < tame["accuracy"]["mean"] < 1 and 0 < random["accuracy"]["mean"] < 1
+    assert doubts(found)[0] == wild["diverged"]
+    assert [record["name"] for record in robust_scores([{**wild}, tame])] == []
+    results = {"networks": {"small": {}}, "cells": found, "scores": [], "seeds": [], "doubts": doubts(found)}
+    write(tmp_path, results)
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert lines[1].startswith("wild,own") and len(lines) == 4
+    assert "| diverged |" in (tmp_path / "table.md").read_text().splitlines()[2]
+    monkeypatch.setattr(table._Column, "compute", lambda *_: pytest.fail("computed again"))
+    alone = dataclasses.replace(config, random_real=False)
+    with pytest.raises(Diverged, match=said):
+        evaluate_table({"wild": both["wild"]}, {"small": NETWORK}, stripes, alone, out=tmp_path, seed=3)
 
 
 def test_what_cannot_be_computed_is_refused(sets, stripes):

@@ -156,7 +156,8 @@ class View:
             chosen = [self._chosen(name, per_class) for name in GREEDY]
             keys = jax.random.split(stage_key(self.seed, "validate"), self.config.tune_networks)
             score = distilled_scorer(self.task, self.config.recipe)
-            reached = [np.mean(score(keys, stacked(x, len(keys)), self.validation)[self.task.score]) for x in chosen]
+            found = [score(keys, stacked(x, len(keys)), self.validation)[self.task.score] for x in chosen]
+            reached = [np.nan_to_num(np.mean(scores), nan=-1.0) for scores in found]
             self._coresets[per_class] = chosen[int(np.argmax(reached))]
         return stacked(self._coresets[per_class], self.config.networks)
 

@@ -23,7 +23,7 @@ from jaxdd.core.parallel import lanes, over_devices, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, classification
 from jaxdd.data import Dataset, check_data
-from jaxdd.errors import SettingError
+from jaxdd.errors import Diverged, SettingError
 from jaxdd.evaluation.attack import Attack, accuracy_under_attack, confusion
 from jaxdd.evaluation.ranking import augmentation_robust_score, label_robust_score
 from jaxdd.evaluation.rows import Entry, TableConfig, check_fits, rows
@@ -38,7 +38,7 @@ Cell = dict[str, Any]
 """One result, JSON-able: `row` (the fields of `Row`), `network`, `accuracy` (`mean`, `std`, `runs`: last epoch), `best`
 (likewise, of the best of the times on the way: chosen on the test split, so not a result), `curve` `[R][T]`,
 `confusion` `[C][C]` summed over networks with true classes as rows, `attacked` (where asked for), `lr`, `seconds` of
-one network, `memory` in bytes."""
+one network, `memory` in bytes. Where a network diverged, `diverged` says so in place of all that was measured."""
 
 CELLS = "cells.json"
 BASELINES = ("random real", "coreset")
@@ -79,7 +79,8 @@ def evaluate_table(
     Raises:
         SettingError: A set does not fit the dataset; or a search of learning rates or a coreset is asked for and
             there is no validation split.
-        Diverged: The outputs of a network are not finite.
+        Diverged: In every cell the outputs of a network are not finite. Where some cells are well the others say so
+            under `diverged`.
 
     References:
         [published] the protocol of the field; labels of a teacher for real images, Qin et al. 2024, arXiv 2406.10485.
@@ -115,6 +116,8 @@ def evaluate_table(
                         write_sealed(path, known)
                 found.append(known[key])
         bar.update(bar.total - bar.n)
+    if not _scored(found):
+        raise Diverged(found[0]["diverged"])
     return [cell for row in range(len(entries)) for cell in found[row :: len(entries)]]
 
 
@@ -163,15 +166,20 @@ class _Column:
             seconds += time.perf_counter() - began
             on_networks(at_a_time)
         measures = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        check_converged(f"{row.name}, {row.labels} labels, on {self.name}", measures["accuracy"], setting)
         cell: Cell = {
             "row": row._asdict(),
             "network": self.name,
-            "accuracy": summary(measures["accuracy"].astype(float)),
-            "confusion": measures["confusion"].sum(0).tolist(),
             "lr": lr,
             "seconds": seconds / count,
             "memory": memory,
+        }
+        try:
+            check_converged(f"{row.name}, {row.labels} labels, on {self.name}", measures["accuracy"], setting)
+        except Diverged as error:
+            return cell | {"diverged": str(error)}
+        cell |= {
+            "accuracy": summary(measures["accuracy"].astype(float)),
+            "confusion": measures["confusion"].sum(0).tolist(),
         }
         if "curve" in measures:
             curve = np.concatenate([measures["curve"], measures["accuracy"][:, None]], 1).astype(float)
@@ -208,6 +216,10 @@ def _measures(task: Task, attack: Attack, params: Params, split: RealSet) -> Sca
     return {**found, "attacked": accuracy_under_attack(task, params, split, attack)} if attack.radius else found
 
 
+def _scored(cells: Sequence[Cell]) -> list[Cell]:
+    return [cell for cell in cells if "diverged" not in cell]
+
+
 def _bytes_of(compiled: Any) -> int:
     memory = compiled.memory_analysis()
     return int(memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes)
@@ -237,7 +249,7 @@ def robust_scores(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """
     found: dict[tuple[str, str, str], dict[tuple[str, str], float]] = {}
     counts: dict[str, int] = {}
-    for cell in cells:
+    for cell in _scored(cells):
         row = cell["row"]
         where = found.setdefault((row["name"], cell["network"], row["normalization"]), {})
         name = f"{row['labels']} {row['per_class']}" if row["name"] in BASELINES else row["labels"]
@@ -289,7 +301,7 @@ def over_seeds(cells: Sequence[Cell], cards: Mapping[str, Card]) -> list[dict[st
     records = []
     for names in (names for names in groups.values() if len(names) > 1):
         means: dict[tuple[str, str, str], list[float]] = {}
-        for cell in cells:
+        for cell in _scored(cells):
             if cell["row"]["name"] in names:
                 at = (cell["network"], cell["row"]["labels"], cell["row"]["augment"])
                 means.setdefault(at, []).append(cell["accuracy"]["mean"])
@@ -306,13 +318,13 @@ def doubts(cells: Sequence[Cell], cards: Mapping[str, Card] = {}) -> list[str]:
         cells: As `evaluate_table` returns them.
         cards: Cards of the sets, by name.
     """
-    found = []
+    found = [cell["diverged"] for cell in cells if "diverged" in cell]
     full = {
         (cell["network"], cell["row"]["normalization"]): cell["accuracy"]["mean"]
-        for cell in cells
+        for cell in _scored(cells)
         if cell["row"]["name"] == "full data"
     }
-    for cell in cells:
+    for cell in _scored(cells):
         row, network, accuracy = cell["row"], cell["network"], cell["accuracy"]
         where = f"{row['name']}, {row['labels']} labels, {row['augment']}, on {network}"
         if accuracy["std"] > SPREAD:

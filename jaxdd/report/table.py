@@ -30,7 +30,7 @@ def lines(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             f"{row['bytes_per_class']:.0f}",
         ]
         columns = rows.setdefault(key, (about, {}))[1]
-        columns[cell["network"]] = percent(cell["accuracy"])
+        columns[cell["network"]] = "diverged" if "diverged" in cell else percent(cell["accuracy"])
         if "attacked" in cell:
             columns[f"{cell['network']}, attacked"] = percent(cell["attacked"])
     named = [head for name in networks for head in ([name, f"{name}, attacked"] if attacked else [name])]
@@ -95,7 +95,7 @@ def figure(results: dict[str, Any]) -> bytes:
     rows: dict[Any, dict[str, Any]] = {}
     for cell in results["cells"]:
         row = cell["row"]
-        rows.setdefault(tuple(row.values()), {})[cell["network"]] = cell["accuracy"]
+        rows.setdefault(tuple(row.values()), {})[cell["network"]] = cell.get("accuracy", {"mean": np.nan, "std": 0.0})
     width = 0.8 / len(rows)
     drawn = Figure(figsize=(2.5 + 0.35 * len(rows) * len(networks), 3.6), layout="constrained", dpi=150)
     axes = drawn.subplots()

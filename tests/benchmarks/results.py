@@ -194,10 +194,10 @@ def add(arguments: argparse.Namespace) -> None:
 
 
 def add_table(arguments: argparse.Namespace) -> None:
-    """Append the cells of a table over networks."""
+    """Append the cells of a table over networks that did not diverge."""
     table = json.loads((Path(arguments.folder) / "table.json").read_text())
     with RESULTS.open("a") as file:
-        for cell in table["cells"]:
+        for cell in (cell for cell in table["cells"] if "diverged" not in cell):
             row = {
                 "group": "networks",
                 "method": f"{cell['row']['name'].split('_')[-1]}, {cell['row']['labels']} labels",
