@@ -67,10 +67,11 @@ def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
     Returns:
         `(key, state, sources, first, last, fetched) -> (state, infos)` for `last − first ≤ STEPS_PER_DISPATCH` steps,
         whose infos fill the first rows of arrays `[STEPS_PER_DISPATCH]`. One compilation serves every stretch.
-        `fetched` is what a `Fetcher` gave for `first`, None where the sources hold the snapshots.
+        `fetched` is what a `Fetcher` gave for `first`, None where the sources hold the snapshots. The state that it
+        is given is donated: the next one takes its place in memory.
     """
 
-    @jax.jit
+    @partial(jax.jit, donate_argnames="state")
     def run(
         key: Array, state: PyTree, sources: Sources, first: Array, last: Array, fetched: list[Array] | None = None
     ) -> tuple[PyTree, Scalars]:
@@ -183,7 +184,7 @@ def run_method(
                 "another workdir, or delete its folder checkpoints to start over"
             )
     on_resume(-1 if restored is None else done)
-    state = replicate(kept["state"])
+    state = jax.tree.map(jnp.copy, replicate(kept["state"]))  # its own, for it is donated
     began = time.monotonic() - float(kept["seconds"])
     prepare = method.prepare
     if done < steps and prepare is not None:
@@ -202,6 +203,16 @@ def run_method(
             shown.update(values)
             bar.set_postfix(shown)
         bar.update(step - bar.n)
+
+    def report(first: int, last: int, infos: Scalars) -> None:
+        rows = {field: np.asarray(values)[: last - first] for field, values in infos.items()}
+        _check_finite(rows, first, name)
+        means = {field: float(np.mean(values)) for field, values in rows.items()}
+        tell(last, "distill", **means)
+        for topic, text in method.warn(means).items():
+            if topic not in warned:
+                warned.add(topic)
+                on_warning(text)
 
     def save(step: int, *, score: bool) -> None:
         if score:
@@ -223,23 +234,20 @@ def run_method(
     with bar:
         if restored is None:
             save(0, score=True)
+        behind: tuple[int, int, Scalars] | None = None
         while done < steps:
             # Stretches end at multiples of `every`, so that a resumed run is scored at the same steps.
             last = min(done + STEPS_PER_DISPATCH, done + every - done % every, steps)
             names = fetcher.names(step_key, sources, last)
             state, infos = run(step_key, state, sources, jnp.int32(done), jnp.int32(last), fetched)
             fetched = fetcher.fetch(names)
-            rows = {field: np.asarray(values)[: last - done] for field, values in infos.items()}
-            _check_finite(rows, done, name)
-            done = last
-            means = {field: float(np.mean(values)) for field, values in rows.items()}
-            tell(done, "distill", **means)
-            for topic, text in method.warn(means).items():
-                if topic not in warned:
-                    warned.add(topic)
-                    on_warning(text)
+            if behind is not None:  # read while the devices compute this stretch
+                report(*behind)
+            behind, done = (done, last, infos), last
             scheduled, stopping = done % every == 0 or done == steps, anywhere(stop())
             if scheduled or stopping:
+                report(*behind)
+                behind = None
                 save(done, score=scheduled)
             if stopping and done < steps:
                 raise Interrupted(f"distillation stopped after step {done} of {steps}")

@@ -221,7 +221,9 @@ def one_device(problem):
             stretch = advance(method._replace(step=counted))
             states, infos, counts = [first], [], []
             for begin, end in [(0, 7), (7, 8), (8, 13), (13, 20), (20, 30), (30, 40)]:
-                state, rows = stretch(step_key, states[-1], sources, jnp.int32(begin), jnp.int32(end))
+                state, rows = stretch(
+                    step_key, jax.tree.map(jnp.copy, states[-1]), sources, jnp.int32(begin), jnp.int32(end)
+                )
                 states.append(state)
                 infos.append(jax.tree.map(lambda x, n=end - begin: np.asarray(x)[:n], rows))
                 counts.append(len(traces))

@@ -9,7 +9,7 @@ from jax import lax
 from scipy.signal import correlate2d
 
 from jaxdd.models import MLP, ConvNet, build
-from jaxdd.models.layers import convolve, max_pool
+from jaxdd.models.layers import WINOGRAD_CHANNELS, convolve, max_pool
 
 TINY = ConvNet(width=4, depth=2)
 
@@ -205,6 +205,43 @@ def test_patches_equal_xla_convolution(x64, kernel_size, stride):
     auto = convolve(images, kernel, stride=stride)
     same = patches if jax.default_backend() == "cpu" else direct
     np.testing.assert_array_equal(auto, same)
+
+
+def test_winograd_equals_xla_convolution_to_the_second_derivative(x64):
+    images = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def derivatives(how):
+        def value(images, kernel):
+            return jnp.sin(convolve(images, kernel, convolution=how)).sum()
+
+        gradient = jax.grad(value, argnums=(0, 1))
+        curvature = jax.grad(lambda *at: sum(jnp.square(g).sum() for g in gradient(*at)), argnums=(0, 1))
+        return convolve(images, kernel, convolution=how), gradient(images, kernel), curvature(images, kernel)
+
+    direct, fast = (jax.jit(derivatives, static_argnums=0)(how) for how in ("direct", "winograd"))
+    for expected, found in zip(jax.tree.leaves(direct), jax.tree.leaves(fast), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "options", "fast"),
+    [
+        ((1, 4, 4, WINOGRAD_CHANNELS), 3, {}, True),
+        ((1, 4, 4, WINOGRAD_CHANNELS - 1), 3, {}, False),
+        ((1, 5, 4, WINOGRAD_CHANNELS), 3, {"convolution": "winograd"}, False),
+        ((1, 4, 4, 2), 3, {"convolution": "winograd"}, True),
+        ((1, 4, 4, 2), 5, {"convolution": "winograd"}, False),
+        ((1, 4, 4, 2), 3, {"convolution": "winograd", "stride": 2}, False),
+        ((1, 4, 4, 2), 3, {"convolution": "winograd", "padding": 2}, False),
+    ],
+)
+def test_winograd_is_taken_where_it_can_be_and_pays(shape, kernel, options, fast):
+    images, kernel = jnp.ones(shape), jnp.ones((kernel, kernel, shape[-1], shape[-1]))
+    products = str(jax.make_jaxpr(lambda *x: convolve(*x, **options))(images, kernel)).count("dot_general")
+    assert products == (16 if fast else 1)
+    usual = options | {"convolution": "patches"}
+    np.testing.assert_allclose(convolve(images, kernel, **options), convolve(images, kernel, **usual), rtol=1e-5)
 
 
 def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():

@@ -307,6 +307,7 @@ def test_scores_of_a_table_take_the_rows_that_they_need(cells):
     }
     hard, soft = robust_scores(cells[0])
     full = mean["full data", "hard", "none", 64]
+    assert robust_scores([c for c in cells[0] if c["row"]["labels"] == "teacher"]) == []
     assert hard == {
         "name": "hard",
         "network": "small",

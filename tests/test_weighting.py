@@ -169,7 +169,7 @@ def states(problem, config, steps=8):
         state = replicate(jax.jit(method.init)(key, first, sources))
         run, seen, infos = advance(method), [state], []
         for it in range(steps):
-            state, info = run(key, state, sources, jnp.int32(it), jnp.int32(it + 1))
+            state, info = run(key, jax.tree.map(jnp.copy, state), sources, jnp.int32(it), jnp.int32(it + 1))
             seen.append(state)
             infos.append(jax.tree.map(lambda x: float(x[0]), info))
     return method, seen, infos, sources, key

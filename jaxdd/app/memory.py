@@ -99,7 +99,8 @@ def of_program(config: Config, compiled: Any) -> Need:
         compiled: What `jaxdd.driver.advance(method).lower(…).compile()` gives.
     """
     analysis = compiled.memory_analysis()
-    size = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    given = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    size = given + analysis.temp_size_in_bytes
     names = [
         name for name in ("ipc", "real_batch", "batch", "unroll") if getattr(config.method, name, None) is not None
     ]

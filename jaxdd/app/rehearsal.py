@@ -116,10 +116,13 @@ def first_dispatch(
     fetcher = Fetcher(partial(draw, method), snapshots, STEPS_PER_DISPATCH)
     names = fetcher.names(key, sources, 0)
     last = jnp.int32(min(config.method.steps, STEPS_PER_DISPATCH))
-    arguments = (key, state, sources, jnp.int32(0), last)
+
+    def arguments() -> tuple[Any, ...]:  # the state is donated: each call needs its own
+        return key, jax.tree.map(jnp.copy, state), sources, jnp.int32(0), last, fetcher.fetch(names)
+
     began = time.monotonic()
-    program = compiled(advance(method), *arguments, fetcher.fetch(names))
-    return lambda: program(*arguments, fetcher.fetch(names)), program, time.monotonic() - began
+    program = compiled(advance(method), *arguments())
+    return lambda: program(*arguments()), program, time.monotonic() - began
 
 
 def time_experts(config: Config, dataset: Dataset, task: Task) -> Timed:

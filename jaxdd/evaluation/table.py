@@ -264,6 +264,8 @@ def robust_scores(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         kind = "own" if any(label == "own" for label, _ in own) else "hard"
         same = f"{'teacher' if kind == 'own' else 'hard'} {counts[name]}"
         augments = [augment for label, augment in own if label == kind]
+        if not augments:  # a row with the teacher's labels alone
+            continue
         first = augments[0]
         record: dict[str, Any] = {"name": name, "network": network}
         if full and ("hard", first) in own and (same, first) in random:

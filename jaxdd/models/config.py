@@ -10,7 +10,7 @@ from jaxdd.types import Model
 Norm = Literal["instance", "batch", "group", "none"]
 Pooling = Literal["avg", "max", "none"]
 Activation = Literal["relu", "leaky_relu", "sigmoid", "swish", "gelu"]
-Convolution = Literal["auto", "direct", "patches"]
+Convolution = Literal["auto", "direct", "patches", "winograd"]
 Width = Annotated[int, Between(1, 2**16)]
 
 

@@ -30,6 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """Name to elementwise nonlinearity; leaky_relu has slope 0.01 and gelu is the exact one, as in PyTorch."""
 
 
+WINOGRAD_CHANNELS = 64
+"""Channels from which on Winograd's convolution is the faster one on CPUs."""
+
+
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
     """Initialize weights and biases as PyTorch does by default: `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`. [published].
 
@@ -61,14 +65,16 @@ def convolve(
     `direct` is XLA's convolution. `patches` concatenates the shifted images and multiplies once, which takes more
     memory. On CPUs it is about as fast for one gradient, 2 to 3 times faster for the gradient of a gradient and for
     networks under `vmap`, and 10 to 25 times for derivatives of gradients inside `lax.scan`, unrolled training above
-    all, where XLA falls back to slow convolutions. [our choice]
+    all, where XLA falls back to slow convolutions.
+    `winograd` needs 2.25 times fewer multiplications than either, see `winograd`. [our choice]
 
     Args:
         images: `[B, H, W, K]`.
         kernel: `[I, J, K, O]`, I and J odd.
         stride: step of the output grid, in pixels.
         padding: p, pixels of zeros on each side; by default half the kernel, rounded down.
-        convolution: `direct`, `patches`, or `auto`: `patches` if JAX's default backend is the CPU.
+        convolution: `direct`, `patches`, `winograd` (`patches` where that cannot be), or `auto`: if JAX's default
+            backend is the CPU, `winograd` from WINOGRAD_CHANNELS channels on and `patches` for fewer.
 
     Returns:
         `[B, (H + 2p - I) // s + 1, (W + 2p - J) // s + 1, O]`, which is `[B, ceil(H / s), ceil(W / s), O]` by default.
@@ -77,9 +83,11 @@ def convolve(
     rows, columns, channels, width = kernel.shape
     sides = [side // 2 if padding is None else padding for side in (rows, columns)]
     margins = tuple((side, side) for side in sides)
-    if convolution == "auto":
-        convolution = "patches" if jax.default_backend() == "cpu" else "direct"
-    if convolution == "direct":
+    if convolution == "auto" and jax.default_backend() == "cpu":
+        convolution = "winograd" if min(channels, width) >= WINOGRAD_CHANNELS else "patches"
+    if convolution == "winograd" and (rows, columns, *sides, stride) == (3, 3, 1, 1, 1) and _is_even(images):
+        return winograd(images, kernel)
+    if convolution in ("auto", "direct"):
         return lax.conv_general_dilated(
             images, kernel, (stride, stride), margins, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
@@ -91,6 +99,65 @@ def convolve(
     patches = jnp.concatenate(shifted, axis=-1)
     out = patches.reshape(-1, rows * columns * channels) @ kernel.reshape(-1, width)
     return out.reshape(*patches.shape[:-1], width)
+
+
+def _is_even(images: Array) -> bool:
+    return images.shape[1] % 2 == 0 and images.shape[2] % 2 == 0
+
+
+def winograd(images: Array, kernel: Array) -> Array:
+    """Cross-correlate images with a 3x3 kernel under one pixel of zeros, with 16 products for 2x2 pixels, not 36.
+
+    With `t` the 4x4 tiles of the padded images that overlap by two, `out = Aᵀ [(G k Gᵀ) ∘ (Bᵀ t B)] A`, where the
+    product ∘ is one of matrices over the channels for each of the 16 places of a tile. Exact up to rounding, which is
+    some ten times that of `patches`.
+
+    Args:
+        images: `[B, H, W, K]`, H and W even.
+        kernel: `[3, 3, K, O]`.
+
+    Returns:
+        `[B, H, W, O]`.
+
+    References:
+        [published] F(2x2, 3x3) of Fast Algorithms for Convolutional Neural Networks, Lavin & Gray 2016, arXiv
+        1509.09308. [our choice] tiles are cut by reshaping: the transposes of strided slices are slow.
+    """
+    batch, height, breadth, channels = images.shape
+    # [B, block row, row in it, block column, column in it, K]: a tile is a block and its next ones, right and below.
+    blocks = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(
+        batch, height // 2 + 1, 2, breadth // 2 + 1, 2, channels
+    )
+    of_kernel = _kernel_of_tile(_kernel_of_tile(kernel), axis=1)
+    products = [
+        [tile.reshape(-1, channels) @ of_kernel[i, j] for j, tile in enumerate(_of_tile(rows, axis=2))]
+        for i, rows in enumerate(_of_tile(blocks, axis=1))
+    ]
+    columns = [jnp.stack(_pair_of_tile(row), 1) for row in products]
+    out = jnp.stack(_pair_of_tile(columns), 1)
+    out = out.reshape(batch, height // 2, breadth // 2, 2, 2, -1)
+    return out.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, breadth, -1)
+
+
+def _of_tile(blocks: Array, axis: int) -> list[Array]:
+    """Apply Bᵀ along an axis of blocks and the next one, of the two pixels in each."""
+    here = lax.slice_in_dim(blocks, 0, -1, axis=axis)
+    below = lax.slice_in_dim(blocks, 1, None, axis=axis)
+    first, second = (lax.index_in_dim(here, at, axis + 1, keepdims=False) for at in (0, 1))
+    third, fourth = (lax.index_in_dim(below, at, axis + 1, keepdims=False) for at in (0, 1))
+    return [first - third, second + third, third - second, second - fourth]
+
+
+def _kernel_of_tile(kernel: Array, axis: int = 0) -> Array:
+    """Apply G along an axis, `[3] -> [4]`."""
+    first, second, third = (lax.index_in_dim(kernel, at, axis, keepdims=False) for at in range(3))
+    return jnp.stack([first, (first + second + third) / 2, (first - second + third) / 2, third], axis)
+
+
+def _pair_of_tile(products: list[Array]) -> list[Array]:
+    """Apply Aᵀ, `[4] -> [2]`."""
+    first, second, third, fourth = products
+    return [first + second + third, second - third - fourth]
 
 
 class Conv(nn.Module):
