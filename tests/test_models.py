@@ -9,7 +9,7 @@ from jax import lax
 from scipy.signal import correlate2d
 
 from jaxdd.models import MLP, ConvNet, build
-from jaxdd.models.layers import WINOGRAD_CHANNELS, convolve, max_pool
+from jaxdd.models.layers import WINOGRAD_CHANNELS, WINOGRAD_TILES, convolve, max_pool
 
 TINY = ConvNet(width=4, depth=2)
 
@@ -227,8 +227,9 @@ def test_winograd_equals_xla_convolution_to_the_second_derivative(x64):
 @pytest.mark.parametrize(
     ("shape", "kernel", "options", "fast"),
     [
-        ((1, 4, 4, WINOGRAD_CHANNELS), 3, {}, True),
-        ((1, 4, 4, WINOGRAD_CHANNELS - 1), 3, {}, False),
+        ((WINOGRAD_TILES // 4, 4, 4, WINOGRAD_CHANNELS), 3, {}, True),
+        ((WINOGRAD_TILES // 4 - 1, 4, 4, WINOGRAD_CHANNELS), 3, {}, False),
+        ((WINOGRAD_TILES // 4, 4, 4, WINOGRAD_CHANNELS - 1), 3, {}, False),
         ((1, 5, 4, WINOGRAD_CHANNELS), 3, {"convolution": "winograd"}, False),
         ((1, 4, 4, 2), 3, {"convolution": "winograd"}, True),
         ((1, 4, 4, 2), 5, {"convolution": "winograd"}, False),

@@ -355,14 +355,20 @@ def test_sets_of_other_seeds_are_put_together():
 
 
 def test_what_is_implausible_is_said():
-    def cell(name, mean, std=0.01, curve=((0.3, 0.3),)):
+    def cell(name, mean, std=0.01, curve=((0.3,) * 11,)):
         row = {"name": name, "labels": "hard", "augment": "none", "per_class": 1, "normalization": "standard"}
         return {"row": row, "network": "n", "accuracy": {"mean": mean, "std": std, "runs": [mean]}, "curve": curve}
 
     fine = [cell("a", 0.3), cell("full data", 0.8)]
     assert doubts(fine) == []
     found = doubts(
-        [cell("a", 0.9), cell("b", 0.3, std=0.2), cell("c", 0.3, curve=((0.1, 0.3),)), cell("full data", 0.8)]
+        [
+            cell("a", 0.9),
+            cell("b", 0.3, std=0.2),
+            cell("c", 0.3, curve=((0.1,) * 10 + (0.3,),)),
+            cell("d", 0.3, curve=((0.1, 0.3),)),  # too few points to tell
+            cell("full data", 0.8),
+        ]
     )
     assert [line.split(":")[0] for line in found] == [f"{name}, hard labels, none, on n" for name in "abc"]
     assert "better than all real data" in found[0] and "differ by 20 points" in found[1]

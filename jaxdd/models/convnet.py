@@ -34,8 +34,9 @@ class ConvNet(ModelConfig):
     activation: Activation = "relu"
     """Elementwise nonlinearity after each normalization."""
     convolution: Convolution = "auto"
-    """How XLA computes a convolution: its own (direct), or a matrix product over patches; the numbers are the same.
-    auto: patches on CPUs, where derivatives of gradients are many times faster, direct elsewhere."""
+    """How XLA computes a convolution: its own (direct), a matrix product over patches, or Winograd's products of tiles;
+    the numbers are the same but for rounding. auto: on CPUs patches, whose derivatives of gradients are many times
+    faster, or winograd where there is much to do; direct elsewhere."""
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> Model:
         """Build the network. `features` is the flattened input of the last linear layer.
