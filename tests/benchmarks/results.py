@@ -66,8 +66,8 @@ GROUPS = {
         "MTT's learning rate is too high for AlexNet there. `jaxdd evaluate "
         "runs/fashion_mnist_{infmatch,mtt,dc,dm}/distilled.npz --labels hard teacher --coreset --full-recipe.epochs 3 "
         "--networks 2 --points 2 --model convnet:width=16 resnet18:width=8 vgg11:width=8 alexnet:width=32 mlp`, "
-        "measured in four parts; a teacher of three epochs (90.6 % on Fashion-MNIST as ConvNet w32), whose labels "
-        "help random real images there and none of the distilled sets, which were learned with hard ones; "
+        "measured in parts; the teacher's labels (three epochs) help random real images there and, on the "
+        "ConvNet, none of the distilled sets, which were learned with hard ones; "
         "their sets by `jaxdd --config fashion_mnist_infmatch --method.ipc 1` and its like.",
     ),
     "imbalance": (
