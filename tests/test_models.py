@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from scipy.signal import correlate2d
 
 from jaxdd.models import MLP, ConvNet, build
@@ -444,3 +445,51 @@ def test_images_of_another_shape_are_refused(shape):
     model = build(TINY, (8, 8, 1), 3)
     with pytest.raises(ValueError, match="the network was built for"):
         model.apply(jax.jit(model.init)(jax.random.key(0)), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, norm="batch"), MLP(width=8, depth=1)], ids=str)
+def test_bfloat16_is_computed_between_float32_and_float32(config):
+    exact, rounded = (
+        build(dataclasses.replace(config, precision=name), (8, 8, 1), 3) for name in ("float32", "bfloat16")
+    )
+    params, images = exact.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
+    gradients = [jax.grad(lambda p, model=model: mean_loss(model, p, images)) for model in (exact, rounded)]
+    expected, found = (jax.jit(gradient)(params) for gradient in gradients)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    expected, found = (np.asarray(ravel_pytree(tree)[0]) for tree in (expected, found))
+    assert 0 < np.linalg.norm(found - expected) < 0.3 * np.linalg.norm(expected)  # three digits, ReLUs and six images
+    logits = rounded.apply(params, images)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_array_equal(logits, logits.astype(jnp.bfloat16).astype(jnp.float32))
+    products = [eqn for eqn in equations(gradients[1], params) if eqn.primitive.name == "dot_general"]
+    assert products and all(x.aval.dtype == jnp.bfloat16 for eqn in products for x in eqn.invars)
+    if rounded.observe is not None:
+        assert {x.dtype for x in jax.tree.leaves(rounded.observe(params, images))} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("auto", None), ("float32", "HIGHEST"), ("tf32", "HIGH")])
+def test_products_and_their_derivatives_are_asked_for_in_the_precision(precision, asked):
+    model = build(dataclasses.replace(TINY, precision=precision, convolution="direct"), (8, 8, 1), 3)
+    params, images = model.init(jax.random.key(0)), jnp.ones((2, 8, 8, 1))
+    gradient = jax.grad(lambda p: mean_loss(model, p, images))
+    curvature = jax.grad(lambda p: sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient(p))))
+    expected = None if asked is None else (jax.lax.Precision[asked],) * 2
+    found = [
+        eqn.params["precision"]
+        for eqn in equations(curvature, params)
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
+    assert len(found) > 10 and set(found) == {expected}
+
+
+def equations(function, *args):
+    """All equations of a function, those of the functions that it calls among them."""
+
+    def of(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield eqn
+            for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
+                if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
+                    yield from of(getattr(value, "jaxpr", value))
+
+    return of(jax.make_jaxpr(function)(*args).jaxpr)

@@ -11,6 +11,7 @@ from jaxdd.models.convnet import ConvNet
 from jaxdd.models.lenet import LeNet
 from jaxdd.models.mlp import MLP
 from jaxdd.models.own import Own, as_model
+from jaxdd.models.precision import in_precision
 from jaxdd.models.resnet import ResNet
 from jaxdd.models.vgg import VGG
 from jaxdd.models.vit import ViT
@@ -32,6 +33,7 @@ __all__ = [
     "build",
     "from_name",
     "from_settings",
+    "in_precision",
 ]
 
 MODELS: dict[str, ModelConfig] = {
@@ -73,7 +75,7 @@ def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: i
         raise SettingError(f"image_shape is {image_shape}; give (height, width, channels), all positive")
     if num_classes < 1:
         raise SettingError(f"num_classes is {num_classes}; a classifier needs at least 1 class")
-    return config.build(image_shape, num_classes)
+    return in_precision(config.build(image_shape, num_classes), config.precision)
 
 
 def from_name(name: str) -> ModelConfig:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, ClassVar, Literal
 
 from jaxdd.errors import SettingError
+from jaxdd.models.precision import Precision
 from jaxdd.settings import Between, Settings
 from jaxdd.types import Model
 
@@ -19,6 +20,10 @@ class ModelConfig(Settings, path="model"):
     """Base of the settings of a network. A network is a subclass with a `name`, fields of its own, and `build`."""
 
     name: ClassVar[str] = "none"
+
+    precision: Precision = dataclasses.field(default="auto", kw_only=True)
+    """What the network computes in, parameters and distilled set staying in float32: auto (as the device likes: TF32 on
+    recent GPUs), float32, tf32, or bfloat16."""
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> Model:  # noqa: ARG002
         """Build the network, see `jaxdd.models.build`, which checks the arguments.

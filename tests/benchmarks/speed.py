@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +42,13 @@ from jaxdd.evaluation import distilled_scorer, stacked
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.methods import MethodConfig, Optimizer, Sources, dc, dm, infmatch, mtt, ncfm
 from jaxdd.models import ConvNet
+from jaxdd.models.config import Convolution
 from tests.benchmarks import speed_torch as peer
 from tests.benchmarks.table import header, row
 
 SIDE, CLASSES, WIDTH = 32, 10, 128
+LR = 1 / 128
+"""Of every training; the same number in all precisions."""
 STEPS = {1: 50, 10: 10}
 """Student steps of MTT at images per class, each on all of them."""
 REAL = 256
@@ -93,13 +96,15 @@ class Problem(NamedTuple):
         return self.task.unravel(self.sources.experts.recorded[0, 0])
 
 
-def problem(width: int) -> Problem:
+def problem(width: int, convolution: Convolution) -> Problem:
     """Draw the problem."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, SIDE, SIDE, 3), np.uint8)
     labels = np.arange(EXAMPLES) % CLASSES
-    task = classification(models.build(ConvNet(width=width), (SIDE, SIDE, 3), CLASSES), CLASSES)
-    real = sampling.real_set(images, labels, CLASSES, Standardize(*np.full((2, 3), 0.5, np.float32)))
+    task = classification(
+        models.build(ConvNet(width=width, convolution=convolution), (SIDE, SIDE, 3), CLASSES), CLASSES
+    )
+    real = sampling.real_set(images, labels, CLASSES, Standardize(*np.full((2, 3), 0.5, jnp.result_type(float))))
     start, other = (np.asarray(ravel_pytree(task.model.init(jax.random.key(seed)))[0]) for seed in (0, 1))
     line = np.arange(2, dtype=np.float32)
     snapshots = np.stack([start, 0.9 * start + 0.1 * other])[None]
@@ -130,7 +135,7 @@ def outer_step(
     method = config.build(given.task)
     items = given.task.items(config.ipc)
     images = jax.random.normal(jax.random.key(2), (items, SIDE, SIDE, 3))
-    distilled = Distilled(images, hard_labels(jnp.arange(items) * CLASSES // items, CLASSES), jnp.float32(0.01))
+    distilled = Distilled(images, hard_labels(jnp.arange(items) * CLASSES // items, CLASSES), jnp.float32(LR))
     state = method.init(jax.random.key(3), distilled, given.sources)
     batch = complete(method.sample(jax.random.key(4), jnp.int32(0), given.sources), given.sources, None)
 
@@ -162,12 +167,12 @@ def plain(ipc: int) -> dict[str, Any]:
 def matched_trajectories(given: Problem, ipc: int) -> Case:
     steps = STEPS[ipc]
     config = mtt.Config(
-        **plain(ipc), student_steps=steps, student_lr=0.01, expert_snapshots=1, window=Window(start=1), labels="hard"
+        **plain(ipc), student_steps=steps, student_lr=LR, expert_snapshots=1, window=Window(start=1), labels="hard"
     )
     start, target = (peer.parameters(given.task.unravel(x)) for x in given.sources.experts.recorded[0])
 
     def arguments(batch: Any, labels: Any) -> tuple[Any, ...]:
-        return labels, peer.tensor(jnp.asarray(0.01)), start, target, steps
+        return labels, peer.tensor(jnp.asarray(LR)), start, target, steps
 
     return outer_step(given, config, peer.mtt, arguments, 9.0 * steps * CLASSES * ipc)
 
@@ -228,7 +233,7 @@ def labeled(examples: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def expert_epoch(given: Problem) -> Case:
-    recipe = Recipe(epochs=1, batch=REAL, lr=0.01, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
+    recipe = Recipe(epochs=1, batch=REAL, lr=LR, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
     task, real = given.task, given.sources.examples
     key = jax.random.key(6)
 
@@ -254,7 +259,7 @@ def largest_difference(ours: list[Any], theirs: list[Any], start: list[Any]) -> 
 
 def evaluation(given: Problem) -> Case:
     recipe = Recipe(
-        epochs=EPOCHS, batch=REAL, lr=0.001, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none"
+        epochs=EPOCHS, batch=REAL, lr=LR / 8, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none"
     )
     task, real, keys = given.task, given.sources.examples, jax.random.split(jax.random.key(7), NETWORKS)
     images = jax.random.normal(jax.random.key(2), (CLASSES, SIDE, SIDE, 3))
@@ -302,7 +307,7 @@ def influence_scores(given: Problem) -> Case:
     return Case(jax.jit(ours), (params, vector, real), peer.scores, given_to_peer, 2.0 * EXAMPLES, agree)
 
 
-def cases(width: int) -> dict[str, Callable[[], Case]]:
+def cases(width: int, convolution: Convolution) -> dict[str, Callable[[], Case]]:
     """Name the cases; each is built when it is asked for, in the precision that is set then."""
     made: dict[str, Callable[..., Case]] = {
         "MTT, ipc 1": partial(matched_trajectories, ipc=1),
@@ -316,7 +321,7 @@ def cases(width: int) -> dict[str, Callable[[], Case]]:
         "evaluation of 5 networks": evaluation,
         "influence scores": influence_scores,
     }
-    return {name: lambda make=make: make(problem(width)) for name, make in made.items()}
+    return {name: lambda make=make: make(problem(width, convolution)) for name, make in made.items()}
 
 
 def seconds_of(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, Any]:
@@ -381,7 +386,7 @@ def measure(name: str, make: Callable[[], Case], arguments: argparse.Namespace, 
         return f"{medians[side] / medians['ours']:.2f}" if side in medians else None
 
     rate = case.products * forward / medians["ours"]
-    memory = [memory_of(name, side, arguments.width) for side in ("ours", "eager")] if arguments.memory else [None] * 2
+    memory = [memory_of(name, side, arguments) for side in ("ours", "eager")] if arguments.memory else [None] * 2
     row(
         name,
         *(told(side) for side in ("ours", "eager", "compiled")),
@@ -398,9 +403,10 @@ def too_long(*_: Any) -> None:
     raise TimeoutError(f"not compiled after {PATIENCE} s")
 
 
-def memory_of(name: str, side: str, width: int) -> str:
+def memory_of(name: str, side: str, arguments: argparse.Namespace) -> str:
     """Measure one side of a case in a process of its own, in MiB."""
-    words = [sys.executable, "-m", "tests.benchmarks.speed", "--alone", side, "--only", name, "--width", str(width)]
+    sizes = ["--width", str(arguments.width), "--convolution", arguments.convolution]
+    words = [sys.executable, "-m", "tests.benchmarks.speed", "--alone", side, "--only", name, *sizes]
     told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     return f"{float(told.splitlines()[-1]):.0f}"
 
@@ -437,6 +443,7 @@ def resident() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--convolution", choices=get_args(Convolution), default="auto", help="of ours")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", help="cases whose name begins so")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile as well")
@@ -447,12 +454,11 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = {
         name: make
-        for name, make in cases(arguments.width).items()
+        for name, make in cases(arguments.width, arguments.convolution).items()
         if not arguments.only or any(name.startswith(word) for word in arguments.only)
     }
     if arguments.alone:
-        [make] = chosen.values()
-        alone(arguments.alone, make)
+        alone(arguments.alone, chosen[arguments.only[0]])
         return
     print(
         f"{jax.devices()[0].device_kind}, {peak() / 1e9:.0f} GFLOP/s; jax {jax.__version__}, torch {torch.__version__}"
