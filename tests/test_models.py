@@ -9,7 +9,9 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from scipy.signal import correlate2d
 
-from jaxdd.models import MLP, ConvNet, build
+from jaxdd.errors import SettingError
+from jaxdd.io.files import plain
+from jaxdd.models import MLP, ConvNet, build, from_settings, in_precision
 from jaxdd.models.layers import WINOGRAD_CHANNELS, WINOGRAD_TILES, convolve, max_pool
 
 TINY = ConvNet(width=4, depth=2)
@@ -465,6 +467,19 @@ def test_bfloat16_is_computed_between_float32_and_float32(config):
     assert products and all(x.aval.dtype == jnp.bfloat16 for eqn in products for x in eqn.invars)
     if rounded.observe is not None:
         assert {x.dtype for x in jax.tree.leaves(rounded.observe(params, images))} == {jnp.dtype("float32")}
+
+
+def test_the_usual_precision_goes_unsaid_so_that_older_files_are_the_same():
+    """Experts and runs know their settings by a digest; those from before networks had a precision stay valid."""
+    usual, rounded = (plain(dataclasses.replace(TINY, precision=name)) for name in ("auto", "bfloat16"))
+    assert "precision" not in usual and rounded == {**usual, "precision": "bfloat16"}
+    assert from_settings(usual).precision == "auto" and from_settings(rounded).precision == "bfloat16"
+
+
+def test_a_precision_that_there_is_not_is_refused():
+    model = build(TINY, (8, 8, 1), 3)
+    with pytest.raises(SettingError, match="precision is 'fp16'; choose one of auto, float32, tf32, bfloat16"):
+        in_precision(model, "fp16")
 
 
 @pytest.mark.parametrize(("precision", "asked"), [("auto", None), ("float32", "HIGHEST"), ("tf32", "HIGH")])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxdd.app.config import Config
-from jaxdd.core.parallel import device_memory, host_memory, over_devices
+from jaxdd.core.parallel import device_memory, host_memory, over_devices, program_memory
 from jaxdd.core.tasks import Task
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
@@ -98,14 +98,11 @@ def of_program(config: Config, compiled: Any) -> Need:
         config: The run.
         compiled: What `jaxdd.driver.advance(method).lower(…).compile()` gives.
     """
-    analysis = compiled.memory_analysis()
-    given = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    size = given + analysis.temp_size_in_bytes
     names = [
         name for name in ("ipc", "real_batch", "batch", "unroll") if getattr(config.method, name, None) is not None
     ]
     settings = [f"method.{name}" for name in names] + ["model.width"]
-    return Need("an outer step", size, 0, f"{', '.join(settings[:-1])} or {settings[-1]}")
+    return Need("an outer step", program_memory(compiled), 0, f"{', '.join(settings[:-1])} or {settings[-1]}")
 
 
 def check_fits(needs: Sequence[Need]) -> None:

@@ -186,6 +186,13 @@ def to_host(tree: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(fetch, tree)))
 
 
+def program_memory(compiled: Any) -> int:
+    """Return the bytes that a compiled program takes up on a device: what it reads, gives and needs between."""
+    found = compiled.memory_analysis()
+    kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return int(kept + found.temp_size_in_bytes)
+
+
 def device_memory() -> int:
     """Return the memory of one device in bytes; that of the host, shared among them, where devices do not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}

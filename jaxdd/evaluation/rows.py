@@ -23,7 +23,7 @@ from jaxdd.core.training import Recipe
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.evaluation.attack import Attack
-from jaxdd.evaluation.scores import EvaluateConfig, distilled_scorer, random_real, stacked, trained
+from jaxdd.evaluation.scores import EvaluateConfig, distilled_scorer, mean_score, random_real, stacked, trained
 from jaxdd.io.integrity import digest_of_arrays
 from jaxdd.methods.coresets import GREEDY, by_features, real_features
 from jaxdd.models import ModelConfig
@@ -157,7 +157,7 @@ class View:
             keys = jax.random.split(stage_key(self.seed, "validate"), self.config.tune_networks)
             score = distilled_scorer(self.task, self.config.recipe)
             found = [score(keys, stacked(x, len(keys)), self.validation)[self.task.score] for x in chosen]
-            reached = [np.nan_to_num(np.mean(scores), nan=-1.0) for scores in found]
+            reached = [mean_score(scores) for scores in found]
             self._coresets[per_class] = chosen[int(np.argmax(reached))]
         return stacked(self._coresets[per_class], self.config.networks)
 

@@ -23,7 +23,7 @@ from jaxdd.data import Data, check_data
 from jaxdd.errors import Diverged
 from jaxdd.io.progress import progress_bar
 from jaxdd.settings import AtLeast, Settings, check_argument
-from jaxdd.types import Array, Examples, Params, Scalars
+from jaxdd.types import AnyArray, Array, Examples, Params, Scalars
 
 Measures = dict[str, list[Any]]
 """What was measured on each of R networks, by name: numbers, or lists of them."""
@@ -306,6 +306,11 @@ def check_converged(where: str, scores: np.ndarray, setting: str) -> None:
             f"{where}: the outputs of {bad} of {len(scores)} networks are not finite; lower {setting}, or the learning "
             "rate of the set if its method learns one"
         )
+
+
+def mean_score(scores: AnyArray) -> float:
+    """Average the scores `[R]` of networks, to choose by: −1, less than any, where one diverged."""
+    return float(np.nan_to_num(np.mean(scores), nan=-1.0))
 
 
 def summary(runs: np.ndarray) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxdd import models
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.keys import stage_key
-from jaxdd.core.parallel import lanes, over_devices, to_host
+from jaxdd.core.parallel import lanes, over_devices, program_memory, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, classification
 from jaxdd.data import Dataset, check_data
@@ -27,7 +27,7 @@ from jaxdd.errors import Diverged, SettingError
 from jaxdd.evaluation.attack import Attack, accuracy_under_attack, confusion
 from jaxdd.evaluation.ranking import augmentation_robust_score, label_robust_score
 from jaxdd.evaluation.rows import Entry, TableConfig, check_fits, rows
-from jaxdd.evaluation.scores import check_converged, distilled_scorer, full_data_scorer, summary
+from jaxdd.evaluation.scores import check_converged, distilled_scorer, full_data_scorer, mean_score, summary
 from jaxdd.io.files import plain
 from jaxdd.io.integrity import digest, read_sealed, write_sealed
 from jaxdd.io.progress import progress_bar
@@ -160,7 +160,7 @@ class _Column:
             shapes = (row.augment, jax.tree.structure(given), *(x.shape for x in jax.tree.leaves(given)))
             if shapes not in self._compiled:
                 self._compiled[shapes] = score.lower(*given).compile()  # type: ignore[attr-defined]
-            memory = _bytes_of(self._compiled[shapes])
+            memory = program_memory(self._compiled[shapes])
             began = time.perf_counter()
             parts.append(to_host(self._compiled[shapes](*given)))
             seconds += time.perf_counter() - began
@@ -206,7 +206,7 @@ class _Column:
         score, reached = self._scorer(entry.row.augment, self.task, 0), {}
         for lr in dict.fromkeys((own, *self.config.tune)):
             found = score(self.validating, first._replace(lr=jnp.full(count, lr)), entry.view.validation)
-            reached[lr] = float(np.nan_to_num(np.mean(found[self.task.score]), nan=-1.0))
+            reached[lr] = mean_score(found[self.task.score])
         best = max(reached, key=lambda lr: reached[lr])
         return sets._replace(lr=jnp.full(len(self.keys), best)), best
 
@@ -218,11 +218,6 @@ def _measures(task: Task, attack: Attack, params: Params, split: RealSet) -> Sca
 
 def _scored(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if "diverged" not in cell]
-
-
-def _bytes_of(compiled: Any) -> int:
-    memory = compiled.memory_analysis()
-    return int(memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes)
 
 
 def per_class_accuracy(cell: Cell) -> list[float]:

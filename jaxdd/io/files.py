@@ -44,12 +44,21 @@ def atomic_write(path: str | Path, data: bytes) -> None:
             os.close(folder)
 
 
+UNSAID = {"unsaid": True}
+"""Metadata of a field that goes unsaid at its default: what was written before there was such a field stays the same,
+experts and runs that know their settings by a digest among it."""
+
+
+def _goes_unsaid(field: dataclasses.Field, value: Any) -> bool:
+    return "unsaid" in field.metadata and value == field.default
+
+
 def plain(value: Any) -> Any:
     """Return the same value in the types that strict JSON knows.
 
-    Dataclasses and NamedTuples become objects, with the `name` of a class of settings that has one, arrays become
-    nested lists, paths become strings, and a float that is not finite becomes its name in `NOT_FINITE`. A value of any
-    other type is returned as it is.
+    Dataclasses and NamedTuples become objects, with the `name` of a class of settings that has one, and without the
+    fields that are `UNSAID`; arrays become nested lists, paths become strings, and a float that is not finite becomes
+    its name in `NOT_FINITE`. A value of any other type is returned as it is.
 
     Args:
         value: nested mappings, sequences, dataclasses, NamedTuples, arrays and scalars.
@@ -62,7 +71,8 @@ def plain(value: Any) -> Any:
             return float(value)  # a float64 of numpy is a float too
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        said = (field for field in dataclasses.fields(value) if not _goes_unsaid(field, getattr(value, field.name)))
+        fields = {field.name: plain(getattr(value, field.name)) for field in said}
         kind = getattr(type(value), "name", None)
         return {"name": kind, **fields} if isinstance(kind, str) else fields
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

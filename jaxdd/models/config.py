@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, ClassVar, Literal
 
 from jaxdd.errors import SettingError
+from jaxdd.io.files import UNSAID
 from jaxdd.models.precision import Precision
 from jaxdd.settings import Between, Settings
 from jaxdd.types import Model
@@ -21,7 +22,7 @@ class ModelConfig(Settings, path="model"):
 
     name: ClassVar[str] = "none"
 
-    precision: Precision = dataclasses.field(default="auto", kw_only=True)
+    precision: Precision = dataclasses.field(default="auto", kw_only=True, metadata=UNSAID)
     """What the network computes in, parameters and distilled set staying in float32: auto (as the device likes: TF32 on
     recent GPUs), float32, tf32, or bfloat16."""
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxdd.settings import check_value
 from jaxdd.types import Array, Model, Params, PyTree
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
@@ -19,14 +20,17 @@ def in_precision(model: Model, precision: Precision) -> Model:
     Args:
         model: the network.
         precision: `auto` leaves products to the device: float32 on CPUs, TF32 on recent NVIDIA GPUs, bfloat16 on TPUs.
-            `float32` and `tf32` say of matrix products and convolutions what XLA must keep to at least, for what JAX
-            calls `float32` and `tensorfloat32`; a CPU computes both in float32. `bfloat16` rounds parameters and inputs
-            on their way in, computes in it, normalization included, and hands back what the parameters are in: they,
-            their updates and the distilled set stay in float32.
+            `float32` and `tf32` ask XLA for matrix products and convolutions at least as exact; a CPU computes both in
+            float32. `bfloat16` rounds parameters and inputs on their way in, computes in it, normalization included,
+            and hands back the type that they had: parameters, their updates and the distilled set stay in float32.
 
     Returns:
         The network; its derivatives of any order are taken in the same precision. [our choice]
+
+    Raises:
+        SettingError: if it is another word.
     """
+    check_value("precision", precision, Precision)
     if precision == "auto":
         return model
     within = _rounded if precision == "bfloat16" else _with_products(_PRODUCTS[precision])

@@ -27,7 +27,7 @@ from jaxdd import classification, make_mesh, models
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.normalization import Standardize
 from jaxdd.core.sampling import Classes, RealSet
-from jaxdd.driver import advance
+from jaxdd.driver import advance, for_steps
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.methods import Sources, dm, infmatch, mtt
 from jaxdd.models import ConvNet, ModelConfig, ResNet
@@ -82,8 +82,7 @@ def compiled(config: Any, task: Any, sources: Sources, image_shape: tuple[int, .
         jax.ShapeDtypeStruct((), jnp.float32),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    if not config.needs_real:
-        sources = sources._replace(real=None)
+    sources = for_steps(config, sources)
     if not config.needs_experts:
         sources = sources._replace(trajectories=None)
     state = jax.eval_shape(method.init, key, distilled, sources)

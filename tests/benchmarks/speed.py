@@ -33,7 +33,6 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd import Distilled, classification, models
 from jaxdd.core import sampling
-from jaxdd.core.autodiff import grad_dot
 from jaxdd.core.distilled import hard_labels
 from jaxdd.core.normalization import Standardize
 from jaxdd.core.training import Recipe, shuffle, train
@@ -44,6 +43,7 @@ from jaxdd.methods import MethodConfig, Optimizer, Sources, dc, dm, infmatch, mt
 from jaxdd.models import ConvNet
 from jaxdd.models.config import Convolution
 from tests.benchmarks import speed_torch as peer
+from tests.benchmarks.influence import forward
 from tests.benchmarks.table import header, row
 
 SIDE, CLASSES, WIDTH = 32, 10, 128
@@ -54,12 +54,8 @@ STEPS = {1: 50, 10: 10}
 REAL = 256
 """Real images of a class, of DC and DM; all that Inf-Match's Hessians and an expert's batch see."""
 EXAMPLES, CHUNK, EPOCHS, NETWORKS = 2560, 256, 60, 5
-
-
 AGREE = 1e-4
 """Largest difference of the two sides, in float64, relative to the largest number of the result."""
-
-
 PATIENCE = 240
 """Seconds that torch.compile may take for a case."""
 
@@ -285,26 +281,16 @@ def influence_scores(given: Problem) -> Case:
     task, real, params = given.task, given.sources.examples, given.params
     vector = jax.tree.map(lambda p: jax.random.normal(jax.random.key(8), p.shape), params)
 
-    def ours(params: Any, vector: Any, real: Any) -> Any:
-        def of_chunk(rows: Any) -> Any:
-            examples = sampling.take(real, rows)
-            return grad_dot(lambda p: task.losses(p, examples), params, vector)
-
-        return jax.lax.map(of_chunk, jnp.arange(EXAMPLES).reshape(-1, CHUNK)).reshape(-1)
-
+    chunks = jnp.arange(EXAMPLES).reshape(-1, CHUNK)
     examples = jax.jit(sampling.take)(real, jnp.arange(EXAMPLES))
-    given_to_peer = (
-        peer.parameters(params),
-        *labeled(examples),
-        peer.parameters(vector),
-        CHUNK,
-    )
+    given_to_peer = (peer.parameters(params), *labeled(examples), peer.parameters(vector), CHUNK)
 
     def agree(ours: Any, theirs: Any) -> float:
         found = theirs.cpu().numpy()
         return float(np.abs(ours - found).max() / np.abs(found).max())
 
-    return Case(jax.jit(ours), (params, vector, real), peer.scores, given_to_peer, 2.0 * EXAMPLES, agree)
+    ours = jax.jit(partial(forward, task.losses))
+    return Case(ours, (real, params, vector, chunks), peer.scores, given_to_peer, 2.0 * EXAMPLES, agree)
 
 
 def cases(width: int, convolution: Convolution) -> dict[str, Callable[[], Case]]:
@@ -341,7 +327,7 @@ def peak() -> float:
     return 8 * 2 * 2048**3 / min(seconds_of(product, (a,))[0] for _ in range(3))
 
 
-def measure(name: str, make: Callable[[], Case], arguments: argparse.Namespace, forward: float) -> None:
+def measure(name: str, make: Callable[[], Case], arguments: argparse.Namespace, image: float) -> None:
     """Print the row of a case."""
     with jax.enable_x64(True):  # in float32 the gradients of a network with kinks part sooner or later
         exact = make()
@@ -385,7 +371,7 @@ def measure(name: str, make: Callable[[], Case], arguments: argparse.Namespace, 
     def ratio(side: str) -> str | None:
         return f"{medians[side] / medians['ours']:.2f}" if side in medians else None
 
-    rate = case.products * forward / medians["ours"]
+    rate = case.products * image / medians["ours"]
     memory = [memory_of(name, side, arguments) for side in ("ours", "eager")] if arguments.memory else [None] * 2
     row(
         name,
