@@ -92,7 +92,7 @@ def from_name(name: str) -> ModelConfig:
     if known in MODELS:
         changes = by_name(sizes)
         if unknown := changes.keys() - vars(MODELS[known]):
-            fields = ", ".join(vars(MODELS[known]))
+            fields = ", ".join(field.name for field in MODELS[known].fields())
             raise SettingError(f"{name} names {', '.join(sorted(unknown))}, and {MODELS[known].name} has {fields}")
         return dataclasses.replace(MODELS[known], **{field: literal(word) for field, word in changes.items()})
     if sizes:

@@ -41,8 +41,13 @@ class ModelConfig(Settings, path="model"):
             "name; jaxdd.models has ConvNet, ResNet and others"
         )
 
+    @classmethod
+    def fields(cls) -> list[dataclasses.Field]:
+        """List the settings: a network's own first, then those that all networks share."""
+        return sorted(dataclasses.fields(cls), key=lambda field: bool(field.kw_only))
+
     def __str__(self) -> str:
         """Name the network by its settings: convnet (width 32, depth 2)."""
-        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        fields = ((field, getattr(self, field.name)) for field in self.fields())
         told = [f"{field.name} {value}" for field, value in fields if field.default != value]
         return f"{self.name} ({', '.join(told)})" if told else self.name
