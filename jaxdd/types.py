@@ -83,12 +83,18 @@ class Model(NamedTuple):
         observe: `(params, inputs) -> statistics`, the mean and variance of the batch wherever the network standardizes
             by them; None if it does not. With their running averages in `params[STATISTICS]` the other functions use
             those, see `STATISTICS`.
+        maps: `(params, inputs) -> ([B,*], ...)`, what each layer but the last makes of the inputs, after its
+            activation; None where it is not known.
+        head: `(params, features) -> outputs`, of a network that is frozen but for its last layer, whose parameters are
+            those of this head, and whose features do not depend on them; None for all others.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[[Params, PyTree], PyTree]
     features: Callable[[Params, PyTree], Array]
     observe: Callable[[Params, PyTree], PyTree] | None = None
+    maps: Callable[[Params, PyTree], tuple[Array, ...]] | None = None
+    head: Callable[[Params, Array], PyTree] | None = None
 
 
 Losses: TypeAlias = Callable[[Params, Examples], Array]

@@ -244,7 +244,7 @@ SLOW = {
                 "lenet",
                 "vit",
             )
-            for method in ("mtt", "iadd, low rank", "infmatch", "dc", "dm")
+            for method in ("mtt", "iadd, low rank", "infmatch", "dc", "dm", "cafe")
         ),
         "test_eight_devices_compute_what_one_does[datm]",
         "test_eight_devices_compute_what_one_does[ddpp quantile]",

@@ -13,7 +13,8 @@ from scipy import stats
 from scipy.ndimage import map_coordinates
 
 from jaxdd.core import augment
-from jaxdd.core.augment import OPERATIONS, dsa
+from jaxdd.core.augment import OPERATIONS, cutmix, dsa
+from jaxdd.types import Examples
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 SHAPES = [(6, 8, 8, 3), (5, 7, 10, 1)]
@@ -327,6 +328,78 @@ def test_an_operation_is_drawn_uniformly_and_repeats_count(monkeypatch):
     assert stats.chisquare(counts, [400, 200, 200]).pvalue > 1e-3
 
 
+def test_stages_are_applied_in_turn(monkeypatch):
+    table = {
+        name: lambda key, images, *, siamese, i=i: 3 * images + i + 0 * jax.random.uniform(key, images.shape)
+        for i, name in enumerate("abc")
+    }
+    monkeypatch.setattr(augment, "OPERATIONS", table)
+    keys = jax.random.split(jax.random.key(0), 400)
+    drawn = jax.jit(jax.vmap(dsa("b+a_c+b", siamese=True), (0, None)))(keys, jnp.ones((1, 1, 1, 1)))
+    # 3 (3 (3 + 1) + 0 or 2) + 1
+    values, counts = np.unique(np.asarray(drawn), return_counts=True)
+    assert values.tolist() == [37, 43]
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_each_stage_draws_by_itself(x64):
+    # Were they to share a key, the two shifts would be the same.
+    images = jnp.zeros((1, 8, 8, 1)).at[0, 4, 4, 0].set(1)
+    keys = jax.random.split(jax.random.key(1), 60)
+    twice = np.asarray(jax.jit(jax.vmap(dsa("crop+crop", siamese=True), (0, None)))(keys, images))
+    moved = np.argwhere(twice[:, 0, :, :, 0])[:, 1:] - 4
+    assert set(moved.ravel().tolist()) == {-2, -1, 0, 1, 2}  # odd ones too: 1 + 0, and not 1 + 1 alone
+
+
+def of_colors(count, height, width):
+    """Images of one color each, and what tells them apart."""
+    images = jnp.broadcast_to(jnp.arange(1.0, count + 1)[:, None, None, None], (count, height, width, 2))
+    return Examples(images, jnp.eye(count), jnp.full(count, 1 / count), jnp.arange(count))
+
+
+def test_cutmix_pastes_one_rectangle_and_mixes_targets_by_its_area():
+    examples, seen = of_colors(5, 12, 8), []
+    for seed in range(150):
+        mixed = jax.jit(cutmix, static_argnums=2)(jax.random.key(seed), examples, 1.0)
+        images, targets = np.asarray(mixed.inputs), np.asarray(mixed.targets)
+        np.testing.assert_array_equal(images[..., 0], images[..., 1])
+        changed = (images != np.asarray(examples.inputs))[..., 0]
+        pasted = changed.any(0)
+        rows, columns = (np.flatnonzero(pasted.any(axis)) for axis in (1, 0))
+        np.testing.assert_array_equal(pasted, np.isin(np.arange(12), rows)[:, None] & np.isin(np.arange(8), columns))
+        assert all(np.array_equal(r, np.arange(r[0], r[0] + len(r))) for r in (rows, columns) if len(r))
+        if pasted.any():
+            source = images[:, rows[0], columns[0], 0].astype(int) - 1
+            assert sorted(source) == list(range(5))
+            expected = (1 - pasted.mean()) * np.eye(5) + pasted.mean() * np.eye(5)[source]
+            np.testing.assert_allclose(targets, expected, atol=1e-6)
+            if rows[0] > 0 and rows[-1] < 11 and columns[0] > 0 and columns[-1] < 7:  # not cut off
+                seen.append((len(rows), len(columns)))
+        else:
+            np.testing.assert_array_equal(targets, np.eye(5))
+    sides = {tuple(2 * int(np.floor(size * np.sqrt(1 - a)) // 2) for size in (12, 8)) for a in np.linspace(0, 1, 2000)}
+    assert len(set(seen)) > 4 and set(seen) <= sides
+
+
+def test_cutmix_is_as_probable_as_asked():
+    examples = of_colors(4, 8, 8)
+    keys = jax.random.split(jax.random.key(0), 600)
+    share = lambda p: np.mean(  # noqa: E731
+        [
+            x
+            for x in np.asarray(
+                jax.jit(jax.vmap(lambda k: jnp.any(cutmix(k, examples, p).targets != jnp.eye(4))))(keys)
+            )
+        ]
+    )
+    always = share(1.0)  # not one: of some permutations and rectangles nothing is seen
+    assert 0.8 < always < 1
+    assert abs(share(0.3) - 0.3 * always) < 0.06
+    assert cutmix(keys[0], examples, 0.0) is examples
+    with pytest.raises(ValueError, match=r"cutmix needs images \[B, H, W, K\]: set it to 0"):
+        cutmix(keys[0], examples._replace(inputs=jnp.zeros((4, 3))), 0.5)
+
+
 @pytest.mark.parametrize("strategy", ["none", "None", ""])
 def test_no_strategy_is_the_identity(strategy):
     images = random_images((2, 4, 4, 1))
@@ -335,7 +408,7 @@ def test_no_strategy_is_the_identity(strategy):
     assert dsa(strategy, siamese=True)(jax.random.key(0), rows) is rows
 
 
-@pytest.mark.parametrize("strategy", ["flip_shear", "color crop", "none_flip", "_flip"])
+@pytest.mark.parametrize("strategy", ["flip_shear", "color crop", "none_flip", "_flip", "flip+", "color+shear"])
 def test_unknown_operations_are_refused(strategy):
     with pytest.raises(ValueError, match="join some of color, crop, cutout, flip, scale, rotate"):
         dsa(strategy, siamese=False)

@@ -53,6 +53,8 @@ def oracle(model, config, state, batch):
         for g, h in pairs:
             if config.distance == "mse" or (config.distance == "convolution_mse" and g.ndim == 4):
                 total += ((g - h) ** 2).sum()
+            if config.distance == "convolution_l1" and g.ndim == 4:
+                total += np.abs(g - h).sum()
             if config.distance == "cosine" and g.ndim > 1:
                 for j in range(g.shape[-1]):
                     a, b = g[..., j].ravel(), h[..., j].ravel()
@@ -64,6 +66,7 @@ VARIANTS = {
     "dc": {"name": "convnet"},
     "dsa": {"augment": "scale_flip", "distance": "mse"},
     "idc": {"name": "convnet", "distance": "convolution_mse", "factor": 2, "network": "real", "ipc": 1},
+    "idc, absolute": {"name": "convnet", "distance": "convolution_l1", "factor": 2, "network": "real", "ipc": 1},
 }
 
 
@@ -127,13 +130,13 @@ def test_a_step_descends_the_objective(x64, toy, factor, labels):
     assert np.abs(slope.labels).max() > 0
 
 
-@pytest.mark.parametrize(("network", "momentum"), [("distilled", 0.0), ("real", 0.9)])
-def test_loops_are_those_written_by_hand(stripes, network, momentum):
+@pytest.mark.parametrize(("network", "momentum", "decay"), [("distilled", 0.0, 0.0), ("real", 0.9, 0.1)])
+def test_loops_are_those_written_by_hand(stripes, network, momentum, decay):
     # Three steps a network, two rounds of training between them; the network is drawn anew exactly every three steps.
     model = models.build(MLP(width=4, depth=1), (8, 8, 1), 3)
     config = dc.Config(ipc=2, real_batch=6, outer_loop=3, inner_loop=2, network=network, network_batch=6)
     assert config.network_optimizer == Optimizer("sgd", 0.01, 0.0)  # published for DC
-    config = dataclasses.replace(config, network_optimizer=Optimizer("sgd", 0.01, momentum))
+    config = dataclasses.replace(config, network_optimizer=Optimizer("sgd", 0.01, momentum), network_weight_decay=decay)
     method, sources = config.build(classification(model, 3)), Sources(stripes.real_set())
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
     first = Distilled(images, hard_labels(jnp.repeat(jnp.arange(3), 2), 3), jnp.asarray(0.01))
@@ -143,7 +146,8 @@ def test_loops_are_those_written_by_hand(stripes, network, momentum):
     @jax.jit
     def sgd(params, velocity, images, targets):
         def loss(params):
-            return losses(params, Examples(images, targets, None, None)).mean()
+            squares = sum(jnp.sum(p**2) for p in jax.tree.leaves(params))
+            return losses(params, Examples(images, targets, None, None)).mean() + decay / 2 * squares
 
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, jax.grad(loss)(params))
         return jax.tree.map(lambda p, v: p - 0.01 * v, params, velocity), velocity
@@ -283,3 +287,29 @@ def test_the_memory_of_a_gradient_in_the_weights_is_that_of_one_class():
         return jax.jit(jax.grad(objective)).lower(real.weights).compile().memory_analysis().temp_size_in_bytes
 
     assert memory(10) < 1.3 * memory(2)
+
+
+def test_the_recipe_of_the_networks_training_reaches_it(stripes):
+    # The network sees images that are augmented and mixed as asked, whatever the matching does.
+    model = models.build(MLP(width=4, depth=1), (8, 8, 1), 3)
+    base = dc.Config(ipc=2, real_batch=6, outer_loop=3, inner_loop=1, network="real", network_batch=6)
+    sources = Sources(stripes.real_set())
+    first = Distilled(
+        jax.random.normal(jax.random.key(2), (6, 8, 8, 1)), hard_labels(jnp.arange(6) % 3, 3), jnp.asarray(0.01)
+    )
+
+    def after(**changes):
+        method = dataclasses.replace(base, **changes).build(classification(model, 3))
+        state, batch = method.init(jax.random.key(0), first, None), method.sample(jax.random.key(1), 0, sources)
+        state, info = jax.jit(method.step)(jax.random.key(3), state, batch)
+        return jax.flatten_util.ravel_pytree(state.network)[0], info["loss"]
+
+    plain, loss = after()
+    for changes in ({"network_cutmix": 1.0}, {"network_augment": "flip+crop"}):
+        network, same = after(**changes)
+        assert same == loss and np.abs(network - plain).max() > 1e-4
+    matched = after(augment="color", network_augment="none")
+    np.testing.assert_array_equal(matched[0], plain)
+    assert matched[1] != loss
+    with pytest.raises(ValueError, match="unknown operation 'shear'"):
+        dc.Config(network_augment="shear")

@@ -26,6 +26,7 @@ from jaxdd.methods import (
     Optimizer,
     Sources,
     Weighting,
+    cafe,
     coresets,
     datm,
     dc,
@@ -34,6 +35,7 @@ from jaxdd.methods import (
     iadd,
     infmatch,
     initial_distilled,
+    linear_gradient,
     mtt,
     ncfm,
     rat_bptt,
@@ -89,6 +91,7 @@ CASES = {
     "infmatch published, cached, mini-batch": INFMATCH(estimator="published", cache=48, batch=4),
     "mtt learned labels": mtt.Config(**MTT, labels="learned", init="noise"),
     "mtt truncated, mini-batch": mtt.Config(**MTT, unroll=Unroll("truncated", last=3), batch=4, augment="flip"),
+    "mtt chord": mtt.Config(**MTT, path="chord"),
     "mtt nearest": mtt.Config(**MTT, matched_step="nearest"),
     "mtt tesla, three pairs": mtt.Config(**MTT, unroll=Unroll("tesla"), pairs=3),
     "datm": datm.Config(**{**MTT, "window": Window(start=2, end=4), "label_optimizer": Optimizer("sgd", 0.5, 0.9)}),
@@ -110,10 +113,19 @@ CASES = {
         factor=2,
         network="real",
         network_batch=16,
+        network_optimizer=Optimizer("sgd", 0.01, 0.9),
+        network_weight_decay=5e-4,
+        network_augment="color+crop",
+        network_cutmix=1.0,
+        augment="flip+color",
         distance="mse",
         outer_loop=5,
         inner_loop=2,
     ),
+    "cafe": cafe.Config(
+        **{**STATISTICS, "image_optimizer": Optimizer("sgd", 0.1, 0.5)}, settled=0.0, longest=12, queries=20
+    ),
+    "linear_gradient": linear_gradient.Config(ipc=2, steps=40, heads=3, real_batch=64),
     "dm": dm.Config(**STATISTICS, augment="flip"),
     "infmatch released": INFMATCH(
         estimator="released",
@@ -156,6 +168,8 @@ SAMPLED = [
     "dm",
     "ncfm",
     "rat_bptt adaptive, two students",
+    "cafe",
+    "linear_gradient",
 ]
 UNJITTED = ["coresets real", "infmatch unroll", "iadd bounded"]
 SPREAD = ["coresets herding", "infmatch second_order", "infmatch first_order, augmented", "mtt learned labels", "datm"]
@@ -169,8 +183,10 @@ SPREAD += [
     "dm",
     "ncfm adversarial",
     "rat_bptt adaptive, two students",
+    "cafe",
+    "linear_gradient",
 ]
-MATCHING = ["dc idc", "dm", "ncfm"]
+MATCHING = ["dc idc", "dm", "ncfm", "cafe"]
 TRAJECTORY = [name for name in SAMPLED if isinstance(CASES[name], mtt.Config)]
 SCORING = EvaluateConfig(recipe=Recipe(epochs=2, augment="none"))
 LR = 0.02
@@ -185,7 +201,18 @@ def problem(stripes):
     config = ExpertsConfig(count=2, recipe=recipe, snapshot_every=2)
     with jax.set_mesh(make_mesh(jax.devices()[:1])):
         trajectories = train_experts(task, stripes, config)
-    return SimpleNamespace(task=task, real=stripes.real_set(), dataset=stripes, trajectories=trajectories)
+    backbone = models.frozen(task.model, task.unravel(np.asarray(trajectories.final[0])), (8, 8, 1), 3)
+    return SimpleNamespace(
+        task=task,
+        frozen=classification(backbone, 3),
+        real=stripes.real_set(),
+        dataset=stripes,
+        trajectories=trajectories,
+    )
+
+
+def task_of(problem, config):
+    return problem.frozen if isinstance(config, linear_gradient.Config) else problem.task
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +231,7 @@ def one_device(problem):
     @functools.cache
     def run(name):
         config = CASES[name]
-        method, traces = config.build(problem.task), []
+        method, traces = config.build(task_of(problem, config)), []
 
         def counted(*args):
             traces.append(1)
@@ -265,7 +292,8 @@ def assert_close(ours, theirs, tolerance):
 
 def test_every_method_has_a_case():
     assert {config.name for config in CASES.values()} == {
-        module.Config.name for module in (coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, rat_bptt)
+        module.Config.name
+        for module in (cafe, coresets, datm, dc, ddpp, dm, iadd, infmatch, linear_gradient, mtt, ncfm, rat_bptt)
     }
     assert {config.estimator for config in CASES.values() if isinstance(config, infmatch.Config)} == {
         "released",
@@ -464,8 +492,8 @@ def test_objective_is_the_loss_of_a_step_and_sees_the_instance_weights(one_devic
 
 
 def test_methods_without_an_objective_say_so(problem):
-    found = {name.split()[0] for name, c in CASES.items() if c.build(problem.task).objective is not None}
-    assert found == {"dc", "dm", "ncfm", "infmatch"}  # of infmatch, what its released code does
+    found = {name.split()[0] for name, c in CASES.items() if c.build(task_of(problem, c)).objective}
+    assert found == {"cafe", "dc", "dm", "ncfm", "infmatch"}  # of infmatch, what its released code does
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -556,6 +584,7 @@ FEW_STEPS = {
     "infmatch": infmatch.Config(steps=2, estimator="first_order", real_batch=20, window=Window(start=2)),
     "dc": dc.Config(steps=2, real_batch=8),
     "dm": dm.Config(steps=2, real_batch=8),
+    "cafe": cafe.Config(steps=2, real_batch=8, queries=8, longest=3),
 }
 
 

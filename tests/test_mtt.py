@@ -12,8 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxdd import classification, models
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.unroll import Unroll
-from jaxdd.experts.trajectories import Window
-from jaxdd.methods import Optimizer, datm, ddpp, iadd, mtt
+from jaxdd.experts.trajectories import Trajectories, Window
+from jaxdd.methods import Optimizer, Sources, datm, ddpp, iadd, mtt
 from jaxdd.models import MLP, ConvNet
 from jaxdd.types import Snapshots
 from tests.helpers import dot, finite_difference, random_like
@@ -41,6 +41,7 @@ EXACT = {
     "truncated to all": mtt.Config(**SETTINGS | dict(unroll=Unroll("truncated", last=100))),
     "three pairs, augmented": mtt.Config(**SETTINGS | dict(pairs=3, augment="color_crop_scale")),
     "nearest": mtt.Config(**SETTINGS | dict(student_steps=7, matched_step="nearest")),
+    "chord": mtt.Config(**SETTINGS | dict(path="chord", pairs=2)),
     "tesla, one step": mtt.Config(**SETTINGS | dict(student_steps=1, unroll=Unroll("tesla"))),
     "datm": datm.Config(**SETTINGS | dict(loss_threshold=100.0)),
     **{f"ddpp {rule}": ddpp.Config(**SETTINGS, rule=rule, amount=0.3) for rule in ("quantile", "depth")},
@@ -77,6 +78,7 @@ class Setting:
             Snapshots(expert, position, target),
             jnp.stack(rows[: config.pairs]),
             jax.random.split(keys[3], (config.pairs, config.student_steps)),
+            jnp.array([[0.0, 0.7], [0.25, 1.0]]) if config.path == "chord" else None,
         )
 
     def step(self, state=None, pairs=None):
@@ -409,3 +411,43 @@ def test_the_nearest_step_is_matched(setting, unroll):
 def test_steps_that_are_not_taken_cannot_be_the_differentiated_ones():
     with pytest.raises(ValueError, match="method.matched_step is 'nearest' .* choose another mode"):
         mtt.Config(matched_step="nearest", unroll=Unroll("truncated"))
+
+
+def test_on_a_chord_students_go_from_one_point_of_it_to_another(setting):
+    made = setting(EXACT["chord"])
+    a, b = made.pairs.start.params, made.pairs.target.params
+    along = jnp.array([[0.0, 0.7], [0.25, 1.0]])
+    start, target = (a + u[:, None] * (b - a) for u in along.T)
+    pairs = made.pairs._replace(
+        start=made.pairs.start._replace(params=start), target=made.pairs.target._replace(params=target), along=None
+    )
+    _, ours = made.step()
+    _, theirs = made.step(pairs=pairs)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_starts_lie_anywhere_on_the_chord_of_the_window(toy, first):
+    task, _ = toy(jnp.float32)
+    window = Window(first=first, start=first + 3, end=first + 5)
+    config = mtt.Config(path="chord", window=window, expert_snapshots=2, pairs=400, student_steps=1, steps=9)
+    trajectories = Trajectories(
+        *(np.zeros(shape, np.float32) for shape in ((3, 9, task.size), (3, task.size), (9,), (9,), ())),
+        np.zeros(9, np.int32),
+    )
+    batch = config.build(task).sample(jax.random.key(0), jnp.int32(8), Sources(trajectories=trajectories))
+    ends = np.asarray(batch.start.position), np.asarray(batch.target.position)
+    # The farthest target is the one of the last start of the window's end: first + 4 + 2.
+    assert (ends[0] == first).all() and (ends[1] == first + 6).all() and config.snapshots_needed == first + 7
+    start, target = first + 6 * np.asarray(batch.along).T
+    np.testing.assert_allclose(target - start, 2, rtol=1e-5)
+    assert first <= start.min() and start.max() <= first + 4
+    counts = np.histogram(start, bins=4, range=(first, first + 4))[0]  # 80 in each, and 80 more at the first snapshot
+    assert counts[0] > 120 and counts[1:].min() > 50 and (start == first).sum() > 50
+    assert len(np.unique(start)) > 300
+
+
+def test_importance_of_every_start_needs_recorded_ones():
+    with pytest.raises(ValueError, match="method.per_start .* method.path is 'chord'"):
+        iadd.Config(per_start=True, path="chord")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdd.errors import SettingError
-from jaxdd.types import Array, Augment
+from jaxdd.types import Array, Augment, Examples
 
 
 def _draws(images: Array, siamese: bool) -> int:
@@ -182,6 +182,9 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
 def dsa(strategy: str, *, siamese: bool) -> Augment:
     """Build an augmentation that applies one operation per call, drawn uniformly from a strategy. [published].
 
+    Strategies joined by `+` are applied one after another, as IDC and NCFM do: theirs, called
+    `color_crop_cutout_flip_scale_rotate`, is `flip+color+crop_scale_rotate+cutout`. [published].
+
     Args:
         strategy: names of `OPERATIONS` joined by underscores, such as `color_crop_cutout_flip_scale_rotate`; a name
             given twice is drawn twice as often. `none` or the empty string is the identity.
@@ -196,25 +199,75 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
         ValueError: if the strategy names an unknown operation; from an augmentation other than `none`, if the images do
             not have four axes.
     """
-    names = [] if strategy in ("", "none", "None") else strategy.split("_")
-    unknown = [name for name in names if name not in OPERATIONS]
+    stages = [] if strategy in ("", "none", "None") else [stage.split("_") for stage in strategy.split("+")]
+    unknown = [name for names in stages for name in names if name not in OPERATIONS]
     if unknown:
         raise SettingError(
             f"unknown operation {unknown[0]!r} in augmentation {strategy!r}; "
             f"join some of {', '.join(OPERATIONS)} by underscores, or give none"
         )
-    operations = [partial(OPERATIONS[name], siamese=siamese) for name in names]
+
+    def one_of(names: list[str], key: Array, images: Array) -> Array:
+        operations = [partial(OPERATIONS[name], siamese=siamese) for name in names]
+        choice_key, operation_key = jax.random.split(key)
+        choice = jax.random.randint(choice_key, (), 0, len(operations))
+        return lax.switch(choice, operations, operation_key, images)
 
     def augment(key: Array, images: Array) -> Array:
-        if not operations:
+        if not stages:
             return images
         if jnp.ndim(images) != 4:
             raise SettingError(
                 f"images have shape {jnp.shape(images)}; augmentation needs four axes, [B, H, W, K]: set augment to "
                 "none for other inputs"
             )
-        choice_key, operation_key = jax.random.split(key)
-        choice = jax.random.randint(choice_key, (), 0, len(operations))
-        return lax.switch(choice, operations, operation_key, images)
+        keys = [key] if len(stages) == 1 else jax.random.split(key, len(stages))
+        for names, stage_key in zip(stages, keys, strict=True):
+            images = one_of(names, stage_key, images)
+        return images
 
     return augment
+
+
+def cutmix(key: Array, examples: Examples, probability: float) -> Examples:
+    """Paste a rectangle of one image of a batch into another, and mix their targets by area.
+
+    With a ~ U(0, 1), a permutation π and a center uniform over the pixels, the rectangle of `2 ⌊⌊H √(1 − a)⌋ / 2⌋`
+    rows, alike for columns, clipped at the border, is taken from image π(i); `y_i ← r y_i + (1 − r) y_π(i)`, r being
+    the part of the image that stays. One rectangle and one permutation serve a batch.
+
+    Args:
+        key: draws all of it.
+        examples: images `[B,H,W,K]` and target probabilities `[B,C]`; their weights stay.
+        probability: that a batch is mixed at all; 0 is the identity.
+
+    Returns:
+        The mixed examples. A loss that is linear in the targets, as cross-entropy is, becomes the mix of two losses.
+
+    Raises:
+        SettingError: if the inputs are no images.
+
+    References:
+        [published] Yun et al. 2019, arXiv 1905.04899, as IDC's code computes it.
+    """
+    if not probability:
+        return examples
+    images, targets = examples.inputs, examples.targets
+    if jnp.ndim(images) != 4:
+        raise SettingError(f"inputs have shape {jnp.shape(images)}; cutmix needs images [B, H, W, K]: set it to 0")
+    whether_key, area_key, order_key, *axis_keys = jax.random.split(key, 5)
+    side = jnp.sqrt(1 - jax.random.uniform(area_key))
+    order = jax.random.permutation(order_key, len(images))
+
+    def inside(key: Array, size: int) -> Array:
+        center, half = jax.random.randint(key, (), 0, size), jnp.floor(size * side) // 2
+        position = jnp.arange(size)
+        return (position >= center - half) & (position < center + half)
+
+    rows, columns = (inside(key, size) for key, size in zip(axis_keys, images.shape[1:3], strict=True))
+    pasted = rows[:, None] & columns[None, :] & (jax.random.uniform(whether_key) < probability)
+    stays = (1 - jnp.mean(pasted)).astype(targets.dtype)
+    return examples._replace(
+        inputs=jnp.where(pasted[None, :, :, None], images[order], images),
+        targets=stays * targets + (1 - stays) * targets[order],
+    )

@@ -14,15 +14,16 @@ import optax
 import optax.contrib
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.core.augment import dsa
+from jaxdd.core.augment import cutmix, dsa
 from jaxdd.core.tasks import mean_loss
+from jaxdd.io.files import UNSAID
 from jaxdd.settings import AtLeast, Between, Fraction, NonNegative, Positive, Settings
 from jaxdd.types import STATISTICS, Array, Examples, Losses, Params
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 RUNNING = 0.1
 """The part of a batch in running statistics, PyTorch's default. [published]"""
-Schedule = Literal["constant", "step", "cosine"]
+Schedule = Literal["constant", "step", "cosine", "two_steps"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,12 @@ class Recipe(Settings, path="recipe"):
     weight_decay: Annotated[float, NonNegative] = 5e-4
     """Weight decay, added to the gradient."""
     schedule: Schedule = "step"
-    """constant; step: a tenth from the middle on; cosine: to zero."""
+    """constant; step: a tenth from the middle on; cosine: to zero; two_steps: a fifth from two thirds on, and a fifth
+    of that from five sixths on (published for IDC)."""
     augment: str = DSA
     """Differentiable siamese augmentation, its operations joined by underscores; none for no augmentation."""
+    cutmix: Annotated[float, Between(0, 1)] = dataclasses.field(default=0.0, metadata=UNSAID)
+    """Probability that a batch is mixed by `core.augment.cutmix`, after `augment` (published for IDC and NCFM: 1)."""
     sharpness: Annotated[float, NonNegative] = 0.0
     """ρ of sharpness-aware minimization: each step's gradient is taken at θ + ρ ∇L / ‖∇L‖, which costs a second
     gradient and leads to flatter minima; 0 for none. Matching experts trained so is the idea of FTD (ρ = 0.01), whose
@@ -94,6 +98,9 @@ def schedule_of(recipe: Recipe, steps: int) -> optax.Schedule:
         "constant": lambda: optax.constant_schedule(recipe.lr),
         "step": lambda: optax.piecewise_constant_schedule(recipe.lr, {max(steps // 2, 1): 0.1}),
         "cosine": lambda: optax.cosine_decay_schedule(recipe.lr, steps),
+        "two_steps": lambda: optax.piecewise_constant_schedule(
+            recipe.lr, {max(2 * steps // 3, 1): 0.2, max(5 * steps // 6, 2): 0.2}
+        ),
     }
     return schedules[recipe.schedule]()
 
@@ -167,7 +174,9 @@ def train(
             lambda: order,
         )
         examples = fetch(order[position])
-        examples = examples._replace(inputs=augment(jax.random.fold_in(augment_key, t), examples.inputs))
+        augmented = jax.random.fold_in(augment_key, t)
+        examples = examples._replace(inputs=augment(augmented, examples.inputs))
+        examples = cutmix(jax.random.fold_in(augmented, 1), examples, recipe.cutmix)
         batch_loss = mean_loss(losses, examples)
         loss, grad = jax.value_and_grad(batch_loss)(params)
         if observe is not None:

@@ -3,7 +3,21 @@
 A method of your own is such a file anywhere on the import path; its `Config` is all that has to be passed around.
 """
 
-from jaxdd.methods import coresets, datm, dc, ddpp, dm, iadd, infmatch, mtt, ncfm, rat_bptt, weighting
+from jaxdd.methods import (
+    cafe,
+    coresets,
+    datm,
+    dc,
+    ddpp,
+    dm,
+    iadd,
+    infmatch,
+    linear_gradient,
+    mtt,
+    ncfm,
+    rat_bptt,
+    weighting,
+)
 from jaxdd.methods.base import MethodConfig, Optimizer, Sources
 from jaxdd.methods.classwise import ClasswiseConfig
 from jaxdd.methods.coresets import initial_distilled
@@ -15,6 +29,7 @@ __all__ = [
     "Optimizer",
     "Sources",
     "Weighting",
+    "cafe",
     "coresets",
     "datm",
     "dc",
@@ -23,6 +38,7 @@ __all__ = [
     "iadd",
     "infmatch",
     "initial_distilled",
+    "linear_gradient",
     "mtt",
     "ncfm",
     "rat_bptt",

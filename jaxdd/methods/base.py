@@ -167,7 +167,8 @@ class MethodConfig(Settings, path="method"):
     label_optimizer: Optimizer = Optimizer()
     """Optimizer of the label logits, where they are learned."""
     augment: str = "none"
-    """Siamese augmentation during distillation: operations of color_crop_cutout_flip_scale_rotate, or none."""
+    """Siamese augmentation during distillation: one of color_crop_cutout_flip_scale_rotate, or fewer, at a time;
+    several in turn, as flip+color+crop_scale_rotate+cutout (IDC, NCFM); or none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,8 +8,9 @@ with real batches B_c, at a network θ that is drawn anew every `outer_loop` ste
 between. Two successors are settings of it:
 
 - DSA (Zhao & Bilen 2021, arXiv 2102.08259): `augment` set. Real and distilled images of a class share its parameters.
-- IDC (Kim et al. 2022, arXiv 2205.14959): `network="real"`, `distance="convolution_mse"` and `factor=2`. The network is
-  trained on real images, and every stored image is cut into f × f patches, each of which is enlarged to an image.
+- IDC (Kim et al. 2022, arXiv 2205.14959): `network="real"`, `distance="convolution_mse"`, `factor=2`, and a recipe for
+  the network's training; the presets named idc have all of it. The network is trained on real images, and every stored
+  image is cut into f × f patches, each of which is enlarged to an image.
 
 Axis letters: B real batch, b network mini-batch, M distilled items, C classes, H W K image, f factor.
 """
@@ -23,7 +24,7 @@ import numpy as np
 import optax
 
 from jaxdd.core import sampling
-from jaxdd.core.augment import dsa
+from jaxdd.core.augment import cutmix, dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import GRADIENT_DISTANCES
 from jaxdd.core.parallel import split
@@ -32,13 +33,14 @@ from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Method, Optimizer, Sources, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
-from jaxdd.settings import AtLeast
+from jaxdd.settings import AtLeast, Between, NonNegative
 from jaxdd.types import Array, Examples, Params, Scalars
 
 PUBLISHED_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Images per class to (outer loop, inner loop), from DC's code."""
 IDC_LOOPS = (100, 8)
-"""Outer loop and inner loop of IDC's code: 500 real examples in batches of 64 after each of 100 steps."""
+"""Outer loop and inner loop of IDC's code: 500 real examples in batches of 64 after each of 100 steps. On CIFAR-10 it
+takes 2000 examples, an inner loop of 32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Config(ClasswiseConfig):
     first expert classifies right, or a coreset."""
     image_optimizer: Optimizer = Optimizer("sgd", 0.1, 0.5)
     """Optimizer of the images."""
-    distance: Literal["cosine", "global_cosine", "mse", "convolution_mse"] = "cosine"
+    distance: Literal["cosine", "global_cosine", "mse", "convolution_mse", "convolution_l1"] = "cosine"
     """Between the gradients: one cosine per output unit and layer (DC); one over all parameters; squared error; squared
-    error on the kernels of convolutions (IDC)."""
+    or absolute error on the kernels of convolutions (IDC: squared on CIFAR-10, absolute on Fashion-MNIST)."""
     outer_loop: Annotated[int | None, AtLeast(1)] = None
     """Steps that a network serves before a fresh one is drawn; by default as published for `ipc` (100 for a network
     trained on real data), interpolated between."""
@@ -68,6 +70,13 @@ class Config(ClasswiseConfig):
     """b, largest batch of the network's training (published for IDC: 64)."""
     network_optimizer: Optimizer = Optimizer("sgd", 0.01, 0.0)
     """Optimizer of the network's training (published: no momentum for DC and DSA, 0.9 for IDC)."""
+    network_weight_decay: Annotated[float, NonNegative] = 0.0
+    """Weight decay of the network's training (published for IDC: 5e-4)."""
+    network_augment: str | None = None
+    """Augmentation of the network's training; by default that of the matching (published for IDC: that without cutout,
+    color+crop)."""
+    network_cutmix: Annotated[float, Between(0, 1)] = 0.0
+    """Probability that a batch of the network's training is mixed by cutmix (published for IDC: 1)."""
     factor: Annotated[int, AtLeast(1)] = 1
     """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class
     make ipc · f² to train on."""
@@ -76,6 +85,10 @@ class Config(ClasswiseConfig):
     def items_per_class(self) -> int:
         """Images of each class to train on: f² for each stored one."""
         return self.ipc * self.factor**2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dsa(self.network_augment or "none", siamese=False)  # refuses an unknown operation now, before any work
 
     @property
     def loops(self) -> tuple[int, int]:
@@ -215,9 +228,12 @@ def matching_gradients(task: Task, config: Config) -> Method:
     """
     model, losses, classes = task.model, task.losses, task.items(1)
     distance = GRADIENT_DISTANCES[config.distance]
-    siamese, augment = (dsa(config.augment, siamese=siamese) for siamese in (True, False))
+    siamese = dsa(config.augment, siamese=True)
+    augment = dsa(config.augment if config.network_augment is None else config.network_augment, siamese=False)
     optimizer = outer_optimizer(config.image_optimizer, config.label_optimizer if config.labels == "learned" else None)
     trainer = config.network_optimizer.build()
+    if config.network_weight_decay:
+        trainer = optax.chain(optax.add_decayed_weights(config.network_weight_decay), trainer)
     outer_loop, inner_loop = config.loops
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:
@@ -261,6 +277,7 @@ def matching_gradients(task: Task, config: Config) -> Method:
             (params, momentum), (drawn, key) = carry, entry
             examples = split(drawn if isinstance(drawn, Examples) else task.examples(decoded, drawn))
             examples = examples._replace(inputs=augment(key, examples.inputs))
+            examples = cutmix(jax.random.fold_in(key, 1), examples, config.network_cutmix)
             updates, momentum = trainer.update(jax.grad(mean_loss(losses, examples))(params), momentum, params)
             return (optax.apply_updates(params, updates), momentum), None
 

@@ -19,6 +19,7 @@ import optax
 
 from jaxdd.core.matching import parameter_distance
 from jaxdd.core.tasks import Task
+from jaxdd.errors import SettingError
 from jaxdd.methods import mtt
 from jaxdd.methods.base import Method, Optimizer
 from jaxdd.methods.mtt import Metric, Pair, State
@@ -52,6 +53,14 @@ class Config(mtt.Config):
     """w, `bounded` and `low_rank` keep every weight within 1/w … w."""
     rank: Annotated[int, AtLeast(1)] = 1
     """r of `low_rank`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.per_start and self.path == "chord":
+            raise SettingError(
+                "method.per_start learns a W for every recorded snapshot, and method.path is 'chord', where starts "
+                "lie between them: leave one of the two out"
+            )
 
     def build(self, task: Task) -> Method:
         """Build IADD for a task: MTT in the weighted metric, with W logged and watched; see `importance_metric`."""

@@ -5,8 +5,8 @@ expert was at snapshot t + M. The distilled images, the student's learning rate 
 differentiating through the student's steps.
 
 The family is made of choices: where students start (`Window`), how their steps are differentiated (`Unroll`; TESLA is
-one way), at which step they are matched (`matched_step`; ATT), what labels they learn (`labels`; DATM learns them), and
-how their distance from the target is measured (`Metric`; IADD and DDPP are others).
+one way), at which step they are matched (`matched_step`; ATT), along which path (`path`; MCT), what labels they learn
+(`labels`; DATM learns them), and how their distance from the target is measured (`Metric`; IADD and DDPP are others).
 
 Axis letters: R pairs, N student steps, b student mini-batch, M distilled items, P parameters.
 """
@@ -58,6 +58,9 @@ class Config(MethodConfig):
     matched_step: Literal["last", "nearest"] = "last"
     """Step of the student at which it is matched: the last, or, of all N, the one that ends nearest to the target
     (ATT); such a student is trained twice, the first time without a gradient."""
+    path: Literal["recorded", "chord"] = "recorded"
+    """The path on which starts and targets lie: the recorded snapshots, or, for MCT, the straight line from the first
+    to the last snapshot that the window and `expert_snapshots` reach, on which starts lie between snapshots, too."""
     unroll: Unroll = Unroll()
     """How to differentiate through the student's steps."""
 
@@ -116,12 +119,15 @@ class Pair(NamedTuple):
         target: θ^{t+M} of the same expert.
         indices: `[N, b]` the distilled items of each student step.
         keys: `[N]` keys of the augmentation of each student step.
+        along: `[2]`, where `start` and `target` are the two ends of a chord: how far along it the pair lies, from 0
+            to 1; None where they are the pair.
     """
 
     start: Snapshots
     target: Snapshots
     indices: Array
     keys: Array
+    along: Array | None = None
 
 
 class Metric(NamedTuple):
@@ -147,6 +153,31 @@ def unweighted(importance: Params, student: Array, pair: Pair) -> Array:
 
 
 MTT = Metric(unweighted)
+
+
+def on_chord(pair: Pair) -> Pair:
+    """Take the points of a chord for a pair's start and target.
+
+    `θ(u) = θ^a + u (θ^b − θ^a)` at the two u of `pair.along`.
+
+    Args:
+        pair: Its `start` is the end θ^a of the chord and its `target` the end θ^b.
+
+    Returns:
+        The pair between them; the position of its start is still that of θ^a.
+
+    References:
+        [published] MCT, Zhong et al. 2024, arXiv 2406.19827: convex combinations of two snapshots in place of the
+        recorded path, any of which may be a start. [our choice] time along the chord is that of the snapshots; the
+        paper's goes as fast as the expert went.
+    """
+    if pair.along is None:
+        return pair
+    a, b = pair.start.params, pair.target.params
+    start, target = (a + u * (b - a) for u in pair.along)
+    return pair._replace(
+        start=pair.start._replace(params=start), target=pair.target._replace(params=target), along=None
+    )
 
 
 def positive_lr(raw: Array, lr0: float) -> Array:
@@ -268,13 +299,21 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
         expert = jax.random.randint(expert_key, (config.pairs,), 0, trajectories.num_experts)
         start = config.window.sample(start_key, step, config.steps, (config.pairs,))
         batch = min(config.batch or size, size)
+        target, along = start + config.expert_snapshots, None
+        if config.path == "chord":
+            first, length = config.window.first, config.snapshots_needed - 1 - config.window.first
+            back = jax.random.uniform(jax.random.fold_in(start_key, 1), start.shape)
+            between = jnp.maximum(start - back, first)  # anywhere between the drawn snapshot and the one before
+            along = jnp.stack([between - first, between - first + config.expert_snapshots], axis=-1) / length
+            start, target = jnp.full_like(start, first), jnp.full_like(start, first + length)
         return Pair(
             Snapshots(expert, start),
-            Snapshots(expert, start + config.expert_snapshots),
+            Snapshots(expert, target),
             jax.vmap(lambda key: student_batches(key, size, batch, config.student_steps))(
                 jax.random.split(batch_key, config.pairs)
             ),
             jax.random.split(augment_key, (config.pairs, config.student_steps)),
+            along,
         )
 
     def objective(variables: Variables, pair: Pair) -> tuple[Array, dict[str, Array]]:
@@ -284,7 +323,7 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
         return loss, {"loss": loss, **trained, **observed}
 
     def slope(pair: Pair, variables: Variables) -> tuple[Variables, dict[str, Array]]:
-        return jax.grad(objective, has_aux=True)(variables, pair)
+        return jax.grad(objective, has_aux=True)(variables, on_chord(pair))
 
     def step(key: Array, state: State, batch: Pair) -> tuple[State, Scalars]:
         del key

@@ -8,6 +8,7 @@ from jaxdd.errors import SettingError
 from jaxdd.models.alexnet import AlexNet
 from jaxdd.models.config import ModelConfig
 from jaxdd.models.convnet import ConvNet
+from jaxdd.models.frozen import frozen
 from jaxdd.models.lenet import LeNet
 from jaxdd.models.mlp import MLP
 from jaxdd.models.own import Own, as_model
@@ -33,6 +34,7 @@ __all__ = [
     "build",
     "from_name",
     "from_settings",
+    "frozen",
     "in_precision",
 ]
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution, ModelConfig, Width
-from jaxdd.models.layers import Conv, as_model, max_pool
+from jaxdd.models.layers import Conv, as_model, max_pool, shown
 from jaxdd.types import Array, Model
 
 
@@ -58,7 +58,7 @@ class Convolutions(nn.Module):
         def conv(x: Array, index: int, halves: int, size: int, padding: int) -> Array:
             width = halves * self.width // 2
             x = Conv(width, size, padding=padding, convolution=self.convolution, name=f"conv_{index}")(x)
-            return nn.relu(x)
+            return shown(self, nn.relu(x))
 
         x = max_pool(conv(images, 0, 2, 5, 4 if images.shape[-1] == 1 else 2))
         x = max_pool(conv(x, 1, 3, 5, 2))

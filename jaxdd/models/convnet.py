@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from jaxdd.errors import SettingError
 from jaxdd.models.config import Activation, Convolution, ModelConfig, Norm, Pooling, Width
-from jaxdd.models.layers import ACTIVATIONS, POOLINGS, Conv, Normalize, as_model, check_groups
+from jaxdd.models.layers import ACTIVATIONS, POOLINGS, Conv, Normalize, as_model, check_groups, shown
 from jaxdd.settings import Between
 from jaxdd.types import Array, Model
 
@@ -90,5 +90,5 @@ class Blocks(nn.Module):
         for block in range(self.depth):
             x = Conv(self.width, convolution=self.convolution, name=f"conv_{block}")(x)
             x = Normalize(self.norm, name=f"norm_{block}")(x)
-            x = pool(activation(x))
+            x = pool(shown(self, activation(x)))
         return x.reshape(x.shape[0], -1)

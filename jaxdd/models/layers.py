@@ -20,6 +20,9 @@ from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution
 from jaxdd.types import STATISTICS, Array, Model, Params, PyTree
 
+INTERMEDIATES = "intermediates"
+"""The collection, flax's own, in which networks show their `Model.maps`."""
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
@@ -359,6 +362,12 @@ class Classifier(nn.Module):
         return self.linear(self.features(images))
 
 
+def shown(module: nn.Module, x: Array) -> Array:
+    """Return x, and show it among the network's `Model.maps`."""
+    module.sow(INTERMEDIATES, "maps", x)
+    return x
+
+
 def as_model(body: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> Model:
     """Turn a linen module that computes features into a Model with a linear last layer.
 
@@ -396,4 +405,8 @@ def as_model(body: nn.Module, image_shape: tuple[int, int, int], num_classes: in
     def observe(params: Params, images: Array) -> PyTree:
         return module.apply({"params": params}, check(images), mutable=[STATISTICS])[1][STATISTICS]
 
-    return Model(init, apply, features, observe if getattr(body, "norm", None) == "batch" else None)
+    def maps(params: Params, images: Array) -> tuple[Array, ...]:
+        seen = module.apply(variables(params), check(images), method="features", mutable=[INTERMEDIATES])[1]
+        return cast(tuple[Array, ...], seen.get(INTERMEDIATES, {}).get("body", {}).get("maps", ()))
+
+    return Model(init, apply, features, observe if getattr(body, "norm", None) == "batch" else None, maps)

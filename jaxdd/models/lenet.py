@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from jaxdd.errors import SettingError
 from jaxdd.models.config import Convolution, ModelConfig
-from jaxdd.models.layers import Conv, Linear, as_model, max_pool
+from jaxdd.models.layers import Conv, Linear, as_model, max_pool, shown
 from jaxdd.types import Array, Model
 
 
@@ -52,8 +52,10 @@ class Convolutions(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Map `[B, H, W, K]` to `[B, 84]`."""
         padding = 2 if images.shape[-1] == 1 else 0
-        x = max_pool(nn.relu(Conv(6, 5, padding=padding, convolution=self.convolution, name="conv_0")(images)))
-        x = max_pool(nn.relu(Conv(16, 5, padding=0, convolution=self.convolution, name="conv_1")(x)))
+        x = Conv(6, 5, padding=padding, convolution=self.convolution, name="conv_0")(images)
+        x = max_pool(shown(self, nn.relu(x)))
+        x = Conv(16, 5, padding=0, convolution=self.convolution, name="conv_1")(x)
+        x = max_pool(shown(self, nn.relu(x)))
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(Linear(120, name="linear_0")(x))
-        return nn.relu(Linear(84, name="linear_1")(x))
+        x = shown(self, nn.relu(Linear(120, name="linear_0")(x)))
+        return shown(self, nn.relu(Linear(84, name="linear_1")(x)))

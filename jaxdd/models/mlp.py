@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import flax.linen as nn
 
 from jaxdd.models.config import Activation, ModelConfig, Width
-from jaxdd.models.layers import ACTIVATIONS, Linear, as_model
+from jaxdd.models.layers import ACTIVATIONS, Linear, as_model, shown
 from jaxdd.settings import Between
 from jaxdd.types import Array, Model
 
@@ -51,5 +51,5 @@ class Layers(nn.Module):
         activation = ACTIVATIONS[self.activation]
         x = images.reshape(images.shape[0], -1)
         for layer in range(self.depth):
-            x = activation(Linear(self.width, name=f"linear_{layer}")(x))
+            x = shown(self, activation(Linear(self.width, name=f"linear_{layer}")(x)))
         return x

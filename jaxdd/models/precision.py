@@ -34,13 +34,10 @@ def in_precision(model: Model, precision: Precision) -> Model:
     if precision == "auto":
         return model
     within = _rounded if precision == "bfloat16" else _with_products(_PRODUCTS[precision])
-    observe = model.observe
-    return Model(
-        init=model.init,
-        apply=within(model.apply),
-        features=within(model.features),
-        observe=None if observe is None else within(observe),
-    )
+    others: dict[str, Any] = {
+        name: within(f) for name, f in model._asdict().items() if f is not None and name != "init"
+    }
+    return model._replace(**others)
 
 
 def _with_products(name: str) -> Callable[[Callable[[Params, PyTree], Any]], Callable[[Params, PyTree], Any]]:

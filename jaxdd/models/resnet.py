@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import flax.linen as nn
 
 from jaxdd.models.config import Convolution, ModelConfig, Norm, Width
-from jaxdd.models.layers import Conv, Normalize, as_model, check_groups, max_pool_3
+from jaxdd.models.layers import Conv, Normalize, as_model, check_groups, max_pool_3, shown
 from jaxdd.types import Array, Model
 
 Stem = Literal["small", "large"]
@@ -112,4 +112,5 @@ class Stages(nn.Module):
                 halves = stage > 0 and block == 0 and min(x.shape[1:3]) > 2
                 name = f"stage_{stage}_block_{block}"
                 x = BasicBlock(self.width * 2**stage, 1 + halves, self.norm, self.convolution, name=name)(x)
+            x = shown(self, x)
         return x.mean((1, 2))

@@ -6,7 +6,7 @@ from typing import ClassVar
 import flax.linen as nn
 
 from jaxdd.models.config import Convolution, ModelConfig, Norm, Width
-from jaxdd.models.layers import Conv, Normalize, as_model, check_groups, max_pool
+from jaxdd.models.layers import Conv, Normalize, as_model, check_groups, max_pool, shown
 from jaxdd.types import Array, Model
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
@@ -64,7 +64,7 @@ class Stages(nn.Module):
                 padding = 3 if index == 0 and images.shape[-1] == 1 else 1
                 width = multiple * self.width
                 x = Conv(width, padding=padding, convolution=self.convolution, name=f"conv_{index}")(x)
-                x = nn.relu(Normalize(self.norm, name=f"norm_{index}")(x))
+                x = shown(self, nn.relu(Normalize(self.norm, name=f"norm_{index}")(x)))
                 index += 1
             least = 2 if stage == len(STAGES) - 1 else 4  # so that a normalization that follows has pixels to see
             if min(x.shape[1:3]) >= least:

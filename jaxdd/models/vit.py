@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxdd.errors import SettingError
 from jaxdd.models.config import ModelConfig, Width
-from jaxdd.models.layers import ACTIVATIONS, Linear, as_model, standardize
+from jaxdd.models.layers import ACTIVATIONS, Linear, as_model, shown, standardize
 from jaxdd.settings import AtLeast, Between
 from jaxdd.types import Array, Model
 
@@ -117,5 +117,5 @@ class Transformer(nn.Module):
             attended = Attention(self.heads, name=f"attention_{block}")(LayerNorm(name=f"norm_{block}_0")(x))
             x = x + attended
             hidden = Linear(self.expansion * self.width, name=f"linear_{block}_0")(LayerNorm(name=f"norm_{block}_1")(x))
-            x = x + Linear(self.width, name=f"linear_{block}_1")(ACTIVATIONS["gelu"](hidden))
+            x = shown(self, x + Linear(self.width, name=f"linear_{block}_1")(ACTIVATIONS["gelu"](hidden)))
         return LayerNorm(name="norm")(x).mean(1)
