@@ -116,6 +116,55 @@ PUBLISHED = {
         "data.normalization": "zca",
         "data.validation": 0.0,
     },
+    # arXiv 2205.14959, and argument.py and misc/reproduce.py of its code
+    "cifar10_idc": {
+        **MOMENTUM,
+        **EVALUATION,
+        "evaluate.recipe.epochs": 1000,
+        "evaluate.recipe.batch": 64,
+        "evaluate.recipe.schedule": "two_steps",
+        "evaluate.recipe.cutmix": 1.0,
+        "method.image_optimizer.lr": 0.005,
+        "method.steps": 200_000,
+        "method.factor": 2,
+        "method.distance": "convolution_mse",
+        "method.real_batch": 64,
+        "method.augment": "color+crop+cutout",
+        "method.network": "real",
+        "method.outer_loop": 100,
+        "method.inner_loop": 32,
+        "method.network_batch": 64,
+        "method.network_optimizer.lr": 0.01,
+        "method.network_optimizer.momentum": 0.9,
+        "method.network_weight_decay": 5e-4,
+        "method.network_augment": "color+crop",
+        "method.network_cutmix": 1.0,
+        "method.init": "real",
+        "data.normalization": "published",
+        "data.validation": 0.0,
+    },
+    # arXiv 2203.01531, and distill.py of its code
+    "cifar10_cafe": {
+        **MOMENTUM,
+        **EVALUATION,
+        "evaluate.recipe.epochs": 600,
+        "evaluate.recipe.augment": "none",
+        "method.image_optimizer.lr": 0.1,
+        "method.steps": None,  # networks, 2000
+        "method.real_batch": 256,
+        "method.early_weight": 0.1,
+        "method.discrimination": 0.01,
+        "method.queries": 128,
+        "method.settled": 0.04,
+        "method.moved": 0.03,
+        "method.network_batch": 256,
+        "method.network_optimizer.lr": 0.01,
+        "method.network_optimizer.momentum": 0.0,
+        "method.init": "noise",
+        "method.augment": "none",
+        "data.normalization": "published",
+        "data.validation": 0.0,
+    },
 }
 PUBLISHED["cifar10_iadd"] = PUBLISHED["cifar10_mtt"]  # which it extends; its own table is not available
 STATISTICS = {
@@ -125,6 +174,11 @@ STATISTICS = {
 DIFFERS = {
     "cifar10_dc": STATISTICS,
     "cifar10_dm": STATISTICS,
+    "cifar10_idc": {
+        "data.validation": STATISTICS["data.validation"],
+        "method.image_optimizer.lr": "0.005 for pixels in [0, 1], is 0.125 for standardized ones",
+    },
+    "cifar10_cafe": STATISTICS | {"method.steps": "published are 2000 networks"},
     "cifar10_mtt": {"data.validation": STATISTICS["data.validation"]},
     "cifar10_iadd": {"data.validation": "validation split and positive student learning rate as for MTT"},
     "cifar10_datm": {

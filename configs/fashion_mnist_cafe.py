@@ -1,0 +1,35 @@
+"""CAFE on Fashion-MNIST, one image per class, on a small ConvNet that a CPU can train.
+
+Paper      Wang et al. 2022, arXiv 2203.01531: 77.1 ± 0.9 % with a ConvNet of width 128.
+Command    jaxdd --config fashion_mnist_cafe
+Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
+Measured   not yet
+Ours       Adam on the images, real images first, smaller real batches and fewer queries.
+"""
+
+from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
+from jaxdd.methods import Optimizer, cafe
+from jaxdd.models import ConvNet
+
+
+def get_config(ipc: int = 1) -> Config:
+    return Config(
+        data=DataConfig(name="fashion_mnist"),
+        model=ConvNet(width=16, depth=3),
+        method=cafe.Config(
+            ipc=ipc,
+            steps=300,
+            init="real",
+            image_optimizer=Optimizer("adam", 0.03),
+            real_batch=64,
+            queries=32,
+        ),
+        evaluate=EvaluateConfig(
+            recipe=Recipe(epochs=300, augment="color_crop_cutout_flip_scale_rotate"),
+            full_recipe=Recipe(
+                epochs=3, batch=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none"
+            ),
+            validate_every=100,
+        ),
+        workdir="runs/fashion_mnist_cafe",
+    )
