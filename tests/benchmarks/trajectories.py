@@ -19,6 +19,8 @@ from tests.benchmarks.table import add_run_flags, configured, header, percent, r
 ROWS = {
     "MTT": "mtt",
     "MTT, TESLA": "mtt --method.unroll.mode tesla",
+    "ATT": "mtt --method.matched-step nearest",
+    "MCT": "mtt --method.path chord",
     "MTT, flat experts": "mtt --experts.recipe.sharpness 0.01",
     "DDPP, hardest 5 %": "ddpp",
     "DDPP, hardest 20 %": "ddpp --method.amount 0.2",
