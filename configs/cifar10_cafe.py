@@ -6,8 +6,9 @@ Data       CIFAR-10 in the TFDS directory as array_record; the first run says ho
 Published  30.3 ± 1.1, 46.3 ± 0.6 and 55.5 ± 0.6 % test accuracy.
 Measured   not yet.
 Ours       20 000 steps, a network serving 10 of them or more; published are 2000 networks. Images start from noise,
-           as in its code. The validation split (a tenth of train) chooses the set, the paper takes the last one. Channels
-           are standardized as they are, and not by the field's constants, which --data.normalization published takes.
+           as in its code. The validation split (a tenth of train) chooses the set, the paper takes the last one.
+           Channels are standardized as they are, not by the field's constants, which --data.normalization published
+           takes.
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, Recipe

@@ -97,6 +97,20 @@ class Model(NamedTuple):
     head: Callable[[Params, Array], PyTree] | None = None
 
 
+class DualEncoder(NamedTuple):
+    """Two encoders onto one unit sphere, `jaxdd.models.dual`.
+
+    Attributes:
+        model: Both as a network: `{"image": [B, H, W, K], "text": [B, E]} -> (images [B, D], texts [B, D])`.
+        image: `(params, [B, H, W, K]) -> [B, D]`, with the parameters of both.
+        text: `(params, [B, E]) -> [B, D]`, alike.
+    """
+
+    model: Model
+    image: Callable[[Params, Array], Array]
+    text: Callable[[Params, Array], Array]
+
+
 Losses: TypeAlias = Callable[[Params, Examples], Array]
 """Per-example losses, `(params, examples) -> [B]`."""
 

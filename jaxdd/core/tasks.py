@@ -38,6 +38,8 @@ class Task:
         score: Which of these, a scalar, decides between two sets: the higher, the better.
         classes: C, where examples belong to classes; None where they do not. A set of `ipc` items per class has
             C · ipc items, and `ipc` in all where there are no classes.
+        soft_labels: Whether what a network makes of an item can serve as its label, as logits do. Where not, labels
+            that are learned begin as those of the real targets.
         separable: Whether the loss of an example does not depend on the others of its batch. Influence needs that.
     """
 
@@ -49,6 +51,7 @@ class Task:
     measure: Callable[[Params, RealSet], Scalars]
     score: str
     classes: int | None = None
+    soft_labels: bool = True
     separable: bool = True
 
     @property

@@ -222,7 +222,12 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
     inputs, labels = examples.inputs, task.labels(examples.targets)
     if noise:
         inputs = _noise_like(key, inputs)
-    if config.labels != "hard":
+    if config.labels == "soft" and not task.soft_labels:
+        raise SettingError(
+            f"method.labels is 'soft', what experts say of an item, and in the task {task.name!r} that is no label; "
+            "choose hard, or learned"
+        )
+    if config.labels != "hard" and task.soft_labels:
         if trajectories is None:
             raise SettingError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
         outputs = final_outputs(task, trajectories, inputs)

@@ -6,7 +6,8 @@ differentiating through the student's steps.
 
 The family is made of choices: where students start (`Window`), how their steps are differentiated (`Unroll`; TESLA is
 one way), at which step they are matched (`matched_step`; ATT), along which path (`path`; MCT), what labels they learn
-(`labels`; DATM learns them), and how their distance from the target is measured (`Metric`; IADD and DDPP are others).
+(`labels`; DATM learns them), and how their distance from the target is measured (`relative_to`, and any `Metric`; IADD
+and DDPP have their own).
 
 Axis letters: R pairs, N student steps, b student mini-batch, M distilled items, P parameters.
 """
@@ -17,6 +18,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -61,11 +63,19 @@ class Config(MethodConfig):
     path: Literal["recorded", "chord"] = "recorded"
     """The path on which starts and targets lie: the recorded snapshots, or, for MCT, the straight line from the first
     to the last snapshot that the window and `expert_snapshots` reach, on which starts lie between snapshots, too."""
+    relative_to: Literal["network", "branches"] = "network"
+    """Of what the expert's path is measured, to which the distance is relative: the network as one vector, or each of
+    its branches, such as two encoders, whose relative distances are added (published for image–text pairs)."""
     unroll: Unroll = Unroll()
     """How to differentiate through the student's steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.relative_to != "network" and type(self).build is not Config.build:
+            raise SettingError(
+                f"method.relative_to is {self.relative_to!r}, and {self.name} measures distances in its own way: leave "
+                "it out, or choose mtt"
+            )
         if self.matched_step == "nearest" and self.unroll.mode == "truncated":
             raise SettingError(
                 "method.matched_step is 'nearest' and method.unroll.mode 'truncated', which differentiates the last "
@@ -84,7 +94,7 @@ class Config(MethodConfig):
 
     def build(self, task: Task) -> Method:
         """Build MTT for a task, see `matching_trajectories`."""
-        return matching_trajectories(task, self, MTT)
+        return matching_trajectories(task, self, MTT if self.relative_to == "network" else of_branches(task))
 
 
 class Variables(NamedTuple):
@@ -153,6 +163,27 @@ def unweighted(importance: Params, student: Array, pair: Pair) -> Array:
 
 
 MTT = Metric(unweighted)
+
+
+def of_branches(task: Task) -> Metric:
+    """Build `Σ_b ‖θ̂_b − θ_b^{t+M}‖² / ‖θ_b^t − θ_b^{t+M}‖²` over the branches b of a network.
+
+    A branch is what has one name at the top of the parameters, such as `image` and `text` of two encoders.
+
+    References:
+        [published] for the image encoder and the text projection: VL-distill, Wu et al. 2024, arXiv 2308.07545.
+    """
+    names = [name.split("/")[0] for name in task.tensors]
+    last = {name: end for name, end in zip(names, np.cumsum([*task.tensors.values()]), strict=True)}
+    cuts = list(last.values())[:-1]
+
+    def distance(importance: Params, student: Array, pair: Pair) -> Array:
+        del importance
+        vectors = (student, pair.target.params, pair.start.params)
+        parts = zip(*(jnp.split(vector, cuts) for vector in vectors), strict=True)
+        return sum((parameter_distance(*part) for part in parts), start=jnp.zeros((), student.dtype))
+
+    return Metric(distance)
 
 
 def on_chord(pair: Pair) -> Pair:

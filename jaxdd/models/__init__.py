@@ -8,6 +8,7 @@ from jaxdd.errors import SettingError
 from jaxdd.models.alexnet import AlexNet
 from jaxdd.models.config import ModelConfig
 from jaxdd.models.convnet import ConvNet
+from jaxdd.models.dual import dual
 from jaxdd.models.frozen import frozen
 from jaxdd.models.lenet import LeNet
 from jaxdd.models.mlp import MLP
@@ -32,6 +33,7 @@ __all__ = [
     "ViT",
     "as_model",
     "build",
+    "dual",
     "from_name",
     "from_settings",
     "frozen",

@@ -1,0 +1,125 @@
+"""Captions to vectors by encoders that stay as they are.
+
+Axis letters: P captions, E text features.
+"""
+
+import importlib.util
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxdd.errors import SettingError
+from jaxdd.io import npz
+
+HASHED = 512
+"""E of `hashed`."""
+
+
+def embed(encoder: str, captions: Sequence[str]) -> np.ndarray:
+    """Embed captions.
+
+    Args:
+        encoder: `hashed`, `wordllama`, or `file:NPZ`, see the functions of this module.
+        captions: P texts, none of them empty.
+
+    Returns:
+        `[P, E]` float32, centered rows of no particular length; equal captions have equal rows.
+
+    Raises:
+        SettingError: there is no such encoder, it is not installed, or it does not know a caption.
+    """
+    kind, _, place = encoder.partition(":")
+    if kind == "file" and place:
+        return from_file(Path(place), captions)
+    if encoder not in ENCODERS:
+        raise SettingError(
+            f"no text encoder is called {encoder!r}; choose {', '.join(ENCODERS)}, or file:NPZ with embeddings of any"
+        )
+    return ENCODERS[encoder](captions)
+
+
+def hashed(captions: Sequence[str]) -> np.ndarray:
+    """Embed captions by their characters: no download, and captions that share words are near to each other.
+
+    Every run of 3 to 5 characters of a caption in small letters, a space at both ends, adds ±1 at one of 512 places,
+    both given by its CRC-32; rows have norm one. [our choice]
+
+    Args:
+        captions: P texts.
+
+    Returns:
+        `[P, 512]` float32.
+    """
+    rows = np.zeros((len(captions), HASHED), np.float32)
+    for row, caption in zip(rows, captions, strict=True):
+        text = f" {' '.join(caption.lower().split())} "
+        for size in (3, 4, 5):
+            for start in range(len(text) - size + 1):
+                code = zlib.crc32(text[start : start + size].encode())
+                row[code % HASHED] += 1 if code >> 31 else -1
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def wordllama(captions: Sequence[str]) -> np.ndarray:
+    """Embed captions by the mean of their tokens' vectors, of WordLlama's 256 features (extra `text`).
+
+    Weights and tokenizer lie in its wheel and are read there: nothing is downloaded.
+
+    Args:
+        captions: P texts.
+
+    Returns:
+        `[P, 256]` float32, rows of norm one.
+
+    Raises:
+        SettingError: it is not installed.
+    """
+    found = importlib.util.find_spec("wordllama")
+    if found is None or found.origin is None:
+        raise SettingError("the text encoder wordllama is not installed: pip install 'jaxdd[text]', or choose hashed")
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    home = Path(found.origin).parent
+    (table,) = load_file(home / "weights" / "l2_supercat_256.safetensors").values()
+    tokenizer = Tokenizer.from_file(str(home / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+    tokens = [coded.ids for coded in tokenizer.encode_batch(list(captions), add_special_tokens=False)]
+    rows = np.stack([table[ids].astype(np.float32).mean(0) for ids in tokens])
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def from_file(path: Path, captions: Sequence[str]) -> np.ndarray:
+    """Look captions up among embeddings of any encoder, such as BERT's.
+
+    Args:
+        path: an npz file with `captions` `[P']` strings and `embeddings` `[P', E]` floats.
+        captions: P texts.
+
+    Returns:
+        `[P, E]` float32.
+
+    Raises:
+        SettingError: the file lacks an array, or has one that does not fit, or a caption is not in it.
+    """
+    try:
+        arrays = npz.read(path, lambda name: name in ("captions", "embeddings"))
+    except ValueError as error:
+        raise SettingError(f"cannot read text embeddings from {path}: {error}") from error
+    if missing := {"captions", "embeddings"} - arrays.keys():
+        raise SettingError(f"{path} has no array {', '.join(sorted(missing))}; text embeddings need both")
+    names, rows = arrays["captions"], arrays["embeddings"]
+    if rows.ndim != 2 or rows.dtype.kind != "f" or len(names) != len(rows) or not np.isfinite(rows).all():
+        raise SettingError(
+            f"{path} has {len(names)} captions and embeddings {rows.dtype} {list(rows.shape)}; give finite floats, a "
+            "row for each caption"
+        )
+    place = {str(name): i for i, name in enumerate(names)}
+    if unknown := [caption for caption in captions if caption not in place]:
+        raise SettingError(f"{path} has no embedding of the caption {unknown[0]!r} ({len(unknown)} are missing)")
+    return rows[[place[caption] for caption in captions]].astype(np.float32)
+
+
+ENCODERS: dict[str, Callable[[Sequence[str]], np.ndarray]] = {"hashed": hashed, "wordllama": wordllama}
+"""Name to `(captions) -> [P, E]`."""

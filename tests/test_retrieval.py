@@ -1,0 +1,315 @@
+"""Retrieval: its losses and recalls against loops, and methods that know nothing of pairs on them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdd
+from jaxdd import models
+from jaxdd.core import retrieval as pairs_task
+from jaxdd.core.retrieval import RetrievalConfig, recalls, retrieval, similarity_of
+from jaxdd.data import pairs
+from jaxdd.driver import complete
+from jaxdd.experts.trajectories import Trajectories
+from jaxdd.methods import Optimizer, Sources, dm, iadd, infmatch, initial_distilled, mtt
+from jaxdd.types import Snapshots
+from tests.helpers import dot, finite_difference, random_like
+
+UNIT = Optimizer("sgd", 1.0, 0.0)
+WORDS = ("red", "green", "blue")
+SHAPES = ("wide", "tall", "full")
+
+
+def drawn(count, seed):
+    """Gray pictures of a bar or a square, in one of three shades, with a caption of two words or its translation."""
+    rng = np.random.default_rng(seed)
+    images, captions = np.full((count, 8, 8, 1), 30, np.uint8), []
+    for image in images:
+        word, shape = rng.integers(3), rng.integers(3)
+        rows, columns = ((slice(3, 5), slice(0, 8)), (slice(0, 8), slice(3, 5)), (slice(0, 8), slice(0, 8)))[shape]
+        image[rows, columns] = 90 + 70 * word
+        captions.append([f"{WORDS[word]} and {SHAPES[shape]}", f"{SHAPES[shape]}, {WORDS[word]}"])
+    return (images + rng.integers(0, 20, images.shape)).astype(np.uint8), captions
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return pairs.from_arrays(drawn(60, 0), drawn(20, 1), drawn(20, 2), name="bars")
+
+
+def encoder_of(dataset, head="linear", activation="gelu"):
+    image = models.build(models.ConvNet(width=4, depth=1, activation=activation), dataset.image_shape, 6)
+    return models.dual(image, dataset.text_features, 6, head=head)
+
+
+def scored(count=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, count)), rng.uniform(size=(count, count)) + 0.5 * np.eye(count)
+
+
+def log_softmax(x):
+    return x - x.max() - np.log(np.exp(x - x.max()).sum())
+
+
+def entropy(z, s):
+    p = 1 / (1 + np.exp(-z))
+    return -(s * np.log(p) + (1 - s) * np.log(1 - p))
+
+
+def test_infonce_is_the_cross_entropy_of_rows_and_columns(x64):
+    z, s = scored()
+    for similarity in (s, np.eye(5)):
+        expected = [
+            -0.5 * sum(similarity[i, j] * log_softmax(z[i])[j] for j in range(5))
+            - 0.5 * sum(similarity[j, i] * log_softmax(z[:, i])[j] for j in range(5))
+            for i in range(5)
+        ]
+        np.testing.assert_allclose(pairs_task.infonce(z, similarity), expected, rtol=1e-12)
+
+
+def test_bce_and_its_weighted_form_are_those_of_loops(x64):
+    z, s = scored()
+    each = np.array([[entropy(z[i, j], s[i, j]) for j in range(5)] for i in range(5)])
+    np.testing.assert_allclose(pairs_task.bce(jnp.asarray(z), s), each.mean(1), rtol=1e-12)
+    positive = [each[i, j] for i in range(5) for j in range(5) if s[i, j] > 0.5]
+    negative = [each[i, j] for i in range(5) for j in range(5) if s[i, j] <= 0.5]
+    assert 0 < len(positive) < 25
+    expected = (np.mean(positive) + np.mean(negative)) / 2
+    np.testing.assert_allclose(pairs_task.wbce(jnp.asarray(z), jnp.asarray(s)).mean(), expected, rtol=1e-12)
+    # With nothing but positives the other half is left out.
+    alone = pairs_task.wbce(jnp.asarray(z), jnp.ones((5, 5))).mean()
+    np.testing.assert_allclose(alone, np.mean([entropy(x, 1) for x in z.ravel()]) / 2, rtol=1e-12)
+
+
+def test_similarity_is_a_diagonal_and_a_product_of_low_rank(x64):
+    a, left, right = (
+        jnp.asarray(np.random.default_rng(i).normal(size=shape)) for i, shape in enumerate([6, (6, 2), (6, 2)])
+    )
+    indices = jnp.array([4, 0, 1])
+    ours = similarity_of({"diagonal": a, "left": left, "right": right}, indices, 3.0)
+    for row, i in enumerate((4, 0, 1)):
+        for column, j in enumerate((4, 0, 1)):
+            expected = (a[i] if i == j else 0) + 3.0 / 2 * np.dot(left[i], right[j])
+            np.testing.assert_allclose(ours[row, column], expected, rtol=1e-12)
+    np.testing.assert_array_equal(similarity_of({"diagonal": a}, indices, 3.0), np.diag(np.asarray(a)[[4, 0, 1]]))
+
+
+def brute_recalls(images, texts, owners):
+    """Rank every candidate by counting, one after another."""
+    found = {}
+    for k in (1, 5, 10):
+        hits = []
+        for text, owner in zip(texts, owners, strict=True):
+            own = text @ images[owner]
+            hits.append(sum(text @ image >= own for i, image in enumerate(images) if i != owner) < k)
+        found[f"IR@{k}"] = np.mean(hits)
+        hits = []
+        for i, image in enumerate(images):
+            own = max(text @ image for text, owner in zip(texts, owners, strict=True) if owner == i)
+            hits.append(sum(text @ image >= own for text, owner in zip(texts, owners, strict=True) if owner != i) < k)
+        found[f"TR@{k}"] = np.mean(hits)
+    return found
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_recalls_are_those_of_counting(x64, ties):
+    rng = np.random.default_rng(3)
+    owners = np.repeat(np.arange(14), rng.integers(1, 4, 14))
+    # Vectors of few small integers: many inner products are equal.
+    draw = (lambda *shape: rng.integers(0, 2, shape).astype(float)) if ties else (lambda *shape: rng.normal(size=shape))
+    images, texts = draw(14, 3), draw(len(owners), 3)
+    ours = recalls(jnp.asarray(images), jnp.asarray(texts), jnp.asarray(owners))
+    expected = brute_recalls(images, texts, owners)
+    for name, value in expected.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-6)
+    np.testing.assert_allclose(ours["recall"], np.mean([*expected.values()]), rtol=1e-6)
+    assert 0 < expected["IR@5"] < 1
+
+
+def test_an_encoder_that_sees_nothing_finds_nothing_and_one_that_diverged_has_no_recall():
+    owners = jnp.arange(12)
+    constant = recalls(jnp.ones((12, 3)), jnp.ones((12, 3)), owners)
+    assert {float(value) for value in constant.values()} == {0.0}
+    assert np.isnan(recalls(jnp.ones((12, 3)).at[0, 0].set(jnp.nan), jnp.ones((12, 3)), owners)["TR@5"])
+
+
+@pytest.mark.parametrize("head", ["linear", "residual"])
+def test_encoders_are_what_numpy_computes(dataset, head):
+    encoder = encoder_of(dataset, head)
+    params = encoder.model.init(jax.random.key(0))
+    texts = dataset.embedded(dataset.test.texts)
+    layers = jax.tree.map(np.asarray, params["text"])
+    x = texts @ layers["linear_0"]["kernel"] + layers["linear_0"]["bias"]
+    if head == "residual":
+        gelu = np.asarray(jax.nn.gelu(x, approximate=False))
+        x = x + gelu @ layers["linear_1"]["kernel"] + layers["linear_1"]["bias"]
+        x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder.text(params, texts), x, rtol=1e-4, atol=1e-5)
+    images = jax.random.normal(jax.random.key(1), (4, *dataset.image_shape))
+    inputs = {"image": images, "text": jnp.asarray(texts[:4])}
+    ours = encoder.model.apply(params, inputs)
+    np.testing.assert_allclose(ours[1], x[:4], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(ours[0], axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(encoder.model.features(params, inputs), np.concatenate(ours, 1))
+    with pytest.raises(ValueError, match="head is 'deep'"):
+        encoder_of(dataset, "deep")
+
+
+def test_captions_of_one_image_are_all_right(x64, dataset):
+    # Two captions of one image in a batch: each is a right answer, and counts half.
+    encoder = encoder_of(dataset)
+    task, real = retrieval(encoder), dataset.real_set()
+    examples = jaxdd.data.sampling.take(real, jnp.array([0, 1, 5]))
+    assert examples.targets.tolist() == [0, 0, 2]
+    params = encoder.model.init(jax.random.key(0))
+    images, texts = (np.asarray(x) for x in encoder.model.apply(params, examples.inputs))
+    z, s = images @ texts.T / 0.07, np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
+    expected = [
+        -0.5 * sum(s[i, j] * (log_softmax(z[i])[j] + log_softmax(z[:, i])[j]) for j in range(3)) for i in range(3)
+    ]
+    np.testing.assert_allclose(task.losses(params, examples), expected, rtol=1e-5)
+
+
+SMALL = dict(ipc=4, image_optimizer=UNIT, label_optimizer=UNIT, labels="learned", init="noise")
+STUDENT = SMALL | dict(student_steps=3, student_lr=0.2, expert_snapshots=2, window=jaxdd.Window(start=2))
+GRADIENTS = {
+    "mtt": mtt.Config(**STUDENT),
+    "mtt, mini-batch": mtt.Config(**STUDENT, batch=2),
+    "mtt, branches": mtt.Config(**STUDENT, relative_to="branches"),
+    "iadd": iadd.Config(**STUDENT),
+    "infmatch": infmatch.Config(**SMALL, estimator="second_order", real_batch=6, window=jaxdd.Window(start=3)),
+}
+
+
+FAST = {("mtt", "wbce"), ("infmatch", "infonce")}
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        pytest.param(name, loss, marks=() if (name, loss) in FAST else pytest.mark.slow)
+        for name in GRADIENTS
+        for loss in pairs_task.LOSSES
+    ],
+)
+def test_gradients_agree_with_finite_differences(x64, dataset, name, loss):
+    # In images, texts, and the similarity, each by itself.
+    task = retrieval(encoder_of(dataset), RetrievalConfig(loss=loss, rank=2, temperature=0.5))
+    config = GRADIENTS[name]
+    keys = jax.random.split(jax.random.key(0), 6)
+    snapshots = 0.3 * jax.random.normal(keys[0], (1, 1, task.size)) + 0.05 * jax.random.normal(
+        keys[1], (1, 5, task.size)
+    )
+    trajectories = Trajectories(
+        snapshots, snapshots[:, -1], jnp.full(5, 0.1), 0.1 * jnp.arange(5.0), jnp.asarray(0.5), jnp.arange(5)
+    )
+    real = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float64) if np.asarray(x).dtype.kind == "f" else x, dataset.real_set()
+    )
+    sources = Sources(real, trajectories)
+    indices = jnp.arange(4)
+    inputs = {
+        "image": jax.random.normal(keys[2], (4, *dataset.image_shape)),
+        "text": jax.random.normal(keys[3], (4, dataset.text_features)),
+    }
+    labels = task.labels(indices) | {"right": 0.1 * jax.random.normal(keys[4], (4, 2))}
+    first = jaxdd.Distilled(inputs, labels, jnp.asarray(0.2))
+    method = config.build(task)
+    state = method.init(keys[5], first, sources)
+    batch = complete(method.sample(jax.random.key(7), jnp.int32(0), sources), sources, None)
+
+    def distilled_of(state):
+        return state.variables.distilled if hasattr(state, "variables") else state.distilled
+
+    def with_distilled(distilled):
+        if hasattr(state, "variables"):
+            return state._replace(variables=state.variables._replace(distilled=distilled))
+        return state._replace(distilled=distilled)
+
+    step = jax.jit(method.step)
+    begun = distilled_of(state)
+    gradient = jax.tree.map(jnp.subtract, begun, distilled_of(step(jax.random.key(0), state, batch)[0]))
+    leaves, structure = jax.tree.flatten(begun._replace(lr=jnp.zeros(())))
+    assert len(leaves) == 6
+    for i in range(5):
+        direction = [jnp.zeros_like(leaf) for leaf in leaves]
+        direction[i] = random_like(leaves[i])
+        direction = jax.tree.unflatten(structure, direction)
+        slope = finite_difference(
+            lambda d: step(jax.random.key(0), with_distilled(d), batch)[1]["loss"], begun, direction, 1e-3
+        )
+        assert abs(slope) > 1e-9
+        np.testing.assert_allclose(dot(gradient, direction), slope, rtol=2e-5)
+
+
+RECIPE = jaxdd.Recipe(epochs=8, batch=20, lr=0.2, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
+SCORING = jaxdd.EvaluateConfig(
+    networks=3,
+    recipe=dataclasses.replace(RECIPE, epochs=100, momentum=0.9, lr=0.05),
+    full_recipe=dataclasses.replace(RECIPE, momentum=0.9),
+    validate_every=60,
+    validate_networks=2,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset):
+    task = retrieval(encoder_of(dataset, activation="relu"))
+    return task, jaxdd.train_experts(task, dataset, jaxdd.ExpertsConfig(count=2, recipe=RECIPE, snapshot_every=3))
+
+
+@pytest.mark.parametrize("similarity", ["identity", "learned"])
+def test_pairs_are_distilled_and_evaluated(dataset, trained, similarity):
+    task, experts = trained
+    rates = dict(image_optimizer=Optimizer("adam", 0.05), label_optimizer=Optimizer("adam", 0.005))
+    config = mtt.Config(
+        ipc=6, steps=120, student_steps=8, student_lr=0.1, expert_snapshots=3, window=jaxdd.Window(start=8), **rates
+    )
+    if similarity == "learned":
+        task = retrieval(encoder_of(dataset, activation="relu"), RetrievalConfig(rank=2))
+        config = dataclasses.replace(config, labels="learned")
+    outcome = jaxdd.distill(task, dataset, config, experts, evaluate=SCORING)
+    assert outcome.distilled.inputs["image"].shape == (6, 8, 8, 1)
+    assert outcome.distilled.inputs["text"].shape == (6, dataset.text_features)
+    assert outcome.step > 0
+    results = jaxdd.evaluate(task, dataset, outcome.distilled, SCORING)
+    assert results["distilled"]["mean"] > results["random_real"]["mean"] + 0.03
+    assert set(results["distilled"]) >= {"IR@1", "TR@10", "mean", "runs"}
+    assert all(caption in dataset.train.texts for caption in dataset.nearest(outcome.distilled.inputs["text"]))
+
+
+def test_what_needs_classes_or_separate_losses_refuses_by_name(dataset, trained):
+    task, experts = trained
+    with pytest.raises(ValueError, match="'retrieval' has no classes"):
+        dm.Config().build(task)
+    with pytest.raises(ValueError, match="needs a task whose losses are separable"):
+        jaxdd.influence.scores(task, dataset.real_set(), dataset.test_set(), experts, jaxdd.InfluenceConfig())
+
+
+def test_branches_are_measured_each_by_itself(x64, dataset):
+    task = retrieval(encoder_of(dataset))
+    vectors = [task.model.init(jax.random.key(i)) for i in range(3)]
+    pair = [jax.flatten_util.ravel_pytree(vector)[0].astype(float) for vector in vectors]
+    ours = mtt.of_branches(task).distance(
+        (), pair[0], mtt.Pair(Snapshots(None, None, pair[1]), Snapshots(None, None, pair[2]), None, None)
+    )
+    expected = 0.0
+    for branch in ("image", "text"):
+        student, start, target = (jax.flatten_util.ravel_pytree(v[branch])[0].astype(float) for v in vectors)
+        expected += np.sum((student - target) ** 2) / np.sum((start - target) ** 2)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
+    with pytest.raises(ValueError, match="method.relative_to is 'branches', and iadd measures distances in its own"):
+        iadd.Config(relative_to="branches")
+
+
+def test_labels_that_no_network_gives_are_refused_or_begin_as_they_are(dataset, trained):
+    task, experts = trained
+    sources = Sources(dataset.real_set(), experts)
+    first = initial_distilled(jax.random.key(0), task, sources, mtt.Config(ipc=5, labels="learned"), lr=0.1)
+    np.testing.assert_array_equal(first.labels["diagonal"], np.ones(5))
+    with pytest.raises(ValueError, match="method.labels is 'soft', what experts say of an item, and in .* 'retrieval'"):
+        initial_distilled(jax.random.key(0), task, sources, mtt.Config(ipc=5, labels="soft"), lr=0.1)
