@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,3 +199,27 @@ def test_gradients_of_a_student_agree_with_finite_differences(x64):
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=f"unroll.{field} is 0"):
         Unroll(**{field: value})
+
+
+@pytest.mark.parametrize("how", [Unroll("steps", offload=True), Unroll("segmented", segment=3, offload=True)])
+def test_carries_on_the_host_leave_the_gradient_as_it_is(x64, how):
+    start, xs = jnp.linspace(-1.0, 1.0, 6), jnp.linspace(0.1, 1.0, 8)
+
+    def student(scale, how):
+        loss = lambda p, x: jnp.sum(jnp.cos(scale * p) * x)  # noqa: E731
+        return jnp.sum(inner_sgd(loss, start, xs, scale / 3, how=how)[0] ** 2)
+
+    slope = jax.jit(jax.grad(lambda scale: student(scale, how)))
+    np.testing.assert_allclose(slope(0.9), jax.grad(lambda scale: student(scale, Unroll("full")))(0.9), rtol=1e-12)
+
+    def for_gpus(function):
+        return function.trace(0.9).lower(lowering_platforms=("cuda",)).as_text()
+
+    assert for_gpus(slope).count("pinned_host") > 0
+    plain = jax.jit(jax.grad(lambda scale: student(scale, dataclasses.replace(how, offload=False))))
+    assert "pinned_host" not in for_gpus(plain)
+
+
+def test_only_what_is_stored_can_be_kept_on_the_host():
+    with pytest.raises(ValueError, match=r"unroll.offload .* unroll.mode is 'auto'; choose one of these"):
+        Unroll(offload=True)

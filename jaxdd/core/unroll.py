@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxdd.core.parallel import device_memory
+from jaxdd.errors import SettingError
 from jaxdd.settings import AtLeast, Positive, Settings
 from jaxdd.types import Array, Params
 
@@ -38,6 +40,17 @@ class Unroll(Settings, path="unroll"):
     """Steps that `truncated` differentiates through."""
     memory: Annotated[float | None, Positive] = None
     """Bytes of memory that `auto` plans with; by default that of a device, or the host's where devices do not tell."""
+    offload: bool = False
+    """Keep the parameters that steps and segmented store in the memory of the host, for accelerators whose own is the
+    limit; the backward pass fetches them one by one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.offload and self.mode not in ("steps", "segmented"):
+            raise SettingError(
+                f"unroll.offload is for the parameters that the modes steps and segmented store, and unroll.mode is "
+                f"{self.mode!r}; choose one of these, or leave offload out"
+            )
 
 
 class Footprint(NamedTuple):
@@ -97,8 +110,35 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def recomputed(step: Callable[[Carry, Any], tuple[Carry, Any]], offload: bool) -> Callable[[Carry, Any], Any]:
+    """Make the backward pass of a scan compute its step anew from the carry, which is stored, on the host if asked for.
+
+    Args:
+        step: `(carry, x) -> (carry, y)`.
+        offload: Whether the stored carry leaves the device.
+
+    Returns:
+        The step, for `jax.lax.scan`.
+    """
+    # prevent_cse: inside a scan the barriers that it adds are not needed and cost time.
+    if not offload:
+        return jax.checkpoint(step, prevent_cse=False)
+    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["carry"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+    return jax.checkpoint(lambda carry, x: step(checkpoint_name(carry, "carry"), x), prevent_cse=False, policy=policy)
+
+
 def segmented_scan(
-    step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any, *, segment: int | None = None
+    step: Callable[[Carry, Any], tuple[Carry, Any]],
+    init: Carry,
+    xs: Any,
+    *,
+    segment: int | None = None,
+    offload: bool = False,
 ) -> tuple[Carry, Any]:
     """Scan like `jax.lax.scan`, storing for the backward pass only the carries between segments of steps.
 
@@ -112,6 +152,7 @@ def segmented_scan(
         init: The first carry.
         xs: Pytree of arrays with leading axis N.
         segment: Steps per segment, `ceil(sqrt(N))` by default.
+        offload: Keep the carries between segments in the host's memory.
 
     Returns:
         The last carry and the stacked ys, as `jax.lax.scan` does.
@@ -120,13 +161,12 @@ def segmented_scan(
     """
     length = jax.tree.leaves(xs)[0].shape[0]
     segment = min(segment or math.ceil(math.sqrt(length)), length) or 1
-    # prevent_cse: inside a scan the barriers that it adds are not needed and cost time.
-    inner = jax.checkpoint(step, prevent_cse=False)
+    inner = recomputed(step, offload=False)
 
     def run_segment(carry: Carry, xs: Any) -> tuple[Carry, Any]:
         return jax.lax.scan(inner, carry, xs)
 
-    outer = jax.checkpoint(run_segment, prevent_cse=False)
+    outer = recomputed(run_segment, offload)
     whole = length // segment * segment
     head = jax.tree.map(lambda x: x[:whole].reshape(whole // segment, segment, *x.shape[1:]), xs)
     carry, ys = jax.lax.scan(outer, init, head)
@@ -210,9 +250,9 @@ def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any
     if mode == "full":
         return jax.lax.scan(step, init, xs)
     if mode == "steps":
-        return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), init, xs)
+        return jax.lax.scan(recomputed(step, how.offload), init, xs)
     if mode == "segmented":
-        return segmented_scan(step, init, xs, segment=how.segment)
+        return segmented_scan(step, init, xs, segment=how.segment, offload=how.offload)
     if mode == "tesla":
         return constant_memory_scan(step, init, xs)
     length = jax.tree.leaves(xs)[0].shape[0]
