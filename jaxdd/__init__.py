@@ -8,6 +8,7 @@ from jaxdd.app.run import run
 from jaxdd.core import autodiff
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.parallel import make_mesh, map_over, sum_over
+from jaxdd.core.retrieval import RetrievalConfig, retrieval
 from jaxdd.core.tasks import Task, classification
 from jaxdd.core.training import Recipe
 from jaxdd.core.unroll import Unroll
@@ -42,6 +43,7 @@ __all__ = [
     "Outcome",
     "RealSet",
     "Recipe",
+    "RetrievalConfig",
     "Scores",
     "Snapshots",
     "TableConfig",
@@ -64,6 +66,7 @@ __all__ = [
     "methods",
     "models",
     "predict",
+    "retrieval",
     "run",
     "sum_over",
     "train_experts",

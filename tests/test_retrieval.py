@@ -14,7 +14,7 @@ from jaxdd.core.retrieval import RetrievalConfig, recalls, retrieval, similarity
 from jaxdd.data import pairs
 from jaxdd.driver import complete
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.methods import Optimizer, Sources, dm, iadd, infmatch, initial_distilled, mtt
+from jaxdd.methods import Optimizer, Sources, cross_covariance, dm, iadd, infmatch, initial_distilled, mtt
 from jaxdd.types import Snapshots
 from tests.helpers import dot, finite_difference, random_like
 
@@ -244,6 +244,52 @@ def test_gradients_agree_with_finite_differences(x64, dataset, name, loss):
         )
         assert abs(slope) > 1e-9
         np.testing.assert_allclose(dot(gradient, direction), slope, rtol=2e-5)
+
+
+def test_covariances_are_matched_as_printed(x64, dataset):
+    task = retrieval(encoder_of(dataset))
+    config = cross_covariance.Config(ipc=4, image_optimizer=UNIT, means=0.3)
+    method, keys = config.build(task), jax.random.split(jax.random.key(0), 3)
+    params = task.model.init(keys[0])
+    real = jaxdd.data.sampling.take(dataset.real_set(), jnp.arange(10))
+    weights = jnp.arange(1.0, 11) / 55
+    inputs = {
+        "image": jax.random.normal(keys[1], (4, *dataset.image_shape)),
+        "text": jax.random.normal(keys[2], (4, dataset.text_features)),
+    }
+    distilled = jaxdd.Distilled(inputs, task.labels(jnp.arange(4)), jnp.asarray(0.1))
+    network = Snapshots(None, None, jax.flatten_util.ravel_pytree(params)[0])
+    batch = cross_covariance.Batch(real._replace(weights=weights), network)
+
+    def statistics(inputs, weights):
+        f, g = (np.asarray(x) for x in task.model.apply(params, inputs))
+        weights = np.asarray(weights)
+        means = [sum(w * x for w, x in zip(weights, rows, strict=True)) for rows in (f, g)]
+        pairs = zip(weights, f, g, strict=True)
+        return *means, sum(w * np.outer(x - means[0], y - means[1]) for w, x, y in pairs)
+
+    ours, theirs = statistics(inputs, np.full(4, 0.25)), statistics(real.inputs, weights)
+    gaps = [np.sum((s - r) ** 2) for s, r in zip(ours, theirs, strict=True)]
+    state = method.init(keys[0], distilled, None)
+    new, info = jax.jit(method.step)(keys[0], state, batch)
+    np.testing.assert_allclose(info["loss"], gaps[2] + 0.3 * (gaps[0] + gaps[1]), rtol=1e-5)
+    direction = random_like(inputs)
+    slope = finite_difference(
+        lambda x: method.objective(distilled._replace(inputs=x), state, batch), inputs, direction, 1e-3
+    )
+    moved = jax.tree.map(jnp.subtract, inputs, new.distilled.inputs)
+    np.testing.assert_allclose(dot(moved, direction), slope, rtol=1e-4)
+    with pytest.raises(ValueError, match="do not depend on labels"):
+        cross_covariance.Config(labels="learned")
+
+
+def test_what_makes_no_two_embeddings_is_refused(toy):
+    task, examples = toy(jnp.float32)
+    batch = cross_covariance.Batch(examples, Snapshots(None, None, jnp.zeros(task.size)))
+    distilled = jaxdd.Distilled(examples.inputs, examples.targets, jnp.asarray(0.1))
+    method = cross_covariance.Config().build(task)
+    with pytest.raises(ValueError, match="two embeddings of a pair, and the network of the task 'classification'"):
+        method.objective(distilled, None, batch)
 
 
 RECIPE = jaxdd.Recipe(epochs=8, batch=20, lr=0.2, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")

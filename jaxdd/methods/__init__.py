@@ -6,6 +6,7 @@ A method of your own is such a file anywhere on the import path; its `Config` is
 from jaxdd.methods import (
     cafe,
     coresets,
+    cross_covariance,
     datm,
     dc,
     ddpp,
@@ -31,6 +32,7 @@ __all__ = [
     "Weighting",
     "cafe",
     "coresets",
+    "cross_covariance",
     "datm",
     "dc",
     "ddpp",

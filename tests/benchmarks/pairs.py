@@ -1,0 +1,150 @@
+"""Distilled pairs beside chosen ones: `python -m tests.benchmarks.pairs FOLDER`, a folder for `jaxdd.data.pairs`.
+
+Every method makes N pairs of images and texts, on which fresh encoders are trained from nothing; recalls on the test
+split are means over networks and seeds of distillation, in per cent. Sets are chosen on the validation split. The
+encoder of texts stays as it is; that of images is a ConvNet. A cell is a line of OUT/cells.jsonl; cells that are there
+are not computed again.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxdd
+from jaxdd import models
+from jaxdd.core.retrieval import RetrievalConfig, retrieval
+from jaxdd.core.tasks import Task
+from jaxdd.data import pairs
+from jaxdd.experts.trajectories import Trajectories
+from jaxdd.methods import MethodConfig, Optimizer, coresets, cross_covariance, iadd, infmatch, mtt
+from tests.benchmarks.table import header, row
+
+WIDTH, DEPTH, EMBEDDING = 32, 3, 64
+SHOWN = ("recall", "IR@1", "IR@5", "IR@10", "TR@1", "TR@5", "TR@10")
+SGD = dict(batch=64, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment="none")
+FULL = jaxdd.Recipe(epochs=15, lr=0.1, **SGD)
+EXPERTS = jaxdd.ExpertsConfig(
+    count=4,
+    recipe=jaxdd.Recipe(
+        epochs=4, batch=64, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none"
+    ),
+    snapshot_every=5,
+)
+ADAM = {"image_optimizer": Optimizer("adam", 0.03), "label_optimizer": Optimizer("adam", 0.01)}
+STUDENT = ADAM | dict(
+    student_steps=10,
+    student_lr=0.1,
+    lr_optimizer=Optimizer("sgd", 1e-4, 0.5),
+    expert_snapshots=3,
+    window=jaxdd.Window(start=16),
+)
+SIMILARITY = RetrievalConfig(loss="infonce", rank=10, scale=3.0)
+ROWS: dict[str, tuple[MethodConfig, RetrievalConfig]] = {
+    "random": (coresets.Config(), RetrievalConfig()),
+    "herding": (coresets.Config(init="herding"), RetrievalConfig()),
+    "k-center": (coresets.Config(init="k_center"), RetrievalConfig()),
+    "cross-covariance": (cross_covariance.Config(image_optimizer=ADAM["image_optimizer"]), RetrievalConfig()),
+    "MTT": (mtt.Config(**STUDENT), RetrievalConfig()),
+    "MTT, branches": (mtt.Config(**STUDENT, relative_to="branches"), RetrievalConfig()),
+    "MTT, S learned": (mtt.Config(**STUDENT, labels="learned"), SIMILARITY),
+    "IADD": (iadd.Config(**STUDENT), RetrievalConfig()),
+    "Inf-Match": (
+        infmatch.Config(**ADAM, estimator="second_order", real_batch=64, window=jaxdd.Window(start=16)),
+        RetrievalConfig(),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--out", default="runs/benchmark_pairs")
+    parser.add_argument("--encoder", default="hashed")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[20, 50, 100])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--only", nargs="+", help="rows whose name has one of these in it")
+    arguments = parser.parse_args()
+    dataset = pairs.read(arguments.folder, image_size=arguments.image_size, encoder=arguments.encoder)
+    image = models.build(models.ConvNet(width=WIDTH, depth=DEPTH), dataset.image_shape, EMBEDDING)
+    encoder = models.dual(image, dataset.text_features, EMBEDDING)
+    task, out = retrieval(encoder), Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    cells = [json.loads(line) for line in (out / "cells.jsonl").open()] if (out / "cells.jsonl").exists() else []
+    experts = jaxdd.train_experts(task, dataset, EXPERTS)
+
+    def cell(name: str, count: int, seed: int, config: MethodConfig, of: Task) -> None:
+        if any((c["row"], c["pairs"], c["seed"]) == (name, count, seed) for c in cells):
+            return
+        found = score(of, dataset, config, experts, seed) if count else full(task, dataset, seed)
+        cells.append({"row": name, "pairs": count, "seed": seed, **found})
+        with (out / "cells.jsonl").open("a") as file:
+            file.write(json.dumps(cells[-1]) + "\n")
+
+    for seed in range(arguments.seeds):
+        for count in arguments.pairs:
+            for name, (config, learned) in ROWS.items():
+                if arguments.only and not any(part in name for part in arguments.only):
+                    continue
+                steps = arguments.steps if config.steps else 0
+                cell(
+                    name, count, seed, dataclasses.replace(config, ipc=count, steps=steps), retrieval(encoder, learned)
+                )
+        cell("all pairs", 0, seed, coresets.Config(), task)
+    header("pairs", "method", *SHOWN, "seconds", "kB", "first set kept")
+    for count, name in sorted({(c["pairs"], c["row"]) for c in cells}):
+        mine = [c for c in cells if (c["pairs"], c["row"]) == (count, name)]
+        runs = {shown: 100 * np.concatenate([c[shown] for c in mine]) for shown in SHOWN}
+        scores = [f"{np.mean(values):.1f} ± {np.std(values):.1f}" for values in runs.values()]
+        kept = sum(c["step"] == 0 for c in mine)
+        seconds, size = np.mean([c["seconds"] for c in mine]), mine[0]["bytes"] / 1000
+        row(count or "all", name, *scores, f"{seconds:.0f}", f"{size:.0f}", f"{kept} of {len(mine)}")
+
+
+def scoring(steps: int) -> jaxdd.EvaluateConfig:
+    """Five networks; validation, of two, four times in a run."""
+    return jaxdd.EvaluateConfig(
+        networks=5,
+        recipe=jaxdd.Recipe(epochs=150, lr=0.05, **SGD),
+        full_recipe=FULL,
+        validate_every=max(steps // 4, 1),
+        validate_networks=2,
+        random_real=False,
+        full_data=False,
+    )
+
+
+def score(task: Task, dataset: pairs.Pairs, config: MethodConfig, experts: Trajectories, seed: int) -> dict[str, Any]:
+    """Distill and evaluate a set."""
+    began = time.monotonic()
+    scored = scoring(config.steps)
+    outcome = jaxdd.distill(task, dataset, config, experts, seed=seed, evaluate=scored)
+    seconds, distilled = time.monotonic() - began, outcome.distilled
+    results = jaxdd.evaluate(task, dataset, distilled, scored, seed=seed)["distilled"]
+    arrays = [*distilled.inputs.values(), *(distilled.labels.values() if config.labels == "learned" else ())]
+    size = 4 * sum(np.size(x) for x in arrays)
+    return runs_of(results) | {"seconds": seconds, "step": outcome.step, "bytes": size}
+
+
+def full(task: Task, dataset: pairs.Pairs, seed: int) -> dict[str, Any]:
+    """Score networks trained on all pairs."""
+    config = dataclasses.replace(scoring(1), full_data=True)
+    first = jaxdd.distill(task, dataset, coresets.Config(ipc=1), seed=seed, evaluate=config).distilled
+    results = jaxdd.evaluate(task, dataset, first, config, seed=seed)["full_data"]
+    size = dataset.train.images.nbytes + 4 * dataset.text_features * len(dataset.train.texts)
+    return runs_of(results) | {"seconds": 0.0, "step": -1, "bytes": size}
+
+
+def runs_of(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the value of every network, of each recall."""
+    return {name: list(map(float, (results if name == "recall" else results[name])["runs"])) for name in SHOWN}
+
+
+if __name__ == "__main__":
+    main()
