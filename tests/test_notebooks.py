@@ -31,10 +31,19 @@ def a_network_comes_of_it(printed):
     assert float(re.search(r"'([\d.]+) % right'", printed)[1]) > 80
 
 
+def pairs_are_better_than_random_ones(printed):
+    means = {
+        name: float(mean)
+        for name, mean in re.findall(r"(distilled|random_real) .* mean ([\d.]+) ± ", printed.replace("\\n", "\n"))
+    }
+    assert means["distilled"] > means["random_real"] + 3
+
+
 CHECKS = {
     "quickstart": sets_are_better_than_random_images,
     "own_method": sets_are_better_than_random_images,
     "influence": wrong_labels_are_found,
+    "own_pairs": pairs_are_better_than_random_ones,
     "own_images": rare_classes_are_counted,
     "received_set": a_network_comes_of_it,
 }
