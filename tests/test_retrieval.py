@@ -302,12 +302,16 @@ SCORING = jaxdd.EvaluateConfig(
 )
 
 
+WARM = RetrievalConfig(temperature=0.2)
+
+
 @pytest.fixture(scope="module")
 def trained(dataset):
-    task = retrieval(encoder_of(dataset, activation="relu"))
+    task = retrieval(encoder_of(dataset, activation="relu"), WARM)
     return task, jaxdd.train_experts(task, dataset, jaxdd.ExpertsConfig(count=2, recipe=RECIPE, snapshot_every=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", ["identity", "learned"])
 def test_pairs_are_distilled_and_evaluated(dataset, trained, similarity):
     task, experts = trained
@@ -316,7 +320,7 @@ def test_pairs_are_distilled_and_evaluated(dataset, trained, similarity):
         ipc=6, steps=120, student_steps=8, student_lr=0.1, expert_snapshots=3, window=jaxdd.Window(start=8), **rates
     )
     if similarity == "learned":
-        task = retrieval(encoder_of(dataset, activation="relu"), RetrievalConfig(rank=2))
+        task = retrieval(encoder_of(dataset, activation="relu"), dataclasses.replace(WARM, rank=2))
         config = dataclasses.replace(config, labels="learned")
     outcome = jaxdd.distill(task, dataset, config, experts, evaluate=SCORING)
     assert outcome.distilled.inputs["image"].shape == (6, 8, 8, 1)
