@@ -141,7 +141,7 @@ SLOW = {
         ),
         *(
             f"test_help_documents_every_field[{name}]"
-            for name in ("dc", "ddpp", "coresets", "ncfm", "dm", "mtt", "datm", "cafe", "cross_covariance")
+            for name in ("dc", "ddpp", "coresets", "ncfm", "dm", "mtt", "datm", "cafe")
         ),
         *(
             f"test_every_preset_fits_together_at_its_full_size[{data}_{method}]"

@@ -231,7 +231,7 @@ def test_a_file_takes_arguments_too(tmp_path):
     ("words", "message"),
     [
         ("--config cifar10_mt", "no such preset or file. did you mean cifar10_mtt or cifar10_dm"),
-        ("--config nothing", "There are cifar10_datm, cifar10_dc,"),
+        ("--config nothing", "There are cifar10_cafe, cifar10_datm,"),
         ("--config cifar10_mtt:ipx=10", "get_config() got an unexpected keyword argument 'ipx'"),
         ("--config cifar10_mtt:ipc=3", "ipc is 3; settings are published for 1, 10 and 50"),
         ("--config digits_mtt:ipc=0", "method.ipc is 0"),

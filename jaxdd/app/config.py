@@ -21,13 +21,16 @@ from jaxdd.experts import ExpertsConfig
 from jaxdd.io.modules import import_file
 from jaxdd.methods import (
     MethodConfig,
+    cafe,
     coresets,
+    cross_covariance,
     datm,
     dc,
     ddpp,
     dm,
     iadd,
     infmatch,
+    linear_gradient,
     mtt,
     ncfm,
     rat_bptt,
@@ -35,7 +38,8 @@ from jaxdd.methods import (
 from jaxdd.models import ConvNet, ModelConfig, from_name
 from jaxdd.settings import Seed, Settings, by_name, literal
 
-METHODS = {module.Config.name: module for module in (infmatch, mtt, datm, iadd, ddpp, dc, dm, ncfm, rat_bptt, coresets)}
+IN_ORDER = (infmatch, mtt, datm, iadd, ddpp, dc, dm, cafe, ncfm, rat_bptt, linear_gradient, cross_covariance, coresets)
+METHODS = {module.Config.name: module for module in IN_ORDER}
 """The methods of the package, by their names."""
 
 PRESETS = {file.stem: file for file in sorted((Path(__file__).parents[1] / "configs").glob("*.py"))}

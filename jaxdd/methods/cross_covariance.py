@@ -101,8 +101,13 @@ def matching_covariances(task: Task, config: Config) -> Method:
         The method; its sources need trajectories.
 
     Raises:
-        SettingError: The network makes something else.
+        SettingError: The task has classes: its network makes something else.
     """
+    if task.classes is not None:
+        raise SettingError(
+            f"cross_covariance matches two embeddings of a pair, and the task {task.name!r} has classes; use it with "
+            "jaxdd.retrieval, or choose dm"
+        )
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         expert_key, time_key, real_key = jax.random.split(key, 3)
@@ -111,13 +116,8 @@ def matching_covariances(task: Task, config: Config) -> Method:
         return Batch(real, Snapshots(expert, config.window.sample(time_key, step, config.steps)))
 
     def of(params: Params, examples: Examples) -> Moments:
-        embedded = task.model.apply(params, examples.inputs)
-        if not isinstance(embedded, tuple) or len(embedded) != 2:
-            raise SettingError(
-                f"cross_covariance matches two embeddings of a pair, and the network of the task {task.name!r} makes "
-                "something else; use a task of jaxdd.core.retrieval"
-            )
-        return moments(*embedded, examples.weights)
+        images, texts = task.model.apply(params, examples.inputs)
+        return moments(images, texts, examples.weights)
 
     def objective(distilled: Distilled, batch: Batch) -> Array:
         params = task.unravel(batch.network.params)
