@@ -21,6 +21,7 @@ from jaxdd.influence import InfluenceConfig
 from jaxdd.methods import Weighting
 from jaxdd.methods.base import Method
 from jaxdd.models import ModelConfig
+from jaxdd.stages import progressive
 from jaxdd.types import Examples, Model, Scores, Snapshots
 
 __version__ = version("jaxdd")
@@ -66,6 +67,7 @@ __all__ = [
     "methods",
     "models",
     "predict",
+    "progressive",
     "retrieval",
     "run",
     "sum_over",
