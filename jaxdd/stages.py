@@ -12,6 +12,7 @@ Axis letters: M distilled items, P stages.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,14 +49,21 @@ class Progress(NamedTuple):
     outcomes: tuple[Outcome, ...]
 
 
-def after(task: Task, earlier: Distilled, per_class: int, recipe: Recipe) -> Task:
+def after(
+    task: Task,
+    earlier: Distilled,
+    per_class: int,
+    recipe: Recipe,
+    begin: Callable[[Array], Params] | None = None,
+) -> Task:
     """Pose a task to networks that an earlier set has trained.
 
     Args:
-        task: The task; its networks begin as they do.
+        task: The task, as it was before all stages.
         earlier: The set that they are then trained on, constant.
         per_class: How many items of each class the set of the new task has: the first of them are the earlier ones.
         recipe: That training; the learning rate is the set's.
+        begin: `(key) -> params`, how networks begin before it; as the task's do by default.
 
     Returns:
         The task. `model.init` trains a network, whole, and `examples` stops gradients to the earlier items, so that an
@@ -65,13 +73,13 @@ def after(task: Task, earlier: Distilled, per_class: int, recipe: Recipe) -> Tas
         [published] PDD, Chen et al. 2024, ICLR. [derived] as a change of the task.
     """
     constant = jax.tree.map(np.asarray, earlier)
-    kept = earlier.size // task.items(1)
+    kept, begin = earlier.size // task.items(1), begin or task.model.init
 
     def init(key: Array) -> Params:
         init_key, train_key = jax.random.split(key)
         begun = jax.tree.map(jnp.asarray, constant)
         fetch = partial(task.examples, begun)
-        return train(train_key, task.model.init(init_key), task.losses, fetch, earlier.size, recipe, lr=begun.lr)[0]
+        return train(train_key, begin(init_key), task.losses, fetch, earlier.size, recipe, lr=begun.lr)[0]
 
     def examples(distilled: Distilled, indices: Array) -> Examples:
         first = jnp.arange(distilled.size) % per_class < kept
@@ -143,21 +151,21 @@ def progressive(
         )
     if config.needs_experts and experts is None:
         raise SettingError(f"{config.name} needs experts, of each stage: give experts=ExpertsConfig(…)")
-    added, recipe = config.ipc // stages, recipe or evaluate.recipe
+    added, recipe, now = config.ipc // stages, recipe or evaluate.recipe, task
     earlier: Distilled | None = None
     outcomes: list[Outcome] = []
     for stage in range(1, stages + 1):
         if earlier is not None:
-            task = after(task, earlier, stage * added, recipe)
+            now = after(task, earlier, stage * added, recipe, now.model.init)
         trajectories = None
         if config.needs_experts:
             assert experts is not None
-            trajectories = train_experts(task, dataset, experts, seed=seed + stage - 1)
+            trajectories = train_experts(now, dataset, experts, seed=seed + stage - 1)
         part = dataclasses.replace(config, ipc=added)
-        first = jax.jit(partial(initial_distilled, task=task, config=part, lr=evaluate.recipe.lr))
+        first = jax.jit(partial(initial_distilled, task=now, config=part, lr=evaluate.recipe.lr))
         new = to_host(first(stage_key(seed + stage - 1, "initial"), sources=Sources(dataset.real_set(), trajectories)))
         outcome = distill(
-            task,
+            now,
             dataset,
             dataclasses.replace(config, ipc=stage * added),
             trajectories,
@@ -169,4 +177,4 @@ def progressive(
         outcomes.append(outcome)
         earlier = outcome.distilled
     assert earlier is not None
-    return Progress(earlier, task, tuple(outcomes))
+    return Progress(earlier, now, tuple(outcomes))

@@ -81,6 +81,8 @@ def test_early_maps_weigh_less(x64):
     apart = [float(jnp.sum((x - y) ** 2)) for x, y in zip(a.maps, b.maps, strict=True)]
     ours = cafe.feature_loss(a, b, early_weight=0.1, discrimination=0)
     features = np.sum((np.asarray(a.features).mean(1) - np.asarray(b.features).mean(1)) ** 2)
+    none = cafe.feature_loss(a._replace(maps=()), b._replace(maps=()), early_weight=0.1, discrimination=0)
+    np.testing.assert_allclose(none, 2 * features, rtol=1e-12)  # of logistic regression there are no maps
     np.testing.assert_allclose(ours, 0.1 * apart[0] + 0.1 * apart[1] + apart[2] + 2 * features, rtol=1e-12)
 
 

@@ -24,7 +24,7 @@ def test_networks_begin_where_the_earlier_set_leaves_them(x64, toy):
     first = distilled_set(1)._replace(lr=jnp.asarray(0.2))
     second = distilled_set(2, seed=8)._replace(lr=jnp.asarray(0.3))
     once = after(task, first, 2, PLAIN)
-    twice = after(once, second, 3, PLAIN)
+    twice = after(task, second, 3, PLAIN, once.model.init)
 
     def by_hand(key, of, distilled):
         params = of(key)
@@ -78,7 +78,7 @@ SCORING = jaxdd.EvaluateConfig(
 EXPERTS = jaxdd.ExpertsConfig(count=2, recipe=dataclasses.replace(PLAIN, epochs=4, batch=48, lr=0.05), snapshot_every=2)
 ADAM = Optimizer("adam", 0.05)
 METHODS = {
-    "dm": dm.Config(ipc=4, steps=20, real_batch=16, image_optimizer=ADAM),
+    "dm": dm.Config(ipc=6, steps=20, real_batch=16, image_optimizer=ADAM),
     "dc": dc.Config(ipc=4, steps=20, real_batch=16, image_optimizer=ADAM, outer_loop=5, inner_loop=2),
     "cafe": cafe.Config(ipc=4, steps=10, init="real", real_batch=16, queries=8, longest=3, image_optimizer=ADAM),
     "mtt": mtt.Config(
@@ -90,22 +90,28 @@ METHODS = {
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "dm" else pytest.mark.slow) for n in METHODS])
 def test_stages_add_images_and_keep_those_before(stripes, name):
     task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
-    found = progressive(task, stripes, METHODS[name], EXPERTS, stages=2, evaluate=SCORING)
-    first, last = (outcome.distilled for outcome in found.outcomes)
-    assert (first.size, last.size) == (6, 12)
-    by_class = [np.asarray(x.images).reshape(3, -1, 8, 8, 1) for x in (first, last, found.outcomes[1].last)]
-    np.testing.assert_array_equal(by_class[1][:, :2], by_class[0])
-    np.testing.assert_array_equal(by_class[2][:, :2], by_class[0])
-    begun = np.asarray(found.outcomes[1].first.images).reshape(3, -1, 8, 8, 1)
-    assert not np.array_equal(by_class[2][:, 2:], begun[:, 2:])
+    stages = METHODS[name].ipc // 2
+    found = progressive(task, stripes, METHODS[name], EXPERTS, stages=stages, evaluate=SCORING)
+    assert [outcome.distilled.size for outcome in found.outcomes] == [6, 12, 18][:stages]
+
+    def by_class(distilled):
+        return np.asarray(distilled.images).reshape(3, -1, 8, 8, 1)
+
+    for stage, outcome in enumerate(found.outcomes):
+        begun, ended = by_class(outcome.first), by_class(outcome.last)
+        earlier = 2 * stage
+        np.testing.assert_array_equal(ended[:, :earlier], begun[:, :earlier])
+        assert (np.abs(ended - begun)[:, earlier:].max((2, 3, 4)) > 0).all()  # every new image is learned
+        if stage:
+            np.testing.assert_array_equal(begun[:, :earlier], by_class(found.outcomes[stage - 1].distilled))
     scores = jaxdd.evaluate(found.task, stripes, found.distilled, SCORING)["distilled"]
     assert scores["mean"] > 0.7
 
 
 def test_what_cannot_be_staged_is_refused(stripes):
     task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
-    with pytest.raises(ValueError, match=r"stages is 3, and method.ipc 4 does not divide by it"):
-        progressive(task, stripes, METHODS["dm"], stages=3)
+    with pytest.raises(ValueError, match=r"stages is 4, and method.ipc 6 does not divide by it"):
+        progressive(task, stripes, METHODS["dm"], stages=4)
     with pytest.raises(ValueError, match="mtt needs experts, of each stage"):
         progressive(task, stripes, METHODS["mtt"], stages=2)
     with pytest.raises(ValueError, match=r"method.factor stores several in one: set it to 1"):

@@ -186,9 +186,9 @@ def feature_loss(synthetic: Aligned, real: Aligned, *, early_weight: float, disc
         [published] CAFE's code, which adds the cross-entropy of the network on real images, a constant. There the last
         map is the last feature before it is flattened, pooled, and counts once as a map and once as a feature: twice.
     """
-    apart = [jnp.sum((s - r) ** 2) for s, r in zip(synthetic.maps, real.maps, strict=True)]
-    weights = [early_weight] * (len(apart) - 1) + [1.0]
-    total = sum((w * x for w, x in zip(weights, apart, strict=True)), start=jnp.zeros(()))
+    total = jnp.zeros(())
+    for i, (s, r) in enumerate(zip(synthetic.maps, real.maps, strict=True), 1):
+        total += (1.0 if i == len(real.maps) else early_weight) * jnp.sum((s - r) ** 2)
     centers, batch = jax.vmap(lambda x: x.center)(synthetic), real.weights.shape[-1]
     total += 2 * jnp.sum((centers - jax.vmap(lambda x: x.center)(real)) ** 2)
     told = jax.nn.log_softmax(jnp.einsum("cbf,df->cbd", real.features, centers))
