@@ -30,6 +30,7 @@ from jaxdd.models import MLP, ConvNet  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
 
 SLOW = {
+    "test_cafe": ["test_networks_are_trained_until_they_move[2.0]"],
     "test_main": [
         "test_compiled_programs_are_kept_for_the_next_start[here-True]",
         "test_compiled_programs_are_kept_for_the_next_start[none-False]",
@@ -41,6 +42,7 @@ SLOW = {
         "test_a_lost_process_ends_the_others_in_time",
     ],
     "test_rat_bptt": [
+        "test_an_adaptive_step_uses_the_window_that_its_norms_give",
         "test_gradient_is_that_of_a_loop_by_hand[2-adam]",
         "test_gradient_is_that_of_a_loop_by_hand[4-adam]",
         "test_gradient_is_that_of_a_loop_by_hand[2-sgd]",
@@ -155,7 +157,11 @@ SLOW = {
             for method in methods
         ),
     ],
-    "test_own_task": [f"test_it_is_distilled_and_evaluated[{method}]" for method in ("infmatch", "mtt")],
+    "test_own_task": [
+        "test_gradient_of_trajectory_matching_is_that_of_finite_differences",
+        "test_it_is_distilled_and_evaluated[infmatch]",
+        "test_it_is_distilled_and_evaluated[mtt]",
+    ],
     "test_table": ["test_the_coreset_is_the_better_one_on_validation"],
     "test_weighting": [
         "test_scores_are_kept_per_example_and_refreshed",
@@ -218,6 +224,7 @@ SLOW = {
         "test_a_step_descends_the_objective[2-learned]",
     ],
     "test_mtt": [
+        "test_the_nearest_step_is_matched[full]",
         *(
             f"test_gradient_agrees_with_finite_differences[{case}]"
             for case in ("steps", "truncated to all", "auto", "datm", "ddpp depth", "ddpp threshold")

@@ -185,7 +185,7 @@ GRADIENTS = {
 }
 
 
-FAST = {("mtt", "wbce"), ("infmatch", "infonce")}
+FAST = {("mtt", "wbce")}
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "dm" else pytest.mark.slow) for n in METHODS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_stages_add_images_and_keep_those_before(stripes, name):
     task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
     stages = METHODS[name].ipc // 2
