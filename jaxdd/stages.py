@@ -130,13 +130,14 @@ def progressive(
         recipe: How networks are trained on each union; that of evaluation by default.
         seed: Root of the randomness.
         evaluate: How sets are scored on the validation split, by networks of their stage.
-        hooks: See `jaxdd.distill`.
+        hooks: See `jaxdd.distill`; without checkpoints, for each stage is a run of its own.
 
     Returns:
         The union of all stages, and the task to evaluate it with.
 
     Raises:
-        SettingError: `ipc` does not divide, experts are needed and none described, or images are stored several in one.
+        SettingError: `ipc` does not divide, experts are needed and none described, images are stored several in one, or
+            checkpoints are given.
 
     References:
         [published] PDD, Chen et al. 2024, ICLR (around MTT and IDC): five stages, earlier images fixed, experts from
@@ -151,6 +152,8 @@ def progressive(
         )
     if config.needs_experts and experts is None:
         raise SettingError(f"{config.name} needs experts, of each stage: give experts=ExpertsConfig(…)")
+    if "checkpoints" in hooks:
+        raise SettingError("one folder of checkpoints cannot serve several stages, each a run of its own; leave it out")
     added, recipe, now = config.ipc // stages, recipe or evaluate.recipe, task
     earlier: Distilled | None = None
     outcomes: list[Outcome] = []

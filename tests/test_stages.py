@@ -117,3 +117,5 @@ def test_what_cannot_be_staged_is_refused(stripes):
         progressive(task, stripes, METHODS["mtt"], stages=2)
     with pytest.raises(ValueError, match=r"method.factor stores several in one: set it to 1"):
         progressive(task, stripes, dc.Config(ipc=2, factor=2), stages=2)
+    with pytest.raises(ValueError, match="one folder of checkpoints cannot serve several stages"):
+        progressive(task, stripes, METHODS["dm"], stages=2, checkpoints=None)

@@ -179,6 +179,10 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
 """Published name to operation `(key, images, *, siamese) -> images`."""
 
 
+NONE = ("", "none", "None")
+"""Strategies that change nothing."""
+
+
 def dsa(strategy: str, *, siamese: bool) -> Augment:
     """Build an augmentation that applies one operation per call, drawn uniformly from a strategy. [published].
 
@@ -199,7 +203,7 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
         ValueError: if the strategy names an unknown operation; from an augmentation other than `none`, if the images do
             not have four axes.
     """
-    stages = [] if strategy in ("", "none", "None") else [stage.split("_") for stage in strategy.split("+")]
+    stages = [] if strategy in NONE else [stage.split("_") for stage in strategy.split("+")]
     unknown = [name for names in stages for name in names if name not in OPERATIONS]
     if unknown:
         raise SettingError(

@@ -119,14 +119,6 @@ def absolute_convolution_distance(synthetic: Params, real: Params) -> Array:
     return _over_convolutions(lambda g, h: jnp.sum(jnp.abs(g - h)), synthetic, real)
 
 
-def _over_convolutions(distance: Callable[[Array, Array], Array], synthetic: Params, real: Params) -> Array:
-    if not any(jnp.ndim(leaf) == 4 for leaf in jax.tree.leaves(real)):
-        raise SettingError(
-            "distances convolution_mse and convolution_l1 need convolutions, and the network has none; choose cosine"
-        )
-    return _sum_over_tensors(distance, synthetic, real, axes=(4,))
-
-
 GRADIENT_DISTANCES: dict[str, Callable[[Params, Params], Array]] = {
     "cosine": layerwise_cosine_distance,
     "global_cosine": cosine_distance,
@@ -210,6 +202,14 @@ def unit_norm(features: Array) -> Array:
     """Scale every row of `features [B, F]` to norm one; a row of zeros stays one."""
     norm = _norm(features, axis=-1)[:, None]
     return features / jnp.where(norm > 0, norm, 1)
+
+
+def _over_convolutions(distance: Callable[[Array, Array], Array], synthetic: Params, real: Params) -> Array:
+    if not any(jnp.ndim(leaf) == 4 for leaf in jax.tree.leaves(real)):
+        raise SettingError(
+            "distances convolution_mse and convolution_l1 need convolutions, and the network has none; choose cosine"
+        )
+    return _sum_over_tensors(distance, synthetic, real, axes=(4,))
 
 
 def _sum_over_tensors(

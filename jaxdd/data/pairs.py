@@ -73,7 +73,11 @@ class Pairs:
     @property
     def text_features(self) -> int:
         """E."""
-        return int(self.embedded(self.train.texts[:1]).shape[1])
+        return int(self._train_texts.shape[1])
+
+    @cached_property
+    def _train_texts(self) -> np.ndarray:
+        return text.embed(self.encoder, self.train.texts)
 
     @cached_property
     def text_scale(self) -> np.float32:
@@ -81,7 +85,7 @@ class Pairs:
 
         They are as large as normalized pixels then, and one learning rate fits both. [our choice]
         """
-        return np.float32(1 / text.embed(self.encoder, self.train.texts).std())
+        return np.float32(1 / self._train_texts.std())
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -95,25 +99,27 @@ class Pairs:
 
     def real_set(self) -> RealSet:
         """Return the train split: an example for each caption."""
-        return self._pairs(self.train)
+        return self._real_set
+
+    @cached_property
+    def _real_set(self) -> RealSet:
+        return self._pairs(self.train, self._train_texts * self.text_scale)
 
     def validation_set(self) -> RealSet | None:
         """Return the validation split, None if there is none."""
-        return None if self.validation is None else self._pairs(self.validation)
+        return None if self.validation is None else self._pairs(self.validation, self.embedded(self.validation.texts))
 
     def test_set(self) -> RealSet:
         """Return the test split."""
-        return self._pairs(self.test)
+        return self._pairs(self.test, self.embedded(self.test.texts))
 
     def nearest(self, texts: Any) -> list[str]:
         """Name the caption of train that is nearest in angle to each embedded text of `[M, E]`."""
-        captions = list(dict.fromkeys(self.train.texts))
-        known, asked = self.embedded(captions), np.asarray(texts)
-        known, asked = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (known, asked))
-        return [captions[i] for i in np.argmax(asked @ known.T, axis=1)]
+        captions, known = self.train.texts, text.unit_rows(self._train_texts)
+        return [captions[i] for i in np.argmax(text.unit_rows(np.asarray(texts)) @ known.T, axis=1)]
 
-    def _pairs(self, split: Captioned) -> RealSet:
-        return pairs_set(split.images, self.normalization, self.embedded(split.texts), split.owners)
+    def _pairs(self, split: Captioned, texts: np.ndarray) -> RealSet:
+        return pairs_set(split.images, self.normalization, texts, split.owners)
 
 
 def read(path: str | Path, *, image_size: int | None = None, encoder: str = "hashed") -> Pairs:

@@ -25,7 +25,7 @@ def embed(encoder: str, captions: Sequence[str]) -> np.ndarray:
         captions: P texts, none of them empty.
 
     Returns:
-        `[P, E]` float32, centered rows of no particular length; equal captions have equal rows.
+        `[P, E]` float32; equal captions have equal rows.
 
     Raises:
         SettingError: there is no such encoder, it is not installed, or it does not know a caption.
@@ -59,7 +59,7 @@ def hashed(captions: Sequence[str]) -> np.ndarray:
             for start in range(len(text) - size + 1):
                 code = zlib.crc32(text[start : start + size].encode())
                 row[code % HASHED] += 1 if code >> 31 else -1
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit_rows(rows)
 
 
 def wordllama(captions: Sequence[str]) -> np.ndarray:
@@ -86,8 +86,7 @@ def wordllama(captions: Sequence[str]) -> np.ndarray:
     (table,) = load_file(home / "weights" / "l2_supercat_256.safetensors").values()
     tokenizer = Tokenizer.from_file(str(home / "tokenizers" / "l2_supercat_tokenizer_config.json"))
     tokens = [coded.ids for coded in tokenizer.encode_batch(list(captions), add_special_tokens=False)]
-    rows = np.stack([table[ids].astype(np.float32).mean(0) for ids in tokens])
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit_rows(np.stack([table[ids].astype(np.float32).mean(0) for ids in tokens]))
 
 
 def from_file(path: Path, captions: Sequence[str]) -> np.ndarray:
@@ -119,6 +118,11 @@ def from_file(path: Path, captions: Sequence[str]) -> np.ndarray:
     if unknown := [caption for caption in captions if caption not in place]:
         raise SettingError(f"{path} has no embedding of the caption {unknown[0]!r} ({len(unknown)} are missing)")
     return rows[[place[caption] for caption in captions]].astype(np.float32)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Scale every row of `[P, E]` to norm one; a row of zeros stays one."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 ENCODERS: dict[str, Callable[[Sequence[str]], np.ndarray]] = {"hashed": hashed, "wordllama": wordllama}

@@ -22,11 +22,11 @@ from jaxdd.core import sampling
 from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over
-from jaxdd.core.tasks import Task, all_items, mean_loss
+from jaxdd.core.tasks import Task, all_items
 from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Method, Optimizer, Sources, outer_transforms
-from jaxdd.methods.classwise import ClasswiseConfig
+from jaxdd.methods.classwise import ClasswiseConfig, trained_on
 from jaxdd.settings import AtLeast, NonNegative
 from jaxdd.types import Array, Examples, Model, Params, Scalars
 
@@ -267,14 +267,11 @@ def aligning_features(task: Task, config: Config) -> Method:
         order_key, augment_key = jax.random.split(key)
         order = shuffle(order_key, distilled.size, config.network_batch)
 
-        def step(carry: tuple[Params, optax.OptState], entry: tuple[Array, Array]) -> tuple:
-            (params, state), (indices, key) = carry, entry
+        def batch_of(indices: Array, key: Array) -> Examples:
             examples = task.examples(distilled, indices)
-            examples = examples._replace(inputs=augment(key, examples.inputs))
-            updates, state = trainer.update(jax.grad(mean_loss(task.losses, examples))(params), state, params)
-            return (optax.apply_updates(params, updates), state), None
+            return examples._replace(inputs=augment(key, examples.inputs))
 
-        return jax.lax.scan(step, (network, state), (order, jax.random.split(augment_key, len(order))))[0]
+        return trained_on(task.losses, trainer, batch_of, (network, state), order, augment_key)
 
     def train(key: Array, state: State, distilled: Distilled, queries: Examples) -> tuple:
         def goes_on(carry: tuple) -> Array:

@@ -12,15 +12,16 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over, sum_over
-from jaxdd.core.tasks import Task
+from jaxdd.core.tasks import Task, mean_loss
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Method, MethodConfig
 from jaxdd.methods.weighting import Weighting, weighted
 from jaxdd.settings import AtLeast
-from jaxdd.types import Array, PyTree
+from jaxdd.types import Array, Examples, Losses, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,38 @@ def require_classes(task: Task, name: str) -> None:
         raise SettingError(
             f"{name} matches class by class, and the task {task.name!r} has no classes; choose mtt or infmatch"
         )
+
+
+def trained_on(
+    losses: Losses,
+    optimizer: optax.GradientTransformation,
+    batch_of: Callable[[PyTree, Array], Examples],
+    begin: tuple[Params, optax.OptState],
+    draws: PyTree,
+    key: Array,
+) -> tuple[Params, optax.OptState]:
+    """Train the network of a method between two of its steps, one step on each of a sequence of batches.
+
+    Args:
+        losses: Per-example losses.
+        optimizer: Of the network.
+        batch_of: `(draw, key) -> Examples`, a batch as the network sees it, augmented.
+        begin: The network's parameters, and the state of its optimizer.
+        draws: Tree of arrays with a leading axis, what makes each batch: indices, or examples.
+        key: Gives every batch one of its own.
+
+    Returns:
+        Parameters and state after the last batch.
+    """
+
+    def step(carry: tuple[Params, optax.OptState], entry: tuple[PyTree, Array]) -> tuple:
+        params, state = carry
+        examples = batch_of(*entry)
+        updates, state = optimizer.update(jax.grad(mean_loss(losses, examples))(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    count = len(jax.tree.leaves(draws)[0])
+    return jax.lax.scan(step, begin, (draws, jax.random.split(key, count)))[0]
 
 
 def sum_over_classes(

@@ -32,7 +32,7 @@ from jaxdd.core.tasks import Task, all_items, mean_loss
 from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Method, Optimizer, Sources, outer_optimizer
-from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes
+from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes, trained_on
 from jaxdd.settings import AtLeast, Between, NonNegative
 from jaxdd.types import Array, Examples, Params, Scalars
 
@@ -81,14 +81,14 @@ class Config(ClasswiseConfig):
     """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class
     make ipc · f² to train on."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dsa(self.network_augment or "none", siamese=False)  # refuses an unknown operation now, before any work
+
     @property
     def items_per_class(self) -> int:
         """Images of each class to train on: f² for each stored one."""
         return self.ipc * self.factor**2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        dsa(self.network_augment or "none", siamese=False)  # refuses an unknown operation now, before any work
 
     @property
     def loops(self) -> tuple[int, int]:
@@ -273,17 +273,13 @@ def matching_gradients(task: Task, config: Config) -> Method:
         else:
             draws = batch.training
 
-        def step(carry: tuple[Params, optax.OptState], entry: tuple[Examples | Array, Array]) -> tuple:
-            (params, momentum), (drawn, key) = carry, entry
+        def batch_of(drawn: Examples | Array, key: Array) -> Examples:
             examples = split(drawn if isinstance(drawn, Examples) else task.examples(decoded, drawn))
             examples = examples._replace(inputs=augment(key, examples.inputs))
-            examples = cutmix(jax.random.fold_in(key, 1), examples, config.network_cutmix)
-            updates, momentum = trainer.update(jax.grad(mean_loss(losses, examples))(params), momentum, params)
-            return (optax.apply_updates(params, updates), momentum), None
+            return cutmix(jax.random.fold_in(key, 1), examples, config.network_cutmix)
 
-        count = len(jax.tree.leaves(draws)[0])
-        keys = jax.random.split(augment_key, count)
-        return jax.lax.scan(step, (state.network, state.network_optimizer), (draws, keys))[0]
+        begin = (state.network, state.network_optimizer)
+        return trained_on(losses, trainer, batch_of, begin, draws, augment_key)
 
     def step(key: Array, state: State, batch: Batch) -> tuple[State, Scalars]:
         decoded, pull = jax.vjp(lambda stored: decode(stored, config.factor), state.distilled)

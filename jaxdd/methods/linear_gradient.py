@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.core import sampling
-from jaxdd.core.augment import dsa
+from jaxdd.core.augment import NONE, dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.matching import cosine_distance
 from jaxdd.core.parallel import mean_over
@@ -54,7 +54,7 @@ class Config(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.copies > 1 and self.augment in ("", "none"):
+        if self.copies > 1 and self.augment in NONE:
             raise SettingError(
                 f"method.copies is {self.copies}, and without method.augment all copies are the same: give an "
                 "augmentation, such as crop_flip_scale, or one copy"
@@ -108,7 +108,7 @@ def matching_head_gradients(task: Task, config: Config) -> Method:
             "other parameters, too: build it by jaxdd.models.frozen(network, params, classes)"
         )
     on_features = cross_entropy(model._replace(apply=model.head))
-    still = config.augment in ("", "none")
+    still = config.augment in NONE
     augment = dsa(config.augment, siamese=False)
 
     def prepare(key: Array, sources: Sources) -> PyTree:

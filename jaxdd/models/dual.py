@@ -1,12 +1,12 @@
 """Two encoders for images and texts: an image network and a projection of embedded texts onto the same unit sphere."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.core.matching import unit_norm
-from jaxdd.models.layers import standardize, uniform_fan_in
+from jaxdd.models.layers import Linear, standardize
 from jaxdd.settings import check_value
 from jaxdd.types import Array, DualEncoder, Model, Params, PyTree
 
@@ -33,10 +33,13 @@ def dual(image: Model, text_features: int, embedding: int, *, head: Head = "line
     """
     check_value("head", head, Head)
 
+    layer = Linear(embedding)
+
     def linear(key: Array, inputs: int) -> Params:
-        kernel_key, bias_key = jax.random.split(key)
-        drawn = uniform_fan_in(inputs)
-        return {"kernel": drawn(kernel_key, (inputs, embedding)), "bias": drawn(bias_key, (embedding,))}
+        return layer.lazy_init(key, jax.ShapeDtypeStruct((1, inputs), jnp.result_type(float)))["params"]
+
+    def through(params: Params, x: Array) -> Array:
+        return cast(Array, layer.apply({"params": params}, x))
 
     def init(key: Array) -> Params:
         image_key, first_key, second_key = jax.random.split(key, 3)
@@ -51,9 +54,9 @@ def dual(image: Model, text_features: int, embedding: int, *, head: Head = "line
 
     def of_texts(params: Params, texts: Array) -> Array:
         layers = params["text"]
-        x = _linear(layers["linear_0"], texts)
+        x = through(layers["linear_0"], texts)
         if head == "residual":
-            x += _linear(layers["linear_1"], jax.nn.gelu(x, approximate=False))
+            x += through(layers["linear_1"], jax.nn.gelu(x, approximate=False))
             x = standardize(x, (1,)) * layers["norm"]["scale"][None] + layers["norm"]["bias"][None]
         return unit_norm(x)
 
@@ -64,7 +67,3 @@ def dual(image: Model, text_features: int, embedding: int, *, head: Head = "line
         return jnp.concatenate(apply(params, inputs), axis=-1)
 
     return DualEncoder(Model(init, apply, features), of_images, of_texts)
-
-
-def _linear(layer: Params, x: Array) -> Array:
-    return x @ layer["kernel"] + layer["bias"][None]

@@ -1,11 +1,13 @@
 """A network that stays as it is but for a new last layer: linear probes of a backbone."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.errors import SettingError
-from jaxdd.models.layers import uniform_fan_in
+from jaxdd.models.layers import Linear
 from jaxdd.types import Array, Model, Params
 
 
@@ -39,17 +41,16 @@ def frozen(network: Model, params: Params, image_shape: tuple[int, int, int], nu
     if len(shape) != 2:
         raise SettingError(f"the network's features of an image are {shape[1:]}, and a vector [F] is needed")
 
+    layer = Linear(num_classes)
+
     def init(key: Array) -> Params:
-        kernel_key, bias_key = jax.random.split(key)
-        drawn = uniform_fan_in(shape[1])
-        kernel, bias = drawn(kernel_key, (shape[1], num_classes)), drawn(bias_key, (num_classes,))
-        return {"linear": {"kernel": kernel, "bias": bias}}
+        return {"linear": layer.lazy_init(key, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))["params"]}
 
     def features(params: Params, inputs: Array) -> Array:
         del params
         return network.features(constant, inputs)
 
     def head(params: Params, features: Array) -> Array:
-        return features @ params["linear"]["kernel"] + params["linear"]["bias"][None]
+        return cast(Array, layer.apply({"params": params["linear"]}, features))
 
     return Model(init, lambda params, inputs: head(params, features(params, inputs)), features, head=head)
