@@ -2,6 +2,8 @@
 
 Paper      Cazenavette et al. 2022, Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932.
 Command    jaxdd --config cifar10_mtt:ipc=10
+CPU        cifar10_mtt:ipc=1,budget=cpu has 4 experts of 3 epochs with a snapshot every 44 steps (starts at the first 5,
+           targets 8 on), 300 outer steps, and standardized channels in place of ZCA.
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  46.3 ± 0.8, 65.3 and 71.6 % test accuracy (random real images 14.4, 26.0 and 43.4, full data 84.8).
 Measured   44.1 ± 0.3 % with one image per class from 20 experts of 4 epochs after 3000 steps, in 9 minutes on a shared
@@ -11,6 +13,7 @@ Ours       the validation split (a tenth of train) chooses the set, the paper ke
            learning rate is positive by construction.
 """
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Unroll, Window
@@ -38,13 +41,13 @@ SETTINGS = {
 }
 
 
-def get_config(ipc: int = 10) -> Config:
+def get_config(ipc: int = 10, budget: Literal["full", "cpu"] = "full") -> Config:
     if ipc not in SETTINGS:
         raise ValueError(
             f"ipc is {ipc}; settings are published for 1, 10 and 50; take one of these and change --method.ipc"
         )
     chosen = SETTINGS[ipc]
-    return Config(
+    config = Config(
         data=DataConfig(name="cifar10", normalization=chosen.normalization),
         model=ConvNet(width=128, depth=3),
         experts=ExpertsConfig(
@@ -74,3 +77,17 @@ def get_config(ipc: int = 10) -> Config:
         ),
         workdir="runs/cifar10_mtt",
     )
+    return config if budget == "full" else for_cpu(config)
+
+
+def for_cpu(config: Config) -> Config:
+    """Take experts and steps that two cores have time for, at one image per class; channels are standardized."""
+    assert isinstance(config.method, mtt.Config)
+    experts = dataclasses.replace(
+        config.experts, count=4, recipe=dataclasses.replace(config.experts.recipe, epochs=3), snapshot_every=44, keep=13
+    )
+    window, unroll = Window(start=5), Unroll("steps")
+    method = dataclasses.replace(config.method, steps=300, expert_snapshots=8, window=window, unroll=unroll)
+    evaluate = dataclasses.replace(config.evaluate, validate_every=100, validate_networks=2)
+    data = DataConfig(name="cifar10")
+    return dataclasses.replace(config, data=data, experts=experts, method=method, evaluate=evaluate)

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from jaxdd import data, formats, influence, methods, models
+from jaxdd import data, formats, influence, methods, models, zoo
 from jaxdd.app.config import Config, load_config
 from jaxdd.app.run import run
 from jaxdd.core import autodiff
@@ -73,4 +73,5 @@ __all__ = [
     "sum_over",
     "train_experts",
     "train_network",
+    "zoo",
 ]

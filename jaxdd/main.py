@@ -67,21 +67,18 @@ def launch(command: Any) -> None:
     """Do what a command says, and print what came of it."""
     from jaxdd.app.compare import Compare, compare
     from jaxdd.app.convert import Convert, convert
-    from jaxdd.app.evaluate import Evaluate, evaluate
+    from jaxdd.app.evaluate import Evaluate, told
     from jaxdd.app.influence import Influence, influence
     from jaxdd.app.listing import List, listing
     from jaxdd.app.rehearsal import rehearse
-    from jaxdd.app.run import run
+    from jaxdd.app.run import kind_of, run
     from jaxdd.app.train import Train, train
-    from jaxdd.report.table import text
 
     match command:
         case List():
             print(listing())
         case Evaluate():
-            results = evaluate(command)
-            print(f"{', '.join(command.sets)}: sets of {results['dataset']}; test accuracy in per cent")
-            print(text(results))
+            print(told(command))
         case Train():
             accuracy = train(command)
             scored = "" if accuracy is None else f": {100 * accuracy:.1f} % of the test images right"
@@ -101,7 +98,7 @@ def launch(command: Any) -> None:
             print(rehearse(command))
         case _:
             ask_xla(command.deterministic)
-            print_scores(run(command))
+            print(kind_of(command).lines(run(command)))
             print(f"report: {command.workdir}/report.html, distilled set: {command.workdir}/distilled.npz")
 
 
@@ -109,14 +106,6 @@ def ask_xla(deterministic: bool) -> None:
     """Request deterministic kernels from XLA, which reads that when the first device is asked for."""
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-
-
-def print_scores(scores: dict[str, Any]) -> None:
-    """Print every accuracy in per cent, one a line."""
-    for name in ("distilled", "random_real", "full_data"):
-        if score := scores.get(name):
-            networks = f"{len(score['runs'])} network{'s' * (len(score['runs']) > 1)}"
-            print(f"{name:12} {100 * score['mean']:5.1f} ± {100 * score['std']:.1f} %  ({networks})")
 
 
 if __name__ == "__main__":

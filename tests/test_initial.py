@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jaxdd
-from jaxdd.app.run import initial_set, run
+from jaxdd.app.labeled import initial_set
+from jaxdd.app.run import run
 from jaxdd.core.distilled import hard_labels
 from jaxdd.methods import Optimizer, coresets, dc, dm
 

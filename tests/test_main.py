@@ -11,8 +11,9 @@ import pytest
 
 import jaxdd
 from jaxdd.app.config import METHODS, PRESETS
+from jaxdd.app.labeled import lines
 from jaxdd.errors import Diverged, Interrupted, SettingError
-from jaxdd.main import main, print_scores
+from jaxdd.main import main
 from jaxdd.models import MODELS
 
 
@@ -184,13 +185,14 @@ def test_help_names_the_commands(launch):
 def test_the_list_has_every_method_preset_network_and_kind_of_data_in_a_line_each(launch):
     status, out, _ = launch("list")
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
-    assert status == 0 and set(lines) == {*METHODS, *PRESETS, *MODELS, "digits", "folder:PATH", "NAME"}
+    kinds = {"digits", "folder:PATH", "pairs:PATH", "NAME"}
+    assert status == 0 and set(lines) == {*METHODS, *PRESETS, *MODELS, *kinds, *jaxdd.zoo.FILES}
     assert "MTT on CIFAR-10, 1, 10 or 50 images per class" in lines["cifar10_mtt"]
     assert all(len(line.split()) > 2 for line in lines.values())
 
 
 def test_scores_are_printed_in_per_cent(capsys):
-    print_scores({"distilled": {"mean": 0.8952, "std": 0.0112, "runs": [0.9, 0.8]}, "full_data": None})
+    print(lines({"distilled": {"mean": 0.8952, "std": 0.0112, "runs": [0.9, 0.8]}, "full_data": None}))
     assert capsys.readouterr().out == "distilled     89.5 ± 1.1 %  (2 networks)\n"
 
 

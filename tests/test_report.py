@@ -290,7 +290,7 @@ def test_the_curve_on_validation_is_seen_against_random_and_full_data(tmp_path, 
     page = page_of(tmp_path, distilled, card, metrics_path=tmp_path / "metrics.jsonl")
     means = [100 * RESULTS[name]["mean"] for name in ("random_real", "full_data")]
     assert lines == [(pytest.approx(means[0]), "random real, test"), (pytest.approx(means[1]), "full data, test")]
-    assert "horizontal lines are test accuracies" in page.text
+    assert "horizontal lines are on the test split" in page.text
 
 
 def test_histograms_over_steps_share_their_bins():

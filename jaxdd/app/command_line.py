@@ -50,7 +50,9 @@ COMMANDS = {
         "Score every training example by its influence on the loss of another split, along the experts of a run, which "
         "are trained if they are not there. Settings of the run are given as for the run itself.",
     ),
-    "list": Command(List, lambda words: List(), "List methods, presets, networks and data, a line each."),
+    "list": Command(
+        List, lambda words: List(), "List methods, presets, networks, data and the sets of the zoo, a line each."
+    ),
 }
 
 

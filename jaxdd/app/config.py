@@ -14,6 +14,7 @@ import tyro
 from jaxdd.app.cli import HELP, cli
 from jaxdd.app.common import Common
 from jaxdd.app.hosts import Hosts
+from jaxdd.core.retrieval import RetrievalConfig
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
@@ -36,6 +37,7 @@ from jaxdd.methods import (
     rat_bptt,
 )
 from jaxdd.models import ConvNet, ModelConfig, from_name
+from jaxdd.models.dual import TextConfig
 from jaxdd.settings import Seed, Settings, by_name, literal
 
 IN_ORDER = (infmatch, mtt, datm, iadd, ddpp, dc, dm, cafe, ncfm, rat_bptt, linear_gradient, cross_covariance, coresets)
@@ -55,13 +57,18 @@ class Config(Common):
     data: DataConfig = DataConfig()
     """The real data."""
     model: ModelConfig = ConvNet(width=32, depth=2)
-    """The network of experts, distillation and evaluation."""
+    """The network of experts, distillation and evaluation; with captions, that of the images."""
+    text: TextConfig = TextConfig()
+    """With captions (data.name pairs:PATH), how they enter the network."""
+    retrieval: RetrievalConfig = RetrievalConfig()
+    """With captions, the loss, and what is learned of what belongs to what."""
     experts: ExpertsConfig = ExpertsConfig()
     """Expert trajectories."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Scoring."""
     initial: str | None = None
-    """A distilled.npz to start from; by default method.init and method.labels say what the first set is."""
+    """A saved set to start from, such as a distilled.npz or zoo:NAME; by default method.init and method.labels say what
+    the first set is."""
     seed: Annotated[int, Seed] = 0
     """Root of all randomness of the run, but for the validation split (data.split_seed)."""
     workdir: str = "runs/digits_infmatch"

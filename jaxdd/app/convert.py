@@ -19,7 +19,7 @@ class Convert:
     """Write a distilled set in another format, with a card in Markdown beside it."""
 
     set: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET")] = ""
-    """The set: a distilled.npz, or a file or folder in a peer's format."""
+    """The set: a distilled.npz, zoo:NAME, or a file or folder in a peer's format."""
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = ""
     """The file or folder to write; .npz, .safetensors and .pt say the format."""
     to: str | None = None

@@ -4,17 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxdd.app import sets
+from jaxdd.app import captioned, sets
 from jaxdd.app.common import Common
 from jaxdd.app.sets import Given
 from jaxdd.app.workdir import versions
+from jaxdd.core.distilled_pairs import is_pairs
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
-from jaxdd.evaluation import TableConfig, doubts, evaluate_table, over_seeds, robust_scores
+from jaxdd.evaluation import EvaluateConfig, TableConfig, doubts, evaluate_table, over_seeds, robust_scores
 from jaxdd.formats import Reading
-from jaxdd.io.files import plain
+from jaxdd.io.files import plain, write_json
 from jaxdd.models import ConvNet, ModelConfig, from_name
-from jaxdd.report.table import write
+from jaxdd.report.table import text, write
 from jaxdd.settings import Seed
 
 
@@ -32,6 +33,57 @@ class Evaluate(TableConfig, Given, Common, path=""):
     """The dataset that the sets were distilled from."""
     read: Reading = Reading()
     """What a file in a peer's format does not say of itself."""
+
+
+def told(command: Evaluate) -> str:
+    """Evaluate the sets of a command, and write what came of it for a terminal.
+
+    Raises:
+        SettingError, OSError: See `evaluate` and `evaluate_pairs`.
+    """
+    if any(map(is_pairs, command.sets)):
+        results = evaluate_pairs(command)
+        lines = [captioned.lines(scores, name) for name, scores in results["scores"].items()]
+        head = f"{', '.join(command.sets)}: pairs of {results['dataset']}; recall on the test split in per cent"
+        return "\n".join([head, *lines])
+    results = evaluate(command)
+    return f"{', '.join(command.sets)}: sets of {results['dataset']}; test accuracy in per cent\n{text(results)}"
+
+
+def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
+    """Score distilled pairs beside random real ones, with the network and the text encoder that their cards name.
+
+    Returns:
+        `{"sets": {name: file}, "dataset": name, "scores": {name: see jaxdd.evaluate}, "versions"}`.
+
+    Raises:
+        SettingError: A file holds no pairs, does not fit the data, or an option is for sets with classes.
+    """
+    table, default = TableConfig(), vars(command)
+    for name in ("labels", "coreset", "without_augmentation", "tune", "attack"):
+        if default[name] != getattr(table, name):
+            raise SettingError(f"table.{name} is {plain(default[name])}, and it is for sets with classes; leave it out")
+    config = EvaluateConfig(
+        networks=command.networks,
+        recipe=command.recipe,
+        full_recipe=command.full_recipe,
+        random_real=command.random_real,
+        full_data=command.full_data,
+    )
+    scores, dataset = {}, ""
+    for path in command.sets:
+        scores[path], dataset = captioned.score(path, command.data, command.model, config, command.seed)
+    results = {
+        "sets": {path: path for path in command.sets},
+        "dataset": dataset,
+        "scores": scores,
+        "config": plain(config),
+        "versions": versions(),
+    }
+    if command.out is not None:
+        Path(command.out).mkdir(parents=True, exist_ok=True)
+        write_json(Path(command.out) / "results.json", results)
+    return results
 
 
 def evaluate(command: Evaluate) -> dict[str, Any]:

@@ -5,12 +5,14 @@ import dataclasses
 import inspect
 from pathlib import Path
 
+from jaxdd import zoo
 from jaxdd.app.config import METHODS, PRESETS
 from jaxdd.models import MODELS
 
 DATA = {
     "digits": "Real 8×8 digits that come with scikit-learn; no download.",
     "folder:PATH": "A folder with one folder of images per class.",
+    "pairs:PATH": "A folder of captioned images, with the dataset.json that Flickr30K and COCO have.",
     "NAME": "Any image-classification set of TFDS in array_record format, such as cifar10 or fashion_mnist.",
 }
 """What `--data.name` takes."""
@@ -18,11 +20,11 @@ DATA = {
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """List methods, presets, networks and data, a line each."""
+    """List methods, presets, networks, data and the sets of the zoo, a line each."""
 
 
 def listing() -> str:
-    """Name methods, presets, networks and data, each with the first line of its docstring."""
+    """Name methods, presets, networks and data, each with the first line of its docstring, and sets with scores."""
     methods = {name: _first_line(inspect.getdoc(module)) for name, module in METHODS.items()}
     presets = {name: _first_line(_docstring(file)) for name, file in PRESETS.items()}
     networks = {name: _first_line(inspect.getdoc(type(config))) for name, config in MODELS.items()}
@@ -32,8 +34,16 @@ def listing() -> str:
             _table("Presets: --config NAME, with another number of images per class NAME:ipc=N", presets),
             _table("Networks: --model NAME, with other sizes NAME:width=16,norm=group", networks),
             _table("Data: --data.name NAME", DATA),
+            _table("Sets: jaxdd evaluate zoo:NAME", {name: _score(name) for name in zoo.FILES}),
         ]
     )
+
+
+def _score(name: str) -> str:
+    distilled, card = zoo.load(name)
+    accuracy = card.provenance["test_accuracy"]
+    percent = f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f} %"
+    return f"{distilled.size} images for {card.dataset}: test accuracy {percent}"
 
 
 def _docstring(file: Path) -> str | None:

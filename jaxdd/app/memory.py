@@ -12,7 +12,7 @@ import numpy as np
 from jaxdd.app.config import Config
 from jaxdd.core.parallel import device_memory, host_memory, over_devices, program_memory
 from jaxdd.core.tasks import Task
-from jaxdd.data import Dataset
+from jaxdd.data import Data
 from jaxdd.errors import SettingError
 from jaxdd.experts.placement import resolve
 from jaxdd.experts.timeline import timeline
@@ -37,7 +37,7 @@ class Need(NamedTuple):
     remedy: str
 
 
-def estimate(config: Config, dataset: Dataset, task: Task) -> list[Need]:
+def estimate(config: Config, dataset: Data, task: Task) -> list[Need]:
     """Estimate what a run takes up besides its outer step, from shapes alone.
 
     Returns:
@@ -50,9 +50,9 @@ def estimate(config: Config, dataset: Dataset, task: Task) -> list[Need]:
     return needs
 
 
-def _data(dataset: Dataset) -> Need:
-    splits = (dataset.train, dataset.validation, dataset.test)
-    size = sum(x.nbytes for x in jax.tree.leaves([tuple(splits), dataset.normalization]))
+def _data(dataset: Data) -> Need:
+    splits = (dataset.real_set(), dataset.validation_set(), dataset.test_set())
+    size = sum(x.nbytes for x in {id(x): x for x in jax.tree.leaves(splits)}.values())
     return Need("data", size, size, "data.image_size")
 
 
@@ -61,12 +61,12 @@ def _network(task: Task) -> Need:
     return Need("a network in training", size, 0, "model.width or model.depth")
 
 
-def _experts_in_training(config: Config, dataset: Dataset, task: Task) -> Need:
+def _experts_in_training(config: Config, dataset: Data, task: Task) -> Need:
     """Measure the experts `[n, T, P]` of a dispatch."""
     with over_devices() as mesh:
         group = config.experts.per_dispatch or mesh.size
         rounds = -(-group // mesh.size)
-    recorded = len(timeline(config.experts, len(dataset.train.labels)).steps) + 1  # and the last parameters
+    recorded = len(timeline(config.experts, dataset.real_set().size).steps) + 1  # and the last parameters
     expert = FLOAT * recorded * _parameters(task)
     remedy = "experts.keep, experts.per_dispatch or model.width, or raise experts.snapshot_every"
     return Need("experts in training", rounds * expert, rounds * mesh.size * expert, remedy)

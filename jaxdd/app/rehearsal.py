@@ -17,13 +17,13 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd.app.config import Config
 from jaxdd.app.memory import Need, check_program, estimate, mebibytes, of_program
-from jaxdd.app.run import initial_set, problem
+from jaxdd.app.run import kind_of, problem
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import device_memory, host_memory, over_devices, replicate
 from jaxdd.core.tasks import Task
 from jaxdd.core.training import Recipe
-from jaxdd.data import Dataset
+from jaxdd.data import Data
 from jaxdd.driver import STEPS_PER_DISPATCH, advance, draw, for_steps, gather, with_cache
 from jaxdd.evaluation import distilled_scorer, full_data_scorer, stacked
 from jaxdd.experts.placement import Fetcher
@@ -67,7 +67,7 @@ def rehearse(config: Config) -> str:
         first = jax.jit(partial(initial_distilled, task=task, config=config.method, lr=config.evaluate.recipe.lr))
         distilled = first(stage_key(config.seed, "initial"), sources=sources)
     else:
-        distilled = initial_set(config.initial, dataset)
+        distilled = kind_of(config).initial_set(config.initial, dataset)
     times = [time_experts(config, dataset, task)] if config.method.needs_experts else []
     compiling = 0.0
     if config.method.steps:
@@ -80,12 +80,12 @@ def rehearse(config: Config) -> str:
     return "\n".join([*memory_lines(config, dataset, needs), "", *time_lines(config, times, compiling)])
 
 
-def untrained(config: Config, dataset: Dataset, task: Task) -> Trajectories:
+def untrained(config: Config, dataset: Data, task: Task) -> Trajectories:
     """Make experts of the shapes of trained ones, on the host: first parameters that shrink from snapshot to snapshot.
 
     Were they all the same, distances between them would be zero and objectives divide by them.
     """
-    line = timeline(config.experts, len(dataset.train.labels))
+    line = timeline(config.experts, dataset.real_set().size)
     read = max(config.method.snapshots_needed, 1)
     keys = jax.random.split(stage_key(config.seed, "experts"), config.experts.count)
     start = np.asarray(jax.lax.map(lambda key: ravel_pytree(task.model.init(key))[0], keys))
@@ -125,7 +125,7 @@ def first_dispatch(
     return lambda: program(*arguments()), program, time.monotonic() - began
 
 
-def time_experts(config: Config, dataset: Dataset, task: Task) -> Timed:
+def time_experts(config: Config, dataset: Data, task: Task) -> Timed:
     """Estimate the training of all experts from epochs of one on each device."""
     experts, devices = config.experts, jax.sharding.get_mesh().size
     real = replicate(dataset.real_set())
@@ -139,7 +139,7 @@ def time_experts(config: Config, dataset: Dataset, task: Task) -> Timed:
     return Timed("experts", rounds * extrapolate(short, experts.recipe, 1), f"2 of {experts.recipe.epochs} epochs")
 
 
-def time_scores(config: Config, dataset: Dataset, task: Task, distilled: Distilled) -> list[Timed]:
+def time_scores(config: Config, dataset: Data, task: Task, distilled: Distilled) -> list[Timed]:
     """Estimate validation and evaluation from epochs of one network on each device."""
     scoring, devices = config.evaluate, jax.sharding.get_mesh().size
     keys = jax.random.split(stage_key(config.seed, "evaluate"), devices)
@@ -155,7 +155,7 @@ def time_scores(config: Config, dataset: Dataset, task: Task, distilled: Distill
     one = extrapolate(small, scoring.recipe, MORE_EPOCHS)
     basis = f"{1 + MORE_EPOCHS} of {scoring.recipe.epochs} epochs"
     times = [Timed("evaluation", (1 + scoring.random_real) * rounds * one, basis)]
-    if len(dataset.validation.labels):
+    if dataset.validation_set() is not None:
         asked = 1 + math.ceil(config.method.steps / scoring.validate_every)
         times.insert(0, Timed("validation", asked * -(-scoring.validate_networks // devices) * one, basis))
     if scoring.full_data:
@@ -190,7 +190,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return min(found)
 
 
-def memory_lines(config: Config, dataset: Dataset, needs: list[Need]) -> list[str]:
+def memory_lines(config: Config, dataset: Data, needs: list[Need]) -> list[str]:
     """Write what takes up how much, beside the limits."""
     rows = [(need.what, mebibytes(need.device), mebibytes(need.host)) for need in needs]
     rows.append(("limit", mebibytes(device_memory()), mebibytes(host_memory())))

@@ -1,6 +1,5 @@
 """The pipeline: data → experts → distill → evaluate → report. Every stage continues from what the workdir holds."""
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -9,16 +8,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdd import data, formats, models
+from jaxdd import data
+from jaxdd.app import captioned, labeled
 from jaxdd.app.config import Config
+from jaxdd.app.kind import Finished, Kind
 from jaxdd.app.memory import check_fits, estimate
 from jaxdd.app.signals import StopSignal
 from jaxdd.app.workdir import Progress, identity, opened, record, versions
-from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import over_devices
-from jaxdd.core.ranking import mislabeled_auc
-from jaxdd.core.tasks import Task, classification
-from jaxdd.data import Dataset
+from jaxdd.core.tasks import Task
+from jaxdd.data import Data
+from jaxdd.data.pairs import PREFIX
 from jaxdd.driver import Outcome, distill
 from jaxdd.errors import Interrupted, SettingError
 from jaxdd.evaluation import Measures, evaluate
@@ -26,15 +27,11 @@ from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_exp
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.io.checkpoint import Checkpoints
-from jaxdd.io.files import atomic_write, plain, write_json
+from jaxdd.io.files import write_json
 from jaxdd.io.hosts import anywhere, from_first, is_first
 from jaxdd.io.integrity import digest_of_arrays
-from jaxdd.report.grid import draw, image_grid
 from jaxdd.report.metrics import Metrics, read
-from jaxdd.report.run_page import entropy, write_report
-from jaxdd.report.scores_page import write_scores
 from jaxdd.report.tracking import Wandb
-from jaxdd.types import Scores
 
 log = logging.getLogger("jaxdd")
 
@@ -53,7 +50,7 @@ class Job(NamedTuple):
     """
 
     config: Config
-    dataset: Dataset
+    dataset: Data
     task: Task
     run: str
     metrics: Metrics
@@ -110,20 +107,23 @@ def _metrics(config: Config, run: str) -> Metrics:
     return Metrics(workdir, enabled=first, tracker=tracker)
 
 
-def problem(config: Config) -> tuple[Dataset, Task]:
+def kind_of(config: Config) -> Kind:
+    """Return what runs on the data of a configuration do in their own way."""
+    return captioned if config.data.name.startswith(PREFIX) else labeled
+
+
+def problem(config: Config) -> tuple[Data, Task]:
     """Load the data of a run and say what its networks do, all of it checked.
 
     Raises:
         SettingError: A setting that cannot work.
     """
-    dataset = data.load(**dataclasses.asdict(config.data))
-    model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    task = classification(model, dataset.num_classes)
+    dataset, task = kind_of(config).problem(config)
     check(config, dataset, task)
     return dataset, task
 
 
-def check(config: Config, dataset: Dataset, task: Task) -> None:
+def check(config: Config, dataset: Data, task: Task) -> None:
     """Refuse what cannot work, before any training.
 
     Raises:
@@ -136,37 +136,20 @@ def check(config: Config, dataset: Dataset, task: Task) -> None:
     if config.method.needs_validation:
         data.sampling.check_validation(dataset.validation_set())
     if config.initial is not None:
-        initial_set(config.initial, dataset)
+        kind_of(config).initial_set(config.initial, dataset)
     data.sampling.check_per_class(dataset.real_set(), config.method.items_per_class)
     if config.method.needs_experts:
-        check_length(config.experts, len(dataset.train.labels), config.method.snapshots_needed)
+        check_length(config.experts, dataset.real_set().size, config.method.snapshots_needed)
 
 
-def expert_store(config: Config, dataset: Dataset) -> ExpertStore:
+def expert_store(config: Config, dataset: Data) -> ExpertStore:
     """Open the store of a run's experts, or make it.
 
     Raises:
         SettingError: It holds other experts.
     """
     directory = Path(config.experts.directory or Path(config.workdir) / "experts")
-    return ExpertStore(directory, describe(dataset, config.model, config.experts, config.seed))
-
-
-def initial_set(path: str, dataset: Dataset) -> Distilled:
-    """Read a distilled set to start from, its images normalized as the dataset's are.
-
-    Raises:
-        SettingError: It cannot be read.
-    """
-    try:
-        distilled, card = Distilled.load(path)
-    except FileNotFoundError as error:
-        raise SettingError(f"--initial {path}: no such file; give a distilled.npz") from error
-    theirs, ours = (jax.tree.leaves(n) for n in (card.normalization, dataset.normalization))
-    if card.normalization.kind != dataset.normalization.kind or not all(map(np.array_equal, theirs, ours)):
-        pixels = card.normalization.inverse(distilled.images)
-        distilled = distilled._replace(inputs=dataset.normalization(255 * pixels))
-    return distilled
+    return ExpertStore(directory, describe(dataset, kind_of(config).network(config), config.experts, config.seed))
 
 
 def _experts(job: Job) -> Trajectories:
@@ -193,7 +176,7 @@ def _experts(job: Job) -> Trajectories:
         on_expert=on_expert,
         progress=not config.quiet,
     )
-    steps = timeline(config.experts, len(job.dataset.train.labels)).steps
+    steps = timeline(config.experts, job.dataset.real_set().size).steps
     _write_losses(job.metrics, steps.tolist(), store.losses(count))
     return trajectories
 
@@ -208,8 +191,7 @@ def _write_losses(metrics: Metrics, steps: list[int], losses: np.ndarray) -> Non
 
 
 def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
-    config, metrics = job.config, job.metrics
-    inverse, names = job.dataset.normalization.inverse, job.dataset.class_names
+    config, metrics, kind = job.config, job.metrics, kind_of(job.config)
 
     def on_resume(step: int) -> None:
         log.info("distill: %s", "from the first step" if step < 0 else f"from the checkpoint of step {step}")
@@ -217,22 +199,19 @@ def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
             metrics.rewind(stage, step)
 
     def on_metrics(step: int, stage: str, **values: Any) -> None:
-        metrics.write(step, stage, **_by_label(values, job.dataset.mislabeled))
+        metrics.write(step, stage, **kind.inspected(job.dataset, values))
 
     def on_set(step: int, distilled: Distilled) -> None:
-        images, classes = np.asarray(inverse(distilled.images)), np.argmax(distilled.labels, -1)
-        shown: dict[str, Any] = {"pixels": images}
-        if config.method.labels != "hard":
-            shown["entropy of the labels, nats"] = entropy(distilled)
-        metrics.write(step, "set", **shown)
-        metrics.show(step, "set", "images", draw(images, classes, names, per_class=10, pixels=400_000).png)
+        numbers, png = kind.shown(job.dataset, config.method, distilled)
+        metrics.write(step, "set", **numbers)
+        metrics.show(step, "set", "images", png)
 
     outcome = distill(
         job.task,
         job.dataset,
         config.method,
         trajectories,
-        initial=None if config.initial is None else initial_set(config.initial, job.dataset),
+        initial=None if config.initial is None else kind.initial_set(config.initial, job.dataset),
         seed=config.seed,
         evaluate=config.evaluate,
         residency=config.experts.residency,
@@ -250,20 +229,6 @@ def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
             "which is what was kept; lower the method's learning rates, or give it more steps, in a new workdir"
         )
     return outcome
-
-
-def _by_label(values: dict[str, Any], mislabeled: np.ndarray | None) -> dict[str, Any]:
-    """Return scalars and arrays, in place of `Scores` those of right and of wrong labels, if it is known which are."""
-    shown: dict[str, Any] = {}
-    for name, value in values.items():
-        if not isinstance(value, Scores):
-            shown[name] = value
-        elif mislabeled is None:
-            shown[name] = value.values
-        else:
-            shown[f"{name}, AUC of wrong labels"] = mislabeled_auc(value.values, mislabeled)
-            shown |= {f"{name}, right labels": value.values[~mislabeled], f"{name}, wrong": value.values[mislabeled]}
-    return shown
 
 
 def _evaluate(job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
@@ -303,7 +268,7 @@ def _results(job: Job, outcome: Outcome, scores: dict[str, dict[str, Any]]) -> d
         "dataset": job.dataset.name,
         "method": method.title,
         "ipc": method.ipc,
-        "stored_pixels": outcome.distilled.images.size * method.ipc // method.items_per_class,
+        **kind_of(job.config).stored(method, outcome.distilled),
         **{name: scores.get(name) for name in ("distilled", "random_real", "full_data")},
         "selected_on": "last step" if np.isnan(outcome.score) else "validation",
         "selected_step": outcome.step,
@@ -314,32 +279,6 @@ def _results(job: Job, outcome: Outcome, scores: dict[str, dict[str, Any]]) -> d
 
 
 def _write_outputs(job: Job, outcome: Outcome, results: dict[str, Any]) -> None:
-    config, workdir, dataset, distilled = job.config, job.workdir, job.dataset, outcome.distilled
-    card = Card(
-        dataset=dataset.name,
-        class_names=dataset.class_names,
-        label_kind="hard" if config.method.labels == "hard" else "logits",
-        normalization=dataset.normalization,
-        recipe=plain(config.evaluate.recipe),
-        provenance={"config": record(config), "step": outcome.step, "versions": versions()},
-    )
-    distilled.save(workdir / "distilled.npz", card)
-    display = np.asarray(dataset.normalization.inverse(distilled.images))
-    image_grid(display, np.argmax(distilled.labels, -1), dataset.class_names, workdir / "grid.png")
-    for name, scores in outcome.inspected.items():
-        if isinstance(scores, Scores):
-            about = f"scores of {results['method']} after step {results['steps']}: the higher, the more weight"
-            title = f"{dataset.name} · {results['method']} · {name}"
-            path = workdir / f"{name}.csv"
-            write_scores(path, np.asarray(scores.values), dataset, title=title, about=about, settings=record(config))
-    write_json(workdir / "results.json", results)
-    atomic_write(workdir / "README.md", formats.markdown(distilled, card, results=results).encode())
-    write_report(
-        workdir,
-        distilled=distilled,
-        first=outcome.first,
-        card=card,
-        results=results,
-        config=record(config),
-        metrics_path=job.metrics.path,
-    )
+    done = Finished(job.workdir, outcome, results, job.metrics.path)
+    kind_of(job.config).write(job.dataset, job.config, done)
+    write_json(job.workdir / "results.json", results)

@@ -9,6 +9,7 @@ import tyro
 
 from jaxdd import data, formats
 from jaxdd.app.cli import HELP, cli
+from jaxdd.core import distilled_pairs
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig, Dataset
@@ -50,9 +51,10 @@ def defaults(path: str) -> Defaults:
         SettingError: There is no such file, it cannot be read, or its card names settings that this jaxdd lacks.
     """
     try:
-        if formats.detect(path) not in OURS:
+        pairs = distilled_pairs.is_pairs(path)
+        if not pairs and formats.detect(path) not in OURS:
             return Defaults(data=DataConfig(name=named_in(str(Path(path).absolute())) or DataConfig().name))
-        card = formats.read(path)[1]
+        card = distilled_pairs.load(path)[1] if pairs else formats.read(path)[1]
     except FileNotFoundError as error:
         raise SettingError(f"{path}: no such file; give the distilled.npz of a run") from error
     seed, full_recipe = card.config.get("seed", 0), card.settings("evaluate").get("full_recipe")
@@ -77,7 +79,8 @@ class Given:
     """What decides which further options there are."""
 
     sets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SET…")] = ()
-    """Saved sets: the distilled.npz of a run, or a file or folder in a peer's format."""
+    """Saved sets: the distilled.npz of a run, zoo:NAME for one that `jaxdd list` names, or a file or folder in a peer's
+    format."""
     networks_named: Annotated[tuple[str, ...], tyro.conf.arg(name="model", metavar=NETWORK)] = ()
     """Other networks than the set was distilled with: convnet, mlp, resnet10, resnet18, resnet34, vgg11, alexnet,
     lenet, vit, or a function of your own that makes one."""
@@ -113,7 +116,7 @@ def command_line(words: Sequence[str], *, kind: type[Command]) -> Command:
             f"{sets[0]} says that its network is {said.model}, and what a file says is not run unasked; name it by "
             f"--model {said.model}"
         )
-    if said.data.name.startswith("folder:") and not asked:
+    if said.data.name.startswith(("folder:", "pairs:")) and not asked:
         raise SettingError(
             f"{sets[0]} says that it was distilled from {said.data.name}, and what a file says is not read unasked; "
             f"name the folder by --data.name {said.data.name}"

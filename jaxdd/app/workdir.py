@@ -13,7 +13,8 @@ import jax
 
 from jaxdd.app.common import Common
 from jaxdd.app.config import Config
-from jaxdd.data import Dataset
+from jaxdd.data import Data
+from jaxdd.data.pairs import PREFIX
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import Measures
 from jaxdd.io.checkpoint import Checkpoints
@@ -75,10 +76,12 @@ def record(config: Config) -> dict[str, Any]:
     del fields["experts"]["residency"]
     for name in ("workdir", "dry_run", "log", "hosts", *(field.name for field in dataclasses.fields(Common))):
         del fields[name]
+    if not config.data.name.startswith(PREFIX):
+        del fields["text"], fields["retrieval"]
     return fields
 
 
-def identity(config: Config, dataset: Dataset) -> str:
+def identity(config: Config, dataset: Data) -> str:
     """Compute the sha256 of all that determines the results of a run: its configuration and its data."""
     return digest({"config": record(config), "data": dataset.fingerprint()})
 

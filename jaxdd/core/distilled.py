@@ -77,8 +77,23 @@ does not move under gradient descent, so labels to be learned need softer logits
 """
 
 
+class Made:
+    """What a card tells of the run that made a set, from its `provenance`."""
+
+    provenance: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of that run; empty where the card tells something else."""
+        return _mapping(self.provenance.get("config"))
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """Return a part of that configuration, `method` say; empty where the card tells something else."""
+        return _mapping(self.config.get(part))
+
+
 @dataclass(frozen=True)
-class Card:
+class Card(Made):
     """What a distilled set says of itself beside its arrays.
 
     Attributes:
@@ -96,15 +111,6 @@ class Card:
     normalization: Normalization
     recipe: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration of the run that made the set; empty where the card tells something else."""
-        return _mapping(self.provenance.get("config"))
-
-    def settings(self, part: str) -> dict[str, Any]:
-        """Return a part of that configuration, `method` say; empty where the card tells something else."""
-        return _mapping(self.config.get(part))
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -180,6 +186,8 @@ class Distilled(NamedTuple):
                 that no set has; the file is named.
         """
         try:
+            if "texts" in npz.names(path):
+                raise SettingError("it holds pairs of images and texts; read it by jaxdd.core.distilled_pairs.load")
             # Names of version 1 are spelled another way.
             prefixes = ("normalization_", "normalisation_")
             return from_arrays(npz.read(path, lambda name: name in NAMES or name.startswith(prefixes)))
@@ -260,7 +268,7 @@ _LABELS_TO_FILE = {
 
 def _labels_from_file(kind: str, labels: np.ndarray, num_classes: int) -> Array:
     if kind != "hard":
-        _check_numbers("labels", labels)
+        check_numbers("labels", labels)
         if kind == "probabilities" and not (labels >= 0).all():
             raise SettingError(f"labels are probabilities, and the least is {labels.min()}")
         return jnp.asarray(_log(labels) if kind == "probabilities" else labels, jnp.float32)
@@ -305,8 +313,8 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, Card]:
         class_names=tuple(arrays["class_names"].tolist()),
         label_kind=cast(LabelKind, kind),
         normalization=normalizations.from_arrays(fitted),
-        recipe=_json_object("recipe", arrays),
-        provenance=spelled(_json_object("provenance", arrays)),
+        recipe=json_object("recipe", arrays),
+        provenance=spelled(json_object("provenance", arrays)),
     )
     return assemble(arrays["images"], arrays["labels"], arrays["lr"], card), card
 
@@ -324,7 +332,7 @@ def assemble(images: np.ndarray, labels: np.ndarray, lr: np.ndarray | float, car
         SettingError: if they are no such arrays, do not fit each other, or are not finite.
     """
     for name, values in (("images", images), ("lr", np.asarray(lr))):
-        _check_numbers(name, values)
+        check_numbers(name, values)
     logits = _labels_from_file(card.label_kind, labels, len(card.class_names))
     distilled = Distilled(jnp.asarray(images, jnp.float32), logits, jnp.asarray(lr, jnp.float32))
     _check_shapes(distilled.images.shape, distilled.labels.shape, distilled.lr.shape, card.class_names)
@@ -334,7 +342,12 @@ def assemble(images: np.ndarray, labels: np.ndarray, lr: np.ndarray | float, car
     return distilled
 
 
-def _check_numbers(name: str, values: np.ndarray) -> None:
+def check_numbers(name: str, values: np.ndarray) -> None:
+    """Refuse an array of a file that holds anything but finite floats.
+
+    Raises:
+        SettingError: it does.
+    """
     if values.dtype.kind != "f":
         raise SettingError(f"{name} holds {values.dtype}, and floats are needed")
     if not np.isfinite(values).all():
@@ -357,7 +370,12 @@ def check_normalization(normalization: Normalization, images: tuple[int, ...]) -
             raise SettingError(f"normalization_{name} is {list(np.shape(values))}, but images are {list(images)}")
 
 
-def _json_object(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def json_object(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Read the text of an array as a JSON object.
+
+    Raises:
+        SettingError: it is none.
+    """
     try:
         value = json.loads(str(arrays[name]))
     except (ValueError, RecursionError) as error:

@@ -20,8 +20,8 @@ from jaxdd.types import Array, Params
 Carry = TypeVar("Carry")
 
 
-FULL_SHARE, STEP_SHARE = 0.25, 0.1
-"""The parts of a device's memory that `auto` lets the activations of all steps, or the parameters at each of them, take
+SHARE = 0.1
+"""The part of a device's memory that `auto` lets the activations of all steps, or the parameters at each of them, take
 up: the rest is for everything else. [our choice]"""
 
 
@@ -90,20 +90,21 @@ def footprint(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: 
 def choose(stored: Footprint, memory: float) -> Literal["full", "steps", "segmented"]:
     """Choose how to differentiate a scan within a memory: the first of full, steps and segmented that fits well.
 
-    On a ConvNet of width 128 and depth 3, 50 steps on ten images of 32×32 took 5.1 s in full, with 3756 MiB of
-    temporary memory, 5.2 s with each step computed once more and 144 MiB, and 6.9 s in segments and 101 MiB (2 idle CPU
-    cores, jax 0.10.2, `python -m tests.benchmarks.unroll --steps 50 --repeats 1`).
+    On a ConvNet of width 128 and depth 3, 50 steps on ten images of 32×32 took 11.1 s in full, with 3647 MiB of
+    temporary memory, 7.8 s with each step computed once more and 141 MiB, and 10.1 s in segments and 97 MiB: on a CPU
+    the memory of each call is fetched anew, page by page (2 idle CPU cores, jax 0.10.2,
+    `python -m tests.benchmarks.unroll --steps 50`).
 
     Args:
         stored: What each would store.
         memory: Bytes.
 
     Returns:
-        The mode. Full must fit into a quarter of the memory, steps into a tenth.
+        The mode; what it stores fits into a tenth of the memory.
     """
-    if stored.full <= FULL_SHARE * memory:
+    if stored.full <= SHARE * memory:
         return "full"
-    return "steps" if stored.steps <= STEP_SHARE * memory else "segmented"
+    return "steps" if stored.steps <= SHARE * memory else "segmented"
 
 
 def _bytes(tree: Any) -> int:

@@ -29,6 +29,13 @@ NormalizationName = Literal["standard", "zca", "published"]
 class Data(Protocol):
     """What experts, methods and evaluation ask of a dataset; `Dataset` is one, of labeled images."""
 
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def fingerprint(self) -> str:
+        """Identify what networks are trained on, by a sha256 in hexadecimal."""
+
     def real_set(self) -> RealSet:
         """Return the train split, which is distilled."""
 
@@ -143,8 +150,8 @@ class DataConfig(Settings, path="data"):
     """Which data to distill: the arguments of `load`."""
 
     name: str = "digits"
-    """TFDS name of an image-classification set, "digits" (scikit-learn's, no download), or "folder:PATH" with one
-    folder of images per class."""
+    """TFDS name of an image-classification set, "digits" (scikit-learn's, no download), "folder:PATH" with one folder
+    of images per class, or "pairs:PATH" with captioned images and the dataset.json that Flickr30K and COCO have."""
     data_dir: str | None = None
     """TFDS directory; TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets) by default."""
     validation: Annotated[float, Fraction] = 0.1
@@ -223,6 +230,11 @@ def load(
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     if data_dir and Path(data_dir).exists() and not Path(data_dir).is_dir():
         raise SettingError(f"data.data_dir is {data_dir}, which is no folder; give a TFDS directory, or leave it out")
+    if name.startswith("pairs:"):
+        raise SettingError(
+            f"data.name is {name}, captioned images, which belong to no classes; jaxdd run and jaxdd evaluate take "
+            "them, and jaxdd.data.pairs.read reads them"
+        )
     if name.startswith("folder:"):
         raw = folder.read(Path(name.removeprefix("folder:")), image_size)
     elif name == "digits":

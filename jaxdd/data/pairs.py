@@ -5,7 +5,7 @@ Axis letters: N images, P captions, E text features, H W K image.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ from jaxdd.core.normalization import Normalization
 from jaxdd.core.retrieval import pairs_set
 from jaxdd.core.sampling import RealSet
 from jaxdd.data import text
+from jaxdd.data.dataset import DataConfig
 from jaxdd.data.sources.decode import check_memory, decode, stack
 from jaxdd.errors import SettingError
+from jaxdd.io.integrity import digest, digest_of_arrays
 
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "validation": "validation", "test": "test"}
 """What Karpathy's files call splits, and what they are here."""
 DESCRIPTION = "dataset.json"
+PREFIX = "pairs:"
+"""What `DataConfig.name` begins with where images have captions; the folder follows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class Captioned:
         return np.repeat(np.arange(len(self.images), dtype=np.int32), [len(captions) for captions in self.captions])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pairs:
     """A dataset of images with captions in host memory; `jaxdd.data.Data` for a task of retrieval.
 
@@ -69,6 +73,25 @@ class Pairs:
     test: Captioned
     encoder: str
     normalization: Normalization
+
+    def __repr__(self) -> str:
+        """Describe it in a line, without pixels and captions."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        counts = ", ".join(f"{len(s.images)} {name}" for name, s in splits.items() if s is not None)
+        return f"<Pairs {self.name!r}: images {self.image_shape}, {counts}; {len(self.train.texts)} captions to train>"
+
+    def fingerprint(self) -> str:
+        """Identify what networks were trained on: name, train images and embedded captions, normalization.
+
+        Returns:
+            A sha256 in hexadecimal; computed once.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        arrays = digest_of_arrays([self.train.images, self.train.owners, self._train_texts])
+        return digest({"name": self.name, "encoder": self.encoder, "arrays": arrays})
 
     @property
     def text_features(self) -> int:
@@ -175,6 +198,23 @@ def read(path: str | Path, *, image_size: int | None = None, encoder: str = "has
         start = end
     name = described.get("dataset")
     return _assemble(name if isinstance(name, str) else folder.name, found, encoder)
+
+
+def load(config: DataConfig, encoder: str = "hashed") -> Pairs:
+    """Read the pairs that settings name by pairs:PATH, see `read`.
+
+    Args:
+        config: The settings; of them captioned images have `image_size`, their splits are those of the file.
+        encoder: the text encoder, see `jaxdd.data.text.embed`.
+
+    Raises:
+        SettingError: a setting is for labeled images, or the folder cannot be read.
+    """
+    for other in fields(config):
+        value = getattr(config, other.name)
+        if other.name not in ("name", "image_size", "data_dir") and value != other.default:
+            raise SettingError(f"data.{other.name} is {value!r}, and it is for labeled images; leave it out")
+    return read(config.name.removeprefix(PREFIX), image_size=config.image_size, encoder=encoder)
 
 
 def from_arrays(

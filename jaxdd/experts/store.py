@@ -13,7 +13,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxdd.data import Dataset
+from jaxdd.data import Data
 from jaxdd.errors import SettingError
 from jaxdd.experts.timeline import ExpertsConfig, Timeline
 from jaxdd.experts.trajectories import Trajectories
@@ -206,7 +206,7 @@ def _is_loss(loss: Any) -> bool:
     return isinstance(loss, int | float) or (isinstance(loss, str) and loss in NOT_FINITE)
 
 
-def describe(dataset: Dataset, model: Any, config: ExpertsConfig, seed: int) -> dict[str, Any]:
+def describe(dataset: Data, model: Any, config: ExpertsConfig, seed: int) -> dict[str, Any]:
     """Collect all that determines an expert, for the key of its store."""
     return {
         "format": FORMAT,

@@ -16,6 +16,7 @@ from jaxdd.formats.base import File, Reader, Reading, Writer
 from jaxdd.formats.hub import how_to_use, markdown
 from jaxdd.formats.pictures import hardened
 from jaxdd.settings import check_argument, check_choice
+from jaxdd.zoo import located
 
 __all__ = ["READERS", "WRITERS", "Reading", "detect", "how_to_use", "markdown", "read", "read_as", "write"]
 
@@ -41,7 +42,7 @@ def read(
     """Read a distilled set of any format.
 
     Args:
-        path: The file or folder.
+        path: The file or folder, or zoo:NAME for a set that comes with the package, see `jaxdd.zoo`.
         format: A name of `READERS`; `"auto"` to find out from the content.
         data: The real data, which a ZCA-whitened set needs, and whose class names are then those of the set.
         options: Fields of `Reading`, such as `dataset="cifar10"`.
@@ -75,7 +76,7 @@ def read_as(path: str | Path, format: str, asked: Reading, data: Dataset | None 
     check_choice("format", format, ("auto", *READERS))
     if data is not None:
         check_argument("data", data, Dataset, "give what jaxdd.data.load returns")
-    file = File(Path(path))
+    file = File(located(path))
     file.path.stat()  # raises FileNotFoundError
     try:
         return READERS[_detected(file) if format == "auto" else format].read(file, asked, data)
@@ -93,7 +94,7 @@ def detect(path: str | Path) -> str:
         FileNotFoundError: There is no such file or folder.
         SettingError: It is none of them, or is damaged.
     """
-    file = File(Path(path))
+    file = File(located(path))
     file.path.stat()
     return _detected(file)
 

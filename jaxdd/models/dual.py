@@ -1,16 +1,30 @@
 """Two encoders for images and texts: an image network and a projection of embedded texts onto the same unit sphere."""
 
-from typing import Literal, cast
+import dataclasses
+from typing import Annotated, Literal, cast
 
 import jax
 import jax.numpy as jnp
 
 from jaxdd.core.matching import unit_norm
 from jaxdd.models.layers import Linear, standardize
-from jaxdd.settings import check_value
+from jaxdd.settings import AtLeast, Settings, check_value
 from jaxdd.types import Array, DualEncoder, Model, Params, PyTree
 
 Head = Literal["linear", "residual"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(Settings, path="text"):
+    """How captions enter a network."""
+
+    encoder: str = "hashed"
+    """What embeds them, once and for all: hashed, runs of their characters; wordllama (extra `text`); or file:NPZ,
+    embeddings of any other, see `jaxdd.data.text`."""
+    head: Head = "linear"
+    """What is learned on top of it, see `dual`."""
+    embedding: Annotated[int, AtLeast(1)] = 128
+    """D, size of what images and texts are mapped onto."""
 
 
 def dual(image: Model, text_features: int, embedding: int, *, head: Head = "linear") -> DualEncoder:

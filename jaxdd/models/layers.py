@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """Name to elementwise nonlinearity; leaky_relu has slope 0.01 and gelu is the exact one, as in PyTorch."""
 
 
-WINOGRAD_CHANNELS, WINOGRAD_TILES = 64, 2048
+WINOGRAD_CHANNELS, WINOGRAD_TILES = 64, 512
 """Channels and tiles of 2x2 pixels in a batch from which on Winograd's convolution is the faster one on CPUs; with less
 to do its products are too small, and it takes longer to compile. An epoch of 2560 images of 32x32, in batches of 256,
 on a ConvNet of width 128 and depth 3 took 5.27 s against 7.48 s with patches, and 3 s against 1 s to compile (2 idle

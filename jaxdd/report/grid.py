@@ -73,8 +73,12 @@ def draw(
     pixels: int = 8_000_000,
     text: str = "black",
     background: str = "white",
+    letters: int = 24,
 ) -> Grid:
-    """Draw the grid: up to `per_class` images of a class, reduced where all take more than `pixels`."""
+    """Draw the grid: up to `per_class` images of a class, reduced where all take more than `pixels`.
+
+    Names are cut after so many letters.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
@@ -90,7 +94,7 @@ def draw(
 
     canvas = FigureCanvasAgg(Figure(dpi=DPI))
     font = FontProperties(size=min(14.0, max(8.0, 0.7 * height)) * 72 / DPI)
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in class_names]
+    names = [name if len(name) <= letters else name[: letters - 1] + "…" for name in class_names]
     measure = canvas.get_renderer().get_text_width_height_descent
     label = 6 + math.ceil(max([0, *(measure(name, font, False)[0] for name in names)]))
     block = label + widest * (width + gap) + 10

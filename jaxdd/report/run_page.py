@@ -60,13 +60,13 @@ def write_report(
             page.section("Accuracy of each class", _class_accuracies(card, results)),
             page.section("Images", grid_figure(distilled, card)),
             "" if first is None else page.section(BEFORE, grid_figure(first, card, BEFORE, most=400_000)),
-            *_curves(metrics_path, card.provenance.get("step"), results),
+            *curves(metrics_path, card.provenance.get("step"), results),
             page.section("Distributions", _histograms(distilled, card, histograms or {})),
             page.section("Use the set", _usage(card, evaluate_command)),
             '<div class="columns">',
             page.section("Recipe of the networks", page.table(card.recipe)),
             page.section(
-                "Time", page.table({stage: _duration(s) for stage, s in (results.get("seconds") or {}).items()})
+                "Time", page.table({stage: duration(s) for stage, s in (results.get("seconds") or {}).items()})
             ),
             page.section("Versions", page.table(results.get("versions") or {})),
             "</div>",
@@ -116,10 +116,10 @@ def _accuracies(results: Mapping[str, Any]) -> str:
         share = 100 * float(mean) if mean is not None and math.isfinite(float(mean)) else 0.0
         table.append(
             f'<tr class="{key}"><th>{page.text(label)}</th>'
-            f'<td class="number">{_percent(mean)} ± {_percent(accuracy.get("std"))}</td>'
+            f'<td class="number">{percent(mean)} ± {percent(accuracy.get("std"))}</td>'
             f'<td class="bar"><div style="width:{min(100.0, max(0.0, share)):.2f}%"></div></td>'
             f'<td class="number">{len(runs)}</td>'
-            f'<td class="runs">{" ".join(_percent(run) for run in runs)}</td></tr>'
+            f'<td class="runs">{" ".join(percent(run) for run in runs)}</td></tr>'
         )
     return (
         "<table><thead><tr><th>Trained on</th><th>Test accuracy, %</th><th></th><th>Networks</th><th>Each network"
@@ -142,11 +142,11 @@ def _class_accuracies(card: Card, results: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><th>{page.text(card.class_names[c])}</th>"
         + f'<td class="bar"><div style="width:{100 * np.nan_to_num(first[c]):.2f}%"></div></td>'
-        + "".join(f'<td class="number">{_percent(values[c])}</td>' for values in means.values())
+        + "".join(f'<td class="number">{percent(values[c])}</td>' for values in means.values())
         + "</tr>"
         for c in np.argsort(first, kind="stable")
     )
-    mean = "".join(f'<td class="number">{_percent(np.nanmean(values))}</td>' for values in means.values())
+    mean = "".join(f'<td class="number">{percent(np.nanmean(values))}</td>' for values in means.values())
     head = "".join(f"<th>{title}, %</th>" for title in means)
     return (
         f"<table><thead><tr><th>Class</th><th></th>{head}</tr></thead><tbody>{rows}"
@@ -207,7 +207,18 @@ def grid_figure(
     return page.figure(drawn.png, ", ".join(parts) + ".", "grid", alt=alt)
 
 
-def _curves(path: str | Path | None, saved_step: Any, results: Mapping[str, Any]) -> list[str]:
+def curves(path: str | Path | None, saved_step: Any, results: Mapping[str, Any], score: str = "accuracy") -> list[str]:
+    """Plot what a run recorded over its steps, a section for each stage.
+
+    Args:
+        path: The `metrics.jsonl`.
+        saved_step: The step whose set was kept.
+        results: Whose `random_real` and `full_data` the validation is shown against.
+        score: What validation records.
+
+    Returns:
+        HTML.
+    """
     if path is None or not Path(path).exists():
         return []
     records = read(path)
@@ -227,13 +238,13 @@ def _curves(path: str | Path | None, saved_step: Any, results: Mapping[str, Any]
         mark = saved_step if stage != "experts" and isinstance(saved_step, int) else None
         levels = _levels(results) if stage == "validate" else {}
         drawn = "".join(
-            plots.curve(name, of_stage, mark, levels if name == "accuracy" else None)
+            plots.curve(name, of_stage, mark, levels if name == score else None)
             + plots.histogram_over_steps(name, of_stage)
             for name in names
         )
         note = "<p>The dashed line is the step that was saved.</p>" if mark is not None else ""
-        if levels and "accuracy" in names:
-            note += "<p>The horizontal lines are test accuracies, the curve is on validation.</p>"
+        if levels and score in names:
+            note += "<p>The horizontal lines are on the test split, the curve is on validation.</p>"
         content = f'<div class="plots">{drawn}</div>{note}' if drawn else ""
         sections.append(page.section(titles.get(stage, stage), content))
     return sections
@@ -284,7 +295,8 @@ def _usage(card: Card, evaluate_command: str) -> str:
     return code
 
 
-def _percent(fraction: Any) -> str:
+def percent(fraction: Any) -> str:
+    """Write a fraction in per cent, with one digit."""
     return "–" if fraction is None or np.isnan(float(fraction)) else f"{100 * float(fraction):.1f}"
 
 
@@ -292,7 +304,8 @@ def _images_per_class(ipc: Any) -> str:
     return f"{ipc} image{'' if ipc == 1 else 's'} per class"
 
 
-def _duration(seconds: Any) -> str:
+def duration(seconds: Any) -> str:
+    """Write seconds as people say them; nothing where they are unknown."""
     if seconds is None:
         return "–"
     if seconds < 60:

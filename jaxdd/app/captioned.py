@@ -1,0 +1,171 @@
+"""Runs on captioned images: their data and task, and what they show and write of distilled pairs."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxdd import models
+from jaxdd.app.config import Config
+from jaxdd.app.kind import Finished
+from jaxdd.app.workdir import record, versions
+from jaxdd.core import distilled_pairs
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.distilled_pairs import PairsCard
+from jaxdd.core.retrieval import RetrievalConfig, retrieval
+from jaxdd.core.tasks import Task
+from jaxdd.data import DataConfig, pairs
+from jaxdd.data.pairs import Pairs
+from jaxdd.errors import SettingError
+from jaxdd.evaluation import EvaluateConfig, evaluate
+from jaxdd.io.files import plain
+from jaxdd.methods import MethodConfig
+from jaxdd.models import ModelConfig
+from jaxdd.models.dual import TextConfig, dual
+from jaxdd.report.pairs_page import MEASURES, ROWS, picture, write_pairs_report
+
+
+def posed(source: DataConfig, image: ModelConfig, text: TextConfig, config: RetrievalConfig) -> tuple[Pairs, Task]:
+    """Read captioned images, and find texts of images and images of texts.
+
+    Args:
+        source: Where they are.
+        image: The network of the images.
+        text: How captions enter.
+        config: Loss and similarity.
+    """
+    dataset = pairs.load(source, text.encoder)
+    network = models.build(image, dataset.image_shape, text.embedding)
+    return dataset, retrieval(dual(network, dataset.text_features, text.embedding, head=text.head), config)
+
+
+def problem(config: Config) -> tuple[Pairs, Task]:
+    """Read the captioned images of a run, and find texts of images and images of texts."""
+    return posed(config.data, config.model, config.text, config.retrieval)
+
+
+def network(config: Config) -> Any:
+    """Say what network a run trains, for the key of its experts."""
+    return {
+        "image": plain(config.model),
+        "head": config.text.head,
+        "embedding": config.text.embedding,
+        "temperature": config.retrieval.temperature,
+    }
+
+
+def initial_set(path: str, dataset: Pairs) -> Distilled:
+    """Read distilled pairs to start from.
+
+    Raises:
+        SettingError: They cannot be read, or have other embeddings or another normalization.
+    """
+    try:
+        distilled, card = distilled_pairs.load(path)
+    except FileNotFoundError as error:
+        raise SettingError(f"--initial {path}: no such file; give the distilled.npz of a run on pairs") from error
+    check_fits(path, distilled, card, dataset)
+    return distilled
+
+
+def check_fits(path: str, distilled: Distilled, card: PairsCard, dataset: Pairs) -> None:
+    """Refuse pairs that are not of a dataset's images and embeddings.
+
+    Raises:
+        SettingError: They are not.
+    """
+    theirs = (card.text_encoder, distilled.inputs["text"].shape[1], distilled.inputs["image"].shape[1:])
+    ours = (dataset.encoder, dataset.text_features, dataset.image_shape)
+    if theirs != ours:
+        raise SettingError(
+            f"{path} has texts of the encoder {theirs[0]}, {theirs[1]} features, and images {theirs[2]}; the data has "
+            f"{ours[0]}, {ours[1]} and {ours[2]}: give the --text.encoder and --data.image-size that it was made with"
+        )
+
+
+def shown(dataset: Pairs, method: MethodConfig, distilled: Distilled) -> tuple[dict[str, Any], bytes]:
+    """Return numbers of pairs whose histograms are followed over the steps, and their picture."""
+    del method
+    images = np.asarray(dataset.normalization.inverse(distilled.inputs["image"]))
+    numbers = {"pixels": images, "texts": np.asarray(distilled.inputs["text"])}
+    return numbers, picture(images, dataset.nearest(distilled.inputs["text"]), pixels=400_000).png
+
+
+def inspected(dataset: Pairs, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what a method tells of its state as it is."""
+    del dataset
+    return values
+
+
+def stored(method: MethodConfig, distilled: Distilled) -> dict[str, int]:
+    """Count the numbers that pairs store."""
+    learned = distilled.labels if method.labels == "learned" else {}
+    numbers = {"stored_similarities": sum(int(np.size(x)) for x in learned.values())}
+    sizes = {"stored_pixels": distilled.inputs["image"].size, "stored_text_features": distilled.inputs["text"].size}
+    return {**sizes, **numbers}
+
+
+def write(dataset: Pairs, config: Config, done: Finished) -> None:
+    """Write pairs with their card, a picture and the page of the run."""
+    distilled = done.outcome.distilled
+    card = PairsCard(
+        dataset=dataset.name,
+        captions=tuple(dataset.nearest(distilled.inputs["text"])),
+        text_encoder=dataset.encoder,
+        text_scale=float(dataset.text_scale),
+        normalization=dataset.normalization,
+        recipe=plain(config.evaluate.recipe),
+        provenance={"config": record(config), "step": done.outcome.step, "versions": versions()},
+    )
+    distilled_pairs.save(done.workdir / "distilled.npz", distilled, card)
+    write_pairs_report(
+        done.workdir,
+        distilled=distilled,
+        card=card,
+        first=done.outcome.first,
+        first_captions=dataset.nearest(done.outcome.first.inputs["text"]),
+        results=done.results,
+        config=record(config),
+        metrics_path=done.metrics_path,
+    )
+
+
+def score(
+    path: str, source: DataConfig, image: ModelConfig, config: EvaluateConfig, seed: int
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """Evaluate saved pairs, their texts by the encoder and with the loss that their card names.
+
+    Args:
+        path: The file.
+        source: The captioned images.
+        image: The network of the images.
+        config: Networks and recipes.
+        seed: Root of the randomness.
+
+    Returns:
+        What `jaxdd.evaluate` does, and the name of the data.
+
+    Raises:
+        SettingError: The file holds no pairs, or they do not fit the data.
+    """
+    distilled, card = distilled_pairs.load(path)
+    text = TextConfig(**card.settings("text"))
+    if text.encoder.startswith("file:"):
+        raise SettingError(
+            f"{path} says that its texts are embedded by {text.encoder}, and what a file says is not read unasked; "
+            "read it by jaxdd.core.distilled_pairs.load, and call jaxdd.evaluate with the pairs and task of your data"
+        )
+    dataset, task = posed(source, image, text, RetrievalConfig(**card.settings("retrieval")))
+    check_fits(path, distilled, card, dataset)
+    return evaluate(task, dataset, distilled, config, seed=seed), dataset.name
+
+
+def lines(results: dict[str, Any], title: str = "") -> str:
+    """Write recalls for a terminal, in per cent, a line for each that was trained on."""
+    head = " ".join([f"{title:20}", *(f"{name:>12}" for name in MEASURES)])
+    rows = [head]
+    for key, label in ROWS.items():
+        if found := results.get(key):
+            values = [found if name == "recall" else found[name] for name in MEASURES]
+            cells = (f"{100 * value['mean']:5.1f} ± {100 * value['std']:.1f}".rjust(12) for value in values)
+            rows.append(" ".join([f"{label:20}", *cells]))
+    return "\n".join(rows)

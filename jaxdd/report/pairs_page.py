@@ -1,0 +1,103 @@
+"""The page that shows what a run on captioned images did: recalls, pictures with captions, curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.distilled_pairs import PairsCard
+from jaxdd.core.retrieval import RANKS
+from jaxdd.io.files import atomic_write
+from jaxdd.report import page, plots
+from jaxdd.report.grid import Grid, draw
+from jaxdd.report.run_page import curves, duration, percent
+
+LETTERS = 60
+"""Of a caption, that are drawn."""
+ROWS = {"distilled": "Distilled pairs", "random_real": "Random real pairs", "full_data": "All real pairs"}
+MEASURES = ("recall", *(f"{way}@{k}" for way in ("IR", "TR") for k in RANKS))
+
+
+def picture(images: np.ndarray, captions: Sequence[str], **how: Any) -> Grid:
+    """Draw images `[M, H, W, K]` in [0, 1], each beside its caption."""
+    return draw(images, np.arange(len(images)), captions, letters=LETTERS, **how)
+
+
+def write_pairs_report(
+    workdir: str | Path,
+    *,
+    distilled: Distilled,
+    card: PairsCard,
+    first: Distilled,
+    first_captions: Sequence[str],
+    results: Mapping[str, Any],
+    config: Any,
+    metrics_path: str | Path,
+) -> None:
+    """Write `report.html`, one page that needs no other file and no network, and `grid.png`.
+
+    Args:
+        workdir: the folder to write to.
+        distilled: the pairs that were evaluated.
+        card: their card.
+        first: the pairs before the first step, shown beside them.
+        first_captions: the real captions nearest to their texts.
+        results: the content of `results.json`.
+        config: the settings of the run, in any form that JSON can show.
+        metrics_path: the `metrics.jsonl` whose curves are plotted.
+    """
+    images, before = (np.asarray(card.normalization.inverse(pairs.inputs["image"])) for pairs in (distilled, first))
+    atomic_write(Path(workdir) / "grid.png", picture(images, card.captions).png)
+    name = f"{results['dataset']} · {results['method']} · {distilled.size} pairs"
+    shown = {"text": plots.GRAY, "background": "none", "pixels": 1_000_000}
+    note = "Each image with the real caption that is nearest to its text, normalization undone."
+    body = "\n".join(
+        [
+            f"<h1>{page.text(name)}</h1>",
+            f'<p class="facts">{page.text(_facts(distilled, card, results))}</p>',
+            page.section("Recall", recall_table(results)),
+            page.section("Pairs", page.figure(picture(images, card.captions, **shown).png, note, "grid")),
+            page.section(
+                "Pairs before the first step",
+                page.figure(picture(before, first_captions, **shown).png, note, "grid", "Pairs before the first step"),
+            ),
+            *curves(metrics_path, card.provenance.get("step"), results, "recall"),
+            page.section("Recipe of the networks", page.table(card.recipe)),
+            page.section("Time", page.table({stage: duration(s) for stage, s in results["seconds"].items()})),
+            page.section("Versions", page.table(results["versions"])),
+            page.section("Settings", page.folded("config", config) + page.folded("provenance", card.provenance)),
+        ]
+    )
+    atomic_write(Path(workdir) / "report.html", page.render(name, body).encode())
+
+
+def recall_table(results: Mapping[str, Any]) -> str:
+    """Write the recalls of a run or an evaluation as a table of HTML, in per cent."""
+    rows = "".join(
+        f"<tr><th>{label}</th>{_cells(results[key])}</tr>" for key, label in ROWS.items() if results.get(key)
+    )
+    heads = "".join(f"<th>{'mean recall' if name == 'recall' else name}, %</th>" for name in MEASURES)
+    return (
+        f"<table><thead><tr><th>Trained on</th>{heads}</tr></thead><tbody>{rows}</tbody></table><p>On the test split: "
+        "how often the image of a caption (IR) and a caption of an image (TR) is among the nearest 1, 5 and 10. Mean ± "
+        "standard deviation over networks that differ in their seed.</p>"
+    )
+
+
+def _cells(scores: Mapping[str, Any]) -> str:
+    found = [scores if name == "recall" else scores[name] for name in MEASURES]
+    return "".join(f'<td class="number">{percent(s["mean"])} ± {percent(s["std"])}</td>' for s in found)
+
+
+def _facts(distilled: Distilled, card: PairsCard, results: Mapping[str, Any]) -> str:
+    size = " × ".join(map(str, distilled.inputs["image"].shape[1:]))
+    facts = [
+        f"{distilled.size} images of {size} with texts of {distilled.inputs['text'].shape[1]} features "
+        f"({card.text_encoder})",
+        f"learning rate {float(distilled.lr):.4g}",
+        f"{results['steps']} distillation steps",
+        f"selected on {results['selected_on']}",
+    ]
+    return " · ".join(facts)
