@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from jaxdd import formats, zoo
+from jaxdd.app import sets
+from jaxdd.app.command_line import read
+from jaxdd.app.evaluate import evaluate
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.normalization import Standardize
+from jaxdd.errors import SettingError
+from jaxdd.main import main
+from tests.benchmarks.zoo import pack, without_paths
+
+LARGEST = 5_000_000
+"""Bytes of all sets together."""
+DIGITS = [name for name in zoo.FILES if name.startswith("digits")]
+
+
+def test_all_sets_together_are_small():
+    assert 10 < len(zoo.FILES)
+    assert sum(file.stat().st_size for file in zoo.FILES.values()) < LARGEST
+
+
+@pytest.mark.parametrize("name", zoo.FILES)
+def test_a_card_tells_its_accuracy_and_no_path(name):
+    distilled, card = zoo.load(name)
+    accuracy = card.provenance["test_accuracy"]
+    assert np.isclose(accuracy["mean"], np.mean(accuracy["runs"])) and len(accuracy["runs"]) == 5
+    assert accuracy["mean"] > 2 / len(card.class_names)
+    assert distilled.size == card.settings("method")["ipc"] * len(card.class_names)
+    assert card.dataset == name.split("-")[0] and name.endswith(f"ipc{card.settings('method')['ipc']}")
+    assert "/" not in str({**card.config, "git": None}).replace("runs/", "")
+
+
+def test_a_set_is_named_wherever_a_path_is():
+    first = DIGITS[0]
+    distilled, card = zoo.load(first)
+    again, same = formats.read(f"zoo:{first}")
+    assert np.array_equal(distilled.images, again.images) and card.provenance == same.provenance
+    assert formats.detect(f"zoo:{first}") == "npz"
+    assert sets.defaults(f"zoo:{first}").data.name == "digits"
+    assert np.array_equal(zoo.load(f"zoo:{first}")[0].images, distilled.images)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(SettingError, match=f"did you mean .*{DIGITS[0]}"):
+        zoo.load(DIGITS[0] + "0")
+    with pytest.raises(SettingError, match="zoo:nothing: no set is called so. There are"):
+        formats.read("zoo:nothing")
+
+
+def test_the_list_names_every_set_and_its_accuracy(capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for name in zoo.FILES:
+        mean = 100 * zoo.load(name)[1].provenance["test_accuracy"]["mean"]
+        assert any(line.split()[0] == name and f"{mean:.1f} ±" in line for line in shown.splitlines() if line.strip())
+
+
+def test_a_packed_set_comes_back_rounded_and_without_paths(tmp_path):
+    distilled, card = zoo.load(DIGITS[0])
+    images = distilled.images + 1e-5
+    pack(distilled._replace(inputs=images), card, tmp_path / "set.npz")
+    again, same = Distilled.load(tmp_path / "set.npz")
+    assert np.array_equal(again.images, np.asarray(images).astype(np.float16).astype(np.float32))
+    assert same.provenance == card.provenance
+    given = {"config": {"data": {"data_dir": "/x", "name": "digits"}, "experts": {"directory": "/y"}, "seed": 0}}
+    assert without_paths(given)["config"] == {
+        "data": {"data_dir": None, "name": "digits"},
+        "experts": {"directory": None},
+        "seed": 0,
+    }
+    assert given["config"]["data"]["data_dir"] == "/x"
+    assert isinstance(same.normalization, Standardize)
+
+
+@pytest.mark.slow
+def test_the_digits_score_what_their_cards_say():
+    (first, *others) = [f"zoo:{name}" for name in DIGITS if name.endswith("ipc1")]
+    results = evaluate(read(["evaluate", first, *others, "--no-random-real", "--quiet"]))
+    for cell, name in zip(results["cells"], [first, *others], strict=True):
+        said = zoo.load(name)[1].provenance["test_accuracy"]
+        assert abs(cell["accuracy"]["mean"] - said["mean"]) <= max(said["std"], 0.005), name
+
+
+def test_the_smallest_set_scores_what_its_card_says():
+    name = "digits-mtt-ipc1"
+    results = evaluate(read(["evaluate", f"zoo:{name}", "--no-random-real", "--networks", "2", "--quiet"]))
+    said = zoo.load(name)[1].provenance["test_accuracy"]
+    # The first two networks of the five of the card.
+    assert np.allclose(results["cells"][0]["accuracy"]["runs"], said["runs"][:2], atol=0.01)
