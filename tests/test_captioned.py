@@ -156,6 +156,27 @@ def test_presets_take_a_number_of_pairs(name):
     assert config.method.ipc == 50 and config.workdir == f"runs/{name}_pairs50"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stamps_mtt", "stamps_iadd", "stamps_infmatch"])
+def test_two_steps_of_every_preset(name, folder, tmp_path):
+    config = load_config(f"{name}:pairs=4")
+    source = jaxdd.DataConfig(name=f"pairs:{folder}")
+    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=5)
+    scoring = dataclasses.replace(config.evaluate, networks=1, recipe=PLAIN, full_recipe=PLAIN)
+    changes = {"steps": 2, "window": dataclasses.replace(config.method.window, start=4)}
+    config = dataclasses.replace(
+        config,
+        data=source,
+        model=ConvNet(width=4, depth=1),
+        experts=dataclasses.replace(config.experts, count=2, recipe=recipe),
+        method=dataclasses.replace(config.method, **changes),
+        evaluate=scoring,
+        workdir=str(tmp_path),
+    )
+    results = jaxdd.run(config)
+    assert results["steps"] == 2 and np.isfinite(results["distilled"]["mean"])
+
+
 def drawn(count=3, rank=0):
     rng = np.random.default_rng(1)
     labels = {"diagonal": jnp.ones(count)}

@@ -60,7 +60,8 @@ def test_estimates_are_the_bytes_that_the_shapes_say(stripes, one_device):
     size, steps = 64 * 4 + 4 + 4 * 3 + 3, 4 * 3  # parameters of the network, batches of 4 epochs of 192 examples
     found = {need.what: (need.device, need.host) for need in estimate(config, dataset, task)}
     pixels = sum(x.nbytes for split in (dataset.train, dataset.validation, dataset.test) for x in split)
-    assert pixels == 330 * (64 + 4) and found["data"] == (pixels + 8,) * 2  # mean and standard deviation
+    by_class = 4 * 330 + 3 * 4 * 3  # the rows of each class and their number, in three splits
+    assert pixels == 330 * (64 + 4) and found["data"] == (pixels + by_class + 8,) * 2  # mean and standard deviation
     assert found["a network in training"] == (3 * 4 * size, 0)
     assert found["experts in training"] == (4 * size * (steps + 1 + 1),) * 2
     read = config.method.snapshots_needed
