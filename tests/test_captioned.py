@@ -135,6 +135,17 @@ def test_settings_of_labeled_images_are_refused(folder, tmp_path):
         jaxdd.data.load(f"pairs:{folder}")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"init": "correct"}, "method.init is 'correct'"), ({"labels": "soft"}, "method.labels is 'soft'")],
+)
+def test_what_pairs_do_not_have_is_refused_before_experts_are_trained(changes, message, folder, tmp_path):
+    method = mtt.Config(ipc=2, expert_snapshots=1, window=START, **changes)
+    with pytest.raises(ValueError, match=message):
+        jaxdd.run(small(folder, tmp_path / "run", method))
+    assert not (tmp_path / "run").exists()
+
+
 def test_experts_of_other_heads_are_others(folder, tmp_path):
     config = small(folder, tmp_path, coresets.Config())
     keys = {
@@ -161,7 +172,7 @@ def test_presets_take_a_number_of_pairs(name):
 def test_two_steps_of_every_preset(name, folder, tmp_path):
     config = load_config(f"{name}:pairs=4")
     source = jaxdd.DataConfig(name=f"pairs:{folder}")
-    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=5)
+    recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=8)
     scoring = dataclasses.replace(config.evaluate, networks=1, recipe=PLAIN, full_recipe=PLAIN)
     changes = {"steps": 2, "window": dataclasses.replace(config.method.window, start=4)}
     config = dataclasses.replace(

@@ -347,7 +347,12 @@ VARIANTS += ["cifar10_iadd:ipc=1,network=resnet18", "cifar10_dc_iwd:ipc=1,networ
 VARIANTS += [f"cifar10_{name}:ipc=1,budget=cpu" for name in ("mtt", "iadd", "infmatch", "dc", "dm")]
 
 
-@pytest.mark.parametrize("preset", VARIANTS)
+SELDOM = [name for name in VARIANTS if ":" in name and name != "cifar10_mtt:ipc=50"]
+
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=pytest.mark.slow if name in SELDOM else ()) for name in VARIANTS]
+)
 def test_every_preset_fits_together_at_its_full_size(preset):
     config = load_config(preset)
     assert isinstance(config, Config) and config.workdir == f"runs/{re.sub('=', '', re.sub('[:,]', '_', preset))}"

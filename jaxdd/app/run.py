@@ -30,6 +30,7 @@ from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import write_json
 from jaxdd.io.hosts import anywhere, from_first, is_first
 from jaxdd.io.integrity import digest_of_arrays
+from jaxdd.methods.coresets import check_first
 from jaxdd.report.metrics import Metrics, read
 from jaxdd.report.tracking import Wandb
 
@@ -133,6 +134,7 @@ def check(config: Config, dataset: Data, task: Task) -> None:
     """
     check_fits(estimate(config, dataset, task))
     config.method.build(task)
+    check_first(task, config.method)
     if config.method.needs_validation:
         data.sampling.check_validation(dataset.validation_set())
     if config.initial is not None:

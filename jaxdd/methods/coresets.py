@@ -145,9 +145,6 @@ def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Arr
     Returns:
         int32 `[C, ipc]` indices into the real set, without repetition.
 
-    Raises:
-        ValueError: `correct`, and the task has no classes.
-
     References:
         [published] correct: DATM, arXiv 2310.05773; [our choice] by which expert, and what if there are too few.
     """
@@ -155,8 +152,6 @@ def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Arr
     if name == "real":
         return sampling.balanced(key, real, ipc)
     if name == "correct":
-        if task.classes is None:
-            raise SettingError(f"method.init is 'correct', but the task {task.name!r} has no classes; choose real")
         params = task.unravel(sources.experts.final[0])
         found = sampling.over_all(lambda e, params: jnp.argmax(task.model.apply(params, e.inputs), -1), real, params)
         return sampling.balanced(key, real, ipc, preferred=found == real.targets)
@@ -193,6 +188,29 @@ def real_features(task: Task, real: RealSet, params: Params | None) -> Array:
     return sampling.over_all(lambda examples, params: task.model.features(params, examples.inputs), real, params)
 
 
+def check_first(task: Task, config: MethodConfig) -> None:
+    """Refuse first items and labels that a task does not have, before experts are trained for them.
+
+    Args:
+        task: What the networks do.
+        config: `init`, `labels` and `teachers`.
+
+    Raises:
+        SettingError: `correct` or `right` and the task has no classes, or `soft` where outputs are no labels.
+    """
+    if config.labels == "soft" and not task.soft_labels:
+        raise SettingError(
+            f"method.labels is 'soft', what experts say of an item, and in the task {task.name!r} that is no label; "
+            "choose hard, or learned"
+        )
+    if task.classes is not None:
+        return
+    if config.init == "correct":
+        raise SettingError(f"method.init is 'correct', but the task {task.name!r} has no classes; choose real")
+    if config.labels != "hard" and task.soft_labels and config.teachers == "right":
+        raise SettingError(f"method.teachers is 'right', but the task {task.name!r} has no classes; choose all")
+
+
 def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodConfig, *, lr: float) -> Distilled:
     """Return the distilled set before the first step, items of each class in the order of the classes.
 
@@ -208,12 +226,13 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
         itself of mean 0 and standard deviation 1.
 
     Raises:
-        ValueError: Soft labels without experts, or `teachers` asks which are right and the task has no classes.
+        ValueError: Soft labels without experts, or see `check_first`.
 
     References:
         [published] labels from the final expert: Inf-Match; the mean logits of the experts that are right: DATM (arXiv
         2310.05773). [our choice] of all experts where none is.
     """
+    check_first(task, config)
     real, trajectories = sources.examples, sources.trajectories
     noise = config.init == "noise"
     choice = ("real", jax.random.fold_in(key, 1)) if noise else (config.init, key)
@@ -222,16 +241,11 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
     inputs, labels = examples.inputs, task.labels(examples.targets)
     if noise:
         inputs = _noise_like(key, inputs)
-    if config.labels == "soft" and not task.soft_labels:
-        raise SettingError(
-            f"method.labels is 'soft', what experts say of an item, and in the task {task.name!r} that is no label; "
-            "choose hard, or learned"
-        )
     if config.labels != "hard" and task.soft_labels:
         if trajectories is None:
             raise SettingError(f"method.labels={config.labels!r} starts from the experts' logits; train experts first")
         outputs = final_outputs(task, trajectories, inputs)
-        labels = _of_the_right(task, outputs, examples) if config.teachers == "right" else _mean(outputs)
+        labels = _of_the_right(outputs, examples) if config.teachers == "right" else _mean(outputs)
     return Distilled(inputs, labels, jnp.asarray(lr, jnp.result_type(float)))
 
 
@@ -239,10 +253,8 @@ def _mean(outputs: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), outputs)
 
 
-def _of_the_right(task: Task, logits: Array, examples: Examples) -> Array:
+def _of_the_right(logits: Array, examples: Examples) -> Array:
     """Average logits `[E, B, C]` over the experts that classify an example right, over all where none does."""
-    if task.classes is None:
-        raise SettingError(f"method.teachers is 'right', but the task {task.name!r} has no classes; choose all")
     right = jnp.argmax(logits, -1) == jnp.argmax(examples.targets, -1)[None]
     counts = right | ~right.any(0, keepdims=True)
     return jnp.sum(counts[:, :, None] * logits, axis=0) / jnp.sum(counts, axis=0)[:, None]
