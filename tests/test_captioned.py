@@ -106,6 +106,13 @@ def test_saved_pairs_are_evaluated_to_the_same_recalls(finished, folder, capsys)
     assert read(words).model == ConvNet(width=8, depth=1)
 
 
+def test_runs_on_pairs_are_compared(finished, tmp_path):
+    config, results = finished
+    assert main(["compare", config.workdir, "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "Validation, colors" in page and f"{100 * results['distilled']['mean']:.1f}" in page
+
+
 @pytest.mark.slow
 def test_experts_and_learned_similarities_go_through_the_launcher(folder, tmp_path):
     method = mtt.Config(ipc=4, steps=2, student_steps=2, expert_snapshots=1, window=START, labels="learned")

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxdd import data, models
+from jaxdd.app import labeled
 from jaxdd.app.config import Config
 from jaxdd.app.run import expert_store
 from jaxdd.app.signals import StopSignal
 from jaxdd.app.workdir import record
-from jaxdd.core.tasks import Task, classification
+from jaxdd.core.tasks import Task
 from jaxdd.data import Dataset, RealSet
 from jaxdd.errors import Interrupted, SettingError
 from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
@@ -71,10 +71,8 @@ def influence(command: Influence) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM during the training of experts; those trained so far are kept.
         OSError: The table cannot be written, before any training.
     """
-    dataset = data.load(**dataclasses.asdict(command.data))
+    dataset, task = labeled.problem(command)
     target = _target(dataset, command.target)
-    model = models.build(command.model, dataset.image_shape, dataset.num_classes)
-    task = classification(model, dataset.num_classes)
     line, recipe = timeline(command.experts, len(dataset.train.labels)), command.experts.recipe
     config = dataclasses.replace(command.influence, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     along_path = ESTIMATORS[config.estimator].along_path

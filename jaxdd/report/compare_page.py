@@ -1,15 +1,17 @@
-"""The page that puts several runs side by side: their accuracies, their curves on validation, their images."""
+"""The page that puts several runs side by side: their scores, their curves on validation, their images."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core import distilled_pairs
+from jaxdd.core.distilled import Distilled
 from jaxdd.errors import SettingError
 from jaxdd.io.files import atomic_write
 from jaxdd.report import page, plots
 from jaxdd.report.metrics import read
+from jaxdd.report.pairs_page import pairs_figure
 from jaxdd.report.run_page import grid_figure
 from jaxdd.report.table import percent
 
@@ -31,14 +33,12 @@ class Run(NamedTuple):
     Attributes:
         results: Its `results.json`.
         records: Its lines on validation.
-        distilled: Its set.
-        card: What that says of itself.
+        figure: Its set, drawn as HTML.
     """
 
     results: dict[str, Any]
     records: list[dict[str, Any]]
-    distilled: Distilled
-    card: Card
+    figure: str
 
 
 def finished(workdir: str | Path) -> Run:
@@ -62,7 +62,10 @@ def finished(workdir: str | Path) -> Run:
         ) from error
     metrics = folder / "metrics.jsonl"
     records = read(metrics, "validate") if metrics.exists() else []
-    return Run(results, records, *Distilled.load(folder / "distilled.npz"))
+    path, name = folder / "distilled.npz", folder.name
+    if distilled_pairs.is_pairs(path):
+        return Run(results, records, pairs_figure(*distilled_pairs.load(path), name))
+    return Run(results, records, grid_figure(*Distilled.load(path), name, most=400_000))
 
 
 def row(name: str, results: Mapping[str, Any]) -> list[str]:
@@ -98,16 +101,14 @@ def write_comparison(path: str | Path, workdirs: Sequence[str | Path]) -> Path:
     body = "\n".join(
         [
             f"<h1>{title}</h1>",
-            page.section("Test accuracy", _table(rows)),
+            page.section("Test accuracy, or recall of pairs", _table(rows)),
             *(
-                page.section(f"Accuracy on validation, {dataset}", plots.compared_curves("accuracy", found))
+                page.section(f"Validation, {dataset}", plots.compared_curves(score, found))
                 for dataset, found in curves.items()
-                if any(found.values())
+                for score in ("accuracy", "recall")
+                if any(score in record for records in found.values() for record in records)
             ),
-            *(
-                page.section(name, grid_figure(run.distilled, run.card, name, most=400_000))
-                for name, run in runs.items()
-            ),
+            *(page.section(name, run.figure) for name, run in runs.items()),
         ]
     )
     atomic_write(path, page.render(title, body).encode())

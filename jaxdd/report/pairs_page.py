@@ -1,5 +1,6 @@
 """The page that shows what a run on captioned images did: recalls, pictures with captions, curves."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jaxdd.report.run_page import curves, duration, percent
 
 LETTERS = 60
 """Of a caption, that are drawn."""
+NOTE = "Each image with the real caption that is nearest to its text, normalization undone."
 ROWS = {"distilled": "Distilled pairs", "random_real": "Random real pairs", "full_data": "All real pairs"}
 MEASURES = ("recall", *(f"{way}@{k}" for way in ("IR", "TR") for k in RANKS))
 
@@ -23,6 +25,13 @@ MEASURES = ("recall", *(f"{way}@{k}" for way in ("IR", "TR") for k in RANKS))
 def picture(images: np.ndarray, captions: Sequence[str], **how: Any) -> Grid:
     """Draw images `[M, H, W, K]` in [0, 1], each beside its caption."""
     return draw(images, np.arange(len(images)), captions, letters=LETTERS, **how)
+
+
+def pairs_figure(distilled: Distilled, card: PairsCard, alt: str = "Images of the distilled pairs") -> str:
+    """Draw pairs for a page, as HTML, each image beside the real caption that is nearest to its text."""
+    images = np.asarray(card.normalization.inverse(distilled.inputs["image"]))
+    drawn = picture(images, card.captions, text=plots.GRAY, background="none", pixels=1_000_000)
+    return page.figure(drawn.png, NOTE, "grid", alt)
 
 
 def write_pairs_report(
@@ -48,21 +57,17 @@ def write_pairs_report(
         config: the settings of the run, in any form that JSON can show.
         metrics_path: the `metrics.jsonl` whose curves are plotted.
     """
-    images, before = (np.asarray(card.normalization.inverse(pairs.inputs["image"])) for pairs in (distilled, first))
+    images = np.asarray(card.normalization.inverse(distilled.inputs["image"]))
     atomic_write(Path(workdir) / "grid.png", picture(images, card.captions).png)
+    before, title = dataclasses.replace(card, captions=tuple(first_captions)), "Pairs before the first step"
     name = f"{results['dataset']} · {results['method']} · {distilled.size} pairs"
-    shown = {"text": plots.GRAY, "background": "none", "pixels": 1_000_000}
-    note = "Each image with the real caption that is nearest to its text, normalization undone."
     body = "\n".join(
         [
             f"<h1>{page.text(name)}</h1>",
             f'<p class="facts">{page.text(_facts(distilled, card, results))}</p>',
             page.section("Recall", recall_table(results)),
-            page.section("Pairs", page.figure(picture(images, card.captions, **shown).png, note, "grid")),
-            page.section(
-                "Pairs before the first step",
-                page.figure(picture(before, first_captions, **shown).png, note, "grid", "Pairs before the first step"),
-            ),
+            page.section("Pairs", pairs_figure(distilled, card)),
+            page.section(title, pairs_figure(first, before, title)),
             *curves(metrics_path, card.provenance.get("step"), results, "recall"),
             page.section("Recipe of the networks", page.table(card.recipe)),
             page.section("Time", page.table({stage: duration(s) for stage, s in results["seconds"].items()})),
