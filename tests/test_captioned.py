@@ -49,6 +49,7 @@ def folder(tmp_path_factory):
     return home
 
 
+PRESETS = ["stamps_mtt", "stamps_iadd", "stamps_infmatch", "flickr30k_mtt", "flickr30k_infmatch"]
 PLAIN = jaxdd.Recipe(epochs=2, batch=16, augment="none")
 EXPERTS = jaxdd.ExpertsConfig(count=2, recipe=dataclasses.replace(PLAIN, schedule="constant"), snapshot_every=1)
 START = jaxdd.Window(start=2)
@@ -168,25 +169,25 @@ def test_experts_of_other_heads_are_others(folder, tmp_path):
     assert one == other
 
 
-@pytest.mark.parametrize("name", ["stamps_mtt", "stamps_iadd", "stamps_infmatch"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_take_a_number_of_pairs(name):
     config = load_config(f"{name}:pairs=50")
     assert config.method.ipc == 50 and config.workdir == f"runs/{name}_pairs50"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["stamps_mtt", "stamps_iadd", "stamps_infmatch"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_two_steps_of_every_preset(name, folder, tmp_path):
     config = load_config(f"{name}:pairs=4")
     source = jaxdd.DataConfig(name=f"pairs:{folder}")
     recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=8)
     scoring = dataclasses.replace(config.evaluate, networks=1, recipe=PLAIN, full_recipe=PLAIN)
-    changes = {"steps": 2, "window": dataclasses.replace(config.method.window, start=4)}
+    changes = {"steps": 2, "window": jaxdd.Window(start=2)}
     config = dataclasses.replace(
         config,
         data=source,
         model=ConvNet(width=4, depth=1),
-        experts=dataclasses.replace(config.experts, count=2, recipe=recipe),
+        experts=dataclasses.replace(config.experts, count=2, recipe=recipe, snapshot_every=5),
         method=dataclasses.replace(config.method, **changes),
         evaluate=scoring,
         workdir=str(tmp_path),
