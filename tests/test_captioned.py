@@ -94,11 +94,13 @@ def test_a_run_tells_recalls_and_leaves_a_page_and_a_file(finished):
     assert jaxdd.run(config)["distilled"] == found  # it is there
 
 
-def test_saved_pairs_are_evaluated_to_the_same_recalls(finished, folder, capsys):
+def test_saved_pairs_are_evaluated_to_the_same_recalls(finished, folder, capsys, tmp_path):
     config, results = finished
     file = f"{config.workdir}/distilled.npz"
     words = ["evaluate", file, "--data.name", f"pairs:{folder}", "--networks", "2", "--quiet"]
-    assert main(words) == 0
+    assert main([*words, "--out", str(tmp_path / "table")]) == 0
+    stored = json.loads((tmp_path / "table" / "results.json").read_text())
+    assert np.isclose(stored["scores"][file]["distilled"]["mean"], results["distilled"]["mean"])
     shown = capsys.readouterr().out
     mean, std = (100 * results["distilled"][name] for name in ("mean", "std"))
     assert f"{mean:5.1f} ± {std:.1f}" in shown and "pairs of colors" in shown
@@ -139,6 +141,8 @@ def test_settings_of_labeled_images_are_refused(folder, tmp_path):
     config = small(folder, tmp_path, coresets.Config())
     with pytest.raises(ValueError, match=r"data.label_noise is 0.1, and it is for labeled images"):
         jaxdd.run(dataclasses.replace(config, data=dataclasses.replace(config.data, label_noise=0.1)))
+    with pytest.raises(ValueError, match=r"retrieval is RetrievalConfig.*rank=2.*it is for captioned images"):
+        jaxdd.run(jaxdd.Config(retrieval=RetrievalConfig(rank=2), workdir=str(tmp_path / "run")))
     with pytest.raises(ValueError, match="captioned images, which belong to no classes"):
         jaxdd.data.load(f"pairs:{folder}")
 

@@ -58,6 +58,7 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
 
     Raises:
         SettingError: A file holds no pairs, does not fit the data, or an option is for sets with classes.
+        OSError: The folder cannot be made, before any training.
     """
     table, default = TableConfig(), vars(command)
     for name in ("labels", "coreset", "without_augmentation", "tune", "attack"):
@@ -70,6 +71,8 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
         random_real=command.random_real,
         full_data=command.full_data,
     )
+    if command.out is not None:
+        Path(command.out).mkdir(parents=True, exist_ok=True)
     scores, dataset = {}, ""
     for path in command.sets:
         scores[path], dataset = captioned.score(path, command.data, command.model, config, command.seed)
@@ -81,7 +84,6 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
         "versions": versions(),
     }
     if command.out is not None:
-        Path(command.out).mkdir(parents=True, exist_ok=True)
         write_json(Path(command.out) / "results.json", results)
     return results
 

@@ -12,11 +12,13 @@ from jaxdd.app.kind import Finished
 from jaxdd.app.workdir import record, versions
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.ranking import mislabeled_auc
+from jaxdd.core.retrieval import RetrievalConfig
 from jaxdd.core.tasks import Task, classification
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.io.files import atomic_write, plain
 from jaxdd.methods import MethodConfig
+from jaxdd.models.dual import TextConfig
 from jaxdd.report.grid import draw, image_grid
 from jaxdd.report.run_page import entropy, write_report
 from jaxdd.report.scores_page import write_scores
@@ -24,7 +26,17 @@ from jaxdd.types import Scores
 
 
 def problem(config: Config) -> tuple[Dataset, Task]:
-    """Load labeled images, and classify them."""
+    """Load labeled images, and classify them.
+
+    Raises:
+        SettingError: A setting is for captioned images.
+    """
+    for name, given, default in (
+        ("text", config.text, TextConfig()),
+        ("retrieval", config.retrieval, RetrievalConfig()),
+    ):
+        if given != default:
+            raise SettingError(f"{name} is {given}, and it is for captioned images, data.name pairs:PATH; leave it out")
     dataset = data.load(**dataclasses.asdict(config.data))
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     return dataset, classification(model, dataset.num_classes)
