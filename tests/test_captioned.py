@@ -124,6 +124,16 @@ def test_experts_and_learned_similarities_go_through_the_launcher(folder, tmp_pa
     assert "an outer step" in rehearse(config)
     results = jaxdd.run(config)
     assert results["stored_similarities"] == 4 + 2 * 4 * 2
+    distilled, card = distilled_pairs.load(f"{config.workdir}/distilled.npz")
+    brighter = card.normalization._replace(mean=card.normalization.mean + np.float32(0.25))
+    scaled = dataclasses.replace(card, normalization=brighter, text_scale=2 * card.text_scale)
+    inputs = {
+        "image": np.asarray(distilled.inputs["image"]) - 0.25 / card.normalization.std,
+        "text": 2 * distilled.inputs["text"],
+    }
+    same = captioned.fitted("pairs", distilled._replace(inputs=inputs), scaled, pairs.load(config.data))
+    np.testing.assert_allclose(same.inputs["image"], distilled.inputs["image"], atol=1e-5)
+    np.testing.assert_allclose(same.inputs["text"], distilled.inputs["text"], rtol=1e-5)
     again = small(
         folder,
         tmp_path / "again",

@@ -11,12 +11,12 @@ from jaxdd.app.workdir import record, versions
 from jaxdd.core import distilled_pairs
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.distilled_pairs import PairsCard
+from jaxdd.core.normalization import renormalized
 from jaxdd.core.retrieval import RetrievalConfig, retrieval
 from jaxdd.core.tasks import Task
-from jaxdd.data import DataConfig, pairs
+from jaxdd.data import pairs
 from jaxdd.data.pairs import Pairs
 from jaxdd.errors import SettingError
-from jaxdd.evaluation import EvaluateConfig, evaluate
 from jaxdd.io.files import plain
 from jaxdd.methods import MethodConfig
 from jaxdd.models import ModelConfig
@@ -24,23 +24,23 @@ from jaxdd.models.dual import TextConfig, dual
 from jaxdd.report.pairs_page import MEASURES, ROWS, picture, write_pairs_report
 
 
-def posed(source: DataConfig, image: ModelConfig, text: TextConfig, config: RetrievalConfig) -> tuple[Pairs, Task]:
-    """Read captioned images, and find texts of images and images of texts.
+def posed(dataset: Pairs, image: ModelConfig, text: TextConfig, config: RetrievalConfig) -> Task:
+    """Pose the task of finding texts of images and images of texts.
 
     Args:
-        source: Where they are.
+        dataset: Captioned images.
         image: The network of the images.
         text: How captions enter.
         config: Loss and similarity.
     """
-    dataset = pairs.load(source, text.encoder)
     network = models.build(image, dataset.image_shape, text.embedding)
-    return dataset, retrieval(dual(network, dataset.text_features, text.embedding, head=text.head), config)
+    return retrieval(dual(network, dataset.text_features, text.embedding, head=text.head), config)
 
 
 def problem(config: Config) -> tuple[Pairs, Task]:
     """Read the captioned images of a run, and find texts of images and images of texts."""
-    return posed(config.data, config.model, config.text, config.retrieval)
+    dataset = pairs.load(config.data, config.text.encoder)
+    return dataset, posed(dataset, config.model, config.text, config.retrieval)
 
 
 def network(config: Config) -> Any:
@@ -54,24 +54,23 @@ def network(config: Config) -> Any:
 
 
 def initial_set(path: str, dataset: Pairs) -> Distilled:
-    """Read distilled pairs to start from.
+    """Read distilled pairs to start from, normalized and scaled as the dataset's are.
 
     Raises:
-        SettingError: They cannot be read, or have other embeddings or another normalization.
+        SettingError: They cannot be read, or have other embeddings.
     """
     try:
         distilled, card = distilled_pairs.load(path)
     except FileNotFoundError as error:
         raise SettingError(f"--initial {path}: no such file; give the distilled.npz of a run on pairs") from error
-    check_fits(path, distilled, card, dataset)
-    return distilled
+    return fitted(path, distilled, card, dataset)
 
 
-def check_fits(path: str, distilled: Distilled, card: PairsCard, dataset: Pairs) -> None:
-    """Refuse pairs that are not of a dataset's images and embeddings.
+def fitted(path: str, distilled: Distilled, card: PairsCard, dataset: Pairs) -> Distilled:
+    """Return pairs as a dataset has its own: images in its normalization, texts in its scale.
 
     Raises:
-        SettingError: They are not.
+        SettingError: They are of other images or embeddings.
     """
     theirs = (card.text_encoder, distilled.inputs["text"].shape[1], distilled.inputs["image"].shape[1:])
     ours = (dataset.encoder, dataset.text_features, dataset.image_shape)
@@ -80,6 +79,9 @@ def check_fits(path: str, distilled: Distilled, card: PairsCard, dataset: Pairs)
             f"{path} has texts of the encoder {theirs[0]}, {theirs[1]} features, and images {theirs[2]}; the data has "
             f"{ours[0]}, {ours[1]} and {ours[2]}: give the --text.encoder and --data.image-size that it was made with"
         )
+    images = renormalized(distilled.inputs["image"], card.normalization, dataset.normalization)
+    texts = distilled.inputs["text"] * (dataset.text_scale / np.float32(card.text_scale))
+    return distilled._replace(inputs={"image": images, "text": texts})
 
 
 def shown(dataset: Pairs, method: MethodConfig, distilled: Distilled) -> tuple[dict[str, Any], bytes]:
@@ -129,34 +131,23 @@ def write(dataset: Pairs, config: Config, done: Finished) -> None:
     )
 
 
-def score(
-    path: str, source: DataConfig, image: ModelConfig, config: EvaluateConfig, seed: int
-) -> tuple[dict[str, dict[str, Any]], str]:
-    """Evaluate saved pairs, their texts by the encoder and with the loss that their card names.
-
-    Args:
-        path: The file.
-        source: The captioned images.
-        image: The network of the images.
-        config: Networks and recipes.
-        seed: Root of the randomness.
-
-    Returns:
-        What `jaxdd.evaluate` does, and the name of the data.
+def saved(path: str) -> tuple[Distilled, PairsCard, TextConfig, RetrievalConfig]:
+    """Read saved pairs, how their texts are embedded, and their loss.
 
     Raises:
-        SettingError: The file holds no pairs, or they do not fit the data.
+        SettingError: The file holds no pairs, its card names settings that this jaxdd lacks, or embeddings in a file.
     """
     distilled, card = distilled_pairs.load(path)
-    text = TextConfig(**card.settings("text"))
+    try:
+        text, config = TextConfig(**card.settings("text")), RetrievalConfig(**card.settings("retrieval"))
+    except (TypeError, SettingError) as error:
+        raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
     if text.encoder.startswith("file:"):
         raise SettingError(
             f"{path} says that its texts are embedded by {text.encoder}, and what a file says is not read unasked; "
             "read it by jaxdd.core.distilled_pairs.load, and call jaxdd.evaluate with the pairs and task of your data"
         )
-    dataset, task = posed(source, image, text, RetrievalConfig(**card.settings("retrieval")))
-    check_fits(path, distilled, card, dataset)
-    return evaluate(task, dataset, distilled, config, seed=seed), dataset.name
+    return distilled, card, text, config
 
 
 def lines(results: dict[str, Any], title: str = "") -> str:

@@ -9,13 +9,14 @@ from jaxdd.app.common import Common
 from jaxdd.app.sets import Given
 from jaxdd.app.workdir import versions
 from jaxdd.core.distilled_pairs import is_pairs
-from jaxdd.data import DataConfig
+from jaxdd.data import DataConfig, pairs
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig, TableConfig, doubts, evaluate_table, over_seeds, robust_scores
+from jaxdd.evaluation import evaluate as score
 from jaxdd.formats import Reading
 from jaxdd.io.files import plain, write_json
 from jaxdd.models import ConvNet, ModelConfig, from_name
-from jaxdd.report.table import text, write
+from jaxdd.report import table
 from jaxdd.settings import Seed
 
 
@@ -47,7 +48,7 @@ def told(command: Evaluate) -> str:
         head = f"{', '.join(command.sets)}: pairs of {results['dataset']}; recall on the test split in per cent"
         return "\n".join([head, *lines])
     results = evaluate(command)
-    return f"{', '.join(command.sets)}: sets of {results['dataset']}; test accuracy in per cent\n{text(results)}"
+    return f"{', '.join(command.sets)}: sets of {results['dataset']}; test accuracy in per cent\n{table.text(results)}"
 
 
 def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
@@ -60,10 +61,9 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
         SettingError: A file holds no pairs, does not fit the data, or an option is for sets with classes.
         OSError: The folder cannot be made, before any training.
     """
-    table, default = TableConfig(), vars(command)
     for name in ("labels", "coreset", "without_augmentation", "tune", "attack"):
-        if default[name] != getattr(table, name):
-            raise SettingError(f"table.{name} is {plain(default[name])}, and it is for sets with classes; leave it out")
+        if (given := getattr(command, name)) != getattr(TableConfig(), name):
+            raise SettingError(f"table.{name} is {plain(given)}, and it is for sets with classes; leave it out")
     config = EvaluateConfig(
         networks=command.networks,
         recipe=command.recipe,
@@ -73,12 +73,18 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
     )
     if command.out is not None:
         Path(command.out).mkdir(parents=True, exist_ok=True)
-    scores, dataset = {}, ""
-    for path in command.sets:
-        scores[path], dataset = captioned.score(path, command.data, command.model, config, command.seed)
+    found = {path: captioned.saved(path) for path in command.sets}
+    encoders = {text.encoder for _, _, text, _ in found.values()}
+    datasets = {encoder: pairs.load(command.data, encoder) for encoder in encoders}
+    posed = {}
+    for path, (distilled, card, text, retrieval) in found.items():
+        dataset = datasets[text.encoder]
+        task = captioned.posed(dataset, command.model, text, retrieval)
+        posed[path] = task, dataset, captioned.fitted(path, distilled, card, dataset)
+    scores = {path: score(*problem, config, seed=command.seed) for path, problem in posed.items()}
     results = {
         "sets": {path: path for path in command.sets},
-        "dataset": dataset,
+        "dataset": next(iter(datasets.values())).name,
         "scores": scores,
         "config": plain(config),
         "versions": versions(),
@@ -127,5 +133,5 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
         "versions": versions(),
     }
     if command.out is not None:
-        write(Path(command.out), results)
+        table.write(Path(command.out), results)
     return results

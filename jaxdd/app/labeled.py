@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdd import data, formats, models
@@ -11,6 +10,7 @@ from jaxdd.app.config import Config
 from jaxdd.app.kind import Finished
 from jaxdd.app.workdir import record, versions
 from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.normalization import renormalized
 from jaxdd.core.ranking import mislabeled_auc
 from jaxdd.core.retrieval import RetrievalConfig
 from jaxdd.core.tasks import Task, classification
@@ -57,11 +57,7 @@ def initial_set(path: str, dataset: Dataset) -> Distilled:
         distilled, card = formats.read(path)
     except FileNotFoundError as error:
         raise SettingError(f"--initial {path}: no such file; give a distilled.npz") from error
-    theirs, ours = (jax.tree.leaves(n) for n in (card.normalization, dataset.normalization))
-    if card.normalization.kind != dataset.normalization.kind or not all(map(np.array_equal, theirs, ours)):
-        pixels = card.normalization.inverse(distilled.images)
-        distilled = distilled._replace(inputs=dataset.normalization(255 * pixels))
-    return distilled
+    return distilled._replace(inputs=renormalized(distilled.images, card.normalization, dataset.normalization))
 
 
 def shown(dataset: Dataset, method: MethodConfig, distilled: Distilled) -> tuple[dict[str, Any], bytes]:

@@ -52,7 +52,8 @@ def estimate(config: Config, dataset: Data, task: Task) -> list[Need]:
 
 def _data(dataset: Data) -> Need:
     splits = (dataset.real_set(), dataset.validation_set(), dataset.test_set())
-    size = sum(x.nbytes for x in {id(x): x for x in jax.tree.leaves(splits)}.values())
+    arrays = {id(x): x for x in jax.tree.leaves(splits)}  # the splits share their normalization
+    size = sum(x.nbytes for x in arrays.values())
     return Need("data", size, size, "data.image_size")
 
 
