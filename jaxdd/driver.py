@@ -374,7 +374,8 @@ def on_devices(sources: Sources) -> Sources:
 
 def _check_initial(given: Distilled, expected: Distilled) -> None:
     """Refuse a first set of other shapes than the method would make."""
-    for field, ours, theirs in zip(Distilled._fields, given, expected, strict=True):
+    one = jax.tree.leaves(given.lr)[0]  # there may be one for each branch of the network
+    for field, ours, theirs in zip(Distilled._fields, given._replace(lr=one), expected, strict=True):
         shapes = [jax.tree.map(np.shape, tree) for tree in (ours, theirs)]
         if shapes[0] != shapes[1]:
             raise SettingError(

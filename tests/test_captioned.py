@@ -222,9 +222,11 @@ def drawn(count=3, rank=0):
     return Distilled(inputs, labels, jnp.float32(0.1)), card
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_pairs_come_back_as_they_were_saved(tmp_path, rank):
+@pytest.mark.parametrize(("rank", "rates"), [(0, "one"), (2, "two")])
+def test_pairs_come_back_as_they_were_saved(tmp_path, rank, rates):
     distilled, card = drawn(rank=rank)
+    if rates == "two":
+        distilled = distilled._replace(lr={"image": jnp.float32(0.2), "text": jnp.float32(0.1)})
     distilled_pairs.save(tmp_path / "set.npz", distilled, card)
     again, same = distilled_pairs.load(tmp_path / "set.npz")
     assert jnp.array_equal(again.inputs["text"], distilled.inputs["text"])
@@ -242,6 +244,7 @@ WRONG = {
     "texts": (lambda a: a | {"texts": a["texts"][:2]}, "not of as many pairs"),
     "numbers": (lambda a: a | {"images": a["images"] * np.nan}, "images holds 144 numbers that are not finite"),
     "rate": (lambda a: a | {"lr": np.float32(-1)}, r"lr is -1.0, and a positive number is needed"),
+    "rates": (lambda a: a | {"lr_text": np.float32(1)}, r"the learning rates \['lr', 'lr_text'\], and lr is needed"),
     "missing": (lambda a: {n: x for n, x in a.items() if n != "captions"}, r"lacks the arrays \['captions'\]"),
     "version": (lambda a: a | {"format_version": np.int32(9)}, "its format version is 9"),
     "sides": (lambda a: {n: x for n, x in a.items() if n != "left"}, "not of as many pairs"),

@@ -11,10 +11,11 @@ import jaxdd
 from jaxdd import models
 from jaxdd.core import retrieval as pairs_task
 from jaxdd.core.retrieval import RetrievalConfig, recalls, retrieval, similarity_of
+from jaxdd.core.training import train
 from jaxdd.data import pairs
 from jaxdd.driver import complete
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.methods import Optimizer, Sources, cross_covariance, dm, iadd, infmatch, initial_distilled, mtt
+from jaxdd.methods import Optimizer, Sources, cross_covariance, dm, iadd, infmatch, initial_distilled, mtt, rat_bptt
 from jaxdd.types import Snapshots
 from tests.helpers import dot, finite_difference, random_like
 
@@ -175,17 +176,21 @@ def test_captions_of_one_image_are_all_right(x64, dataset):
 
 
 SMALL = dict(ipc=4, image_optimizer=UNIT, label_optimizer=UNIT, labels="learned", init="noise")
-STUDENT = SMALL | dict(student_steps=3, student_lr=0.2, expert_snapshots=2, window=jaxdd.Window(start=2))
+STUDENT = SMALL | dict(
+    student_steps=3, student_lr=0.2, lr_optimizer=UNIT, expert_snapshots=2, window=jaxdd.Window(start=2)
+)
 GRADIENTS = {
     "mtt": mtt.Config(**STUDENT),
     "mtt, mini-batch": mtt.Config(**STUDENT, batch=2),
     "mtt, branches": mtt.Config(**STUDENT, relative_to="branches"),
+    "mtt, two learning rates": mtt.Config(**STUDENT, lr_of="branches"),
     "iadd": iadd.Config(**STUDENT),
     "infmatch": infmatch.Config(**SMALL, estimator="second_order", real_batch=6, window=jaxdd.Window(start=3)),
+    "rat_bptt": rat_bptt.Config(**SMALL, student_steps=3, window=3, real_batch=6, student_optimizer=UNIT, clip=None),
 }
 
 
-FAST = {("mtt", "wbce")}
+FAST = {("mtt, two learning rates", "wbce")}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +202,7 @@ FAST = {("mtt", "wbce")}
     ],
 )
 def test_gradients_agree_with_finite_differences(x64, dataset, name, loss):
-    # In images, texts, and the similarity, each by itself.
+    # In images, texts, the similarity, and the learning rates that are learned, each by itself.
     task = retrieval(encoder_of(dataset), RetrievalConfig(loss=loss, rank=2, temperature=0.5))
     config = GRADIENTS[name]
     keys = jax.random.split(jax.random.key(0), 6)
@@ -233,9 +238,10 @@ def test_gradients_agree_with_finite_differences(x64, dataset, name, loss):
     step = jax.jit(method.step)
     begun = distilled_of(state)
     gradient = jax.tree.map(jnp.subtract, begun, distilled_of(step(jax.random.key(0), state, batch)[0]))
-    leaves, structure = jax.tree.flatten(begun._replace(lr=jnp.zeros(())))
-    assert len(leaves) == 6
-    for i in range(5):
+    leaves, structure = jax.tree.flatten(begun)
+    learned = len(leaves) if isinstance(config, mtt.Config) else 5
+    assert len(leaves) == 7 if "two" in name else 6
+    for i in range(learned):
         direction = [jnp.zeros_like(leaf) for leaf in leaves]
         direction[i] = random_like(leaves[i])
         direction = jax.tree.unflatten(structure, direction)
@@ -350,6 +356,70 @@ def test_branches_are_measured_each_by_itself(x64, dataset):
     np.testing.assert_allclose(ours, expected, rtol=1e-9)
     with pytest.raises(ValueError, match="method.relative_to is 'branches', and iadd measures distances in its own"):
         iadd.Config(relative_to="branches")
+
+
+def explicit(task, distilled, pair, rates, of=lambda params: params):
+    """Take the steps of a student one after another, each branch at its own learning rate."""
+    params = task.unravel(pair.start.params)
+    for indices in pair.indices:
+        examples = task.examples(distilled, indices)
+        grads = jax.grad(lambda p, e: jnp.sum(e.weights * task.losses(p, e)))(of(params), examples)
+        params = {b: jax.tree.map(lambda p, g, r=rates[b]: p - r * g, params[b], grads[b]) for b in params}
+    return jax.flatten_util.ravel_pytree(params)[0]
+
+
+def one_pair(task, dataset, config):
+    """Draw a set of four pairs, and where a student of it starts and should arrive."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    inputs = {
+        "image": jax.random.normal(keys[0], (4, *dataset.image_shape)),
+        "text": jax.random.normal(keys[1], (4, dataset.text_features)),
+    }
+    ends = [Snapshots(None, None, 0.3 * jax.random.normal(key, (task.size,))) for key in keys[2:]]
+    indices = mtt.student_batches(keys[0], 4, 2, config.student_steps)
+    return inputs, mtt.Pair(*ends, indices, jax.random.split(keys[0], config.student_steps))
+
+
+def test_each_encoder_learns_at_its_own_rate_and_is_trained_at_it(x64, dataset):
+    task = retrieval(encoder_of(dataset))
+    config = mtt.Config(**STUDENT, lr_of="branches")
+    inputs, pair = one_pair(task, dataset, config)
+    rates = {"image": jnp.asarray(0.3), "text": jnp.asarray(0.05)}
+    distilled = jaxdd.Distilled(inputs, task.labels(jnp.arange(4)), rates)
+    student = mtt.student_trainer(task, config)(distilled, pair)[0]
+    np.testing.assert_allclose(student, explicit(task, distilled, pair, rates), rtol=1e-9, atol=1e-12)
+    # Evaluation: one full batch an epoch, without momentum, of a recipe that names another rate.
+    recipe = dataclasses.replace(RECIPE, epochs=2, batch=4)
+    begun, everything = task.unravel(pair.start.params), jnp.arange(4)
+    trained, _ = train(
+        jax.random.key(0), begun, task.losses, lambda i: task.examples(distilled, i), 4, recipe, lr=rates
+    )
+    twice = pair._replace(indices=jnp.stack([everything, everything]))
+    ours = jax.flatten_util.ravel_pytree(trained)[0]
+    np.testing.assert_allclose(ours, explicit(task, distilled, twice, rates), rtol=1e-7, atol=1e-10)
+
+
+def test_learning_rates_of_branches_are_for_pairs(toy):
+    with pytest.raises(ValueError, match="method.lr_of is 'branches', and the network of the task 'classification' is"):
+        mtt.Config(lr_of="branches").build(toy(jnp.float32)[0])
+
+
+def test_tesla_takes_the_parameters_of_every_step_for_constants(x64, dataset):
+    task = retrieval(encoder_of(dataset))
+    config = mtt.Config(**STUDENT, unroll=jaxdd.Unroll("tesla"))
+    inputs, pair = one_pair(task, dataset, config)
+    distilled = jaxdd.Distilled(inputs, task.labels(jnp.arange(4)), jnp.asarray(0.2))
+    both = dict.fromkeys(("image", "text"), distilled.lr)
+
+    def distance(train):
+        return lambda inputs: mtt.unweighted((), train(distilled._replace(inputs=inputs)), pair)
+
+    ours = jax.grad(distance(lambda s: mtt.student_trainer(task, config)(s, pair)[0]))(inputs)
+    theirs = jax.grad(distance(lambda s: explicit(task, s, pair, both, of=jax.lax.stop_gradient)))(inputs)
+    whole = jax.grad(distance(lambda s: explicit(task, s, pair, both)))(inputs)
+    for side in ("image", "text"):
+        np.testing.assert_allclose(ours[side], theirs[side], rtol=1e-7, atol=1e-10)
+        assert not np.allclose(ours[side], whole[side], rtol=1e-3)
 
 
 def test_labels_that_no_network_gives_are_refused_or_begin_as_they_are(dataset, trained):

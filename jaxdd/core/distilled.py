@@ -124,12 +124,13 @@ class Distilled(NamedTuple):
         inputs: Tree of arrays `[M, *]`, what a network is applied to; for classification `images`.
         labels: Tree of arrays `[M, *]`, from which `Task.examples` makes targets; for classification `[M, C]` float32
             label logits, which `hard_labels` makes from classes.
-        lr: `[]` float32 learning rate of a network trained on the set, learned or the recipe's.
+        lr: `[]` float32 learning rate of a network trained on the set, learned or the recipe's; of pairs there may be
+            one for each encoder, `{"image": [], "text": []}`.
     """
 
     inputs: PyTree
     labels: PyTree
-    lr: Array
+    lr: PyTree
 
     @property
     def size(self) -> int:

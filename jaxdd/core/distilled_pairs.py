@@ -15,7 +15,7 @@ Its arrays:
 | `texts` | `[M,E]` float32, embedded texts times `text_scale` |
 | `captions` | `[M]` strings, the caption of the real train split that is nearest in angle |
 | `diagonal`, and with a rank `left`, `right` | `[M]`, `[M,r]`, `[M,r]`: the similarity of `retrieval.similarity_of` |
-| `lr` | `[]` float32, the learning rate that the pairs were made for |
+| `lr`, or `lr_image` and `lr_text` | `[]` float32, the learning rate that they were made for, or of each encoder |
 | `dataset`, `text_encoder`, `text_scale` | a string, a string, `[]` float32 |
 | `normalization_kind`, `normalization_…` | the normalization and its arrays |
 | `recipe`, `provenance` | JSON objects: how to train on the pairs; how they were made |
@@ -41,7 +41,8 @@ from jaxdd.io.files import atomic_write, to_json
 FORMAT_VERSION = 1
 SIMILARITY = ("diagonal", "left", "right")
 TEXTS = ("dataset", "text_encoder", "recipe", "provenance", "kind")
-NAMES = ("format_version", "images", "texts", "captions", "diagonal", "lr", "text_scale", *TEXTS)
+NAMES = ("format_version", "images", "texts", "captions", "diagonal", "text_scale", *TEXTS)
+RATES = ("lr", "lr_image", "lr_text")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def save(path: str | Path, distilled: Distilled, card: PairsCard) -> None:
         "texts": np.asarray(distilled.inputs["text"], np.float32),
         "captions": np.asarray(card.captions, np.str_),
         **{name: np.asarray(distilled.labels[name], np.float32) for name in SIMILARITY if name in distilled.labels},
-        "lr": np.asarray(distilled.lr, np.float32),
+        **rates_of(distilled.lr),
         "dataset": np.str_(card.dataset),
         "text_encoder": np.str_(card.text_encoder),
         "text_scale": np.float32(card.text_scale),
@@ -118,7 +119,7 @@ def load(path: str | Path) -> tuple[Distilled, PairsCard]:
         SettingError: if it is no npz, is damaged, lacks an array, or has one that no pairs have; the file is named.
     """
     try:
-        wanted = {*NAMES, *SIMILARITY}
+        wanted = {*NAMES, *SIMILARITY, *RATES}
         arrays = npz.read(path, lambda name: name in wanted or name.startswith("normalization_"))
         return _from_arrays(arrays)
     except ValueError as error:
@@ -150,12 +151,23 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, PairsCard]:
     check_normalization(card.normalization, arrays["images"].shape)
     inputs = {"image": jnp.asarray(arrays["images"], jnp.float32), "text": jnp.asarray(arrays["texts"], jnp.float32)}
     labels = {name: jnp.asarray(arrays[name], jnp.float32) for name in SIMILARITY if name in arrays}
-    return Distilled(inputs, labels, jnp.asarray(arrays["lr"], jnp.float32)), card
+    rates = {name: jnp.asarray(arrays[name], jnp.float32) for name in RATES if name in arrays}
+    lr = rates["lr"] if "lr" in rates else {name.removeprefix("lr_"): rate for name, rate in rates.items()}
+    return Distilled(inputs, labels, lr), card
+
+
+def rates_of(lr: Any) -> dict[str, np.ndarray]:
+    """Name the learning rate of pairs, or those of their encoders, as a file does."""
+    rates = {f"lr_{name}": rate for name, rate in lr.items()} if isinstance(lr, dict) else {"lr": lr}
+    return {name: np.asarray(rate, np.float32) for name, rate in rates.items()}
 
 
 def _check(arrays: dict[str, Any]) -> None:
     """Refuse arrays that do not fit each other, or are not finite."""
-    numbers = [name for name in ("images", "texts", "lr", "text_scale", *SIMILARITY) if name in arrays]
+    rates = [name for name in RATES if name in arrays]
+    if rates not in (["lr"], ["lr_image", "lr_text"]):
+        raise SettingError(f"it has the learning rates {rates}, and lr is needed, or lr_image and lr_text")
+    numbers = [name for name in ("images", "texts", "text_scale", *rates, *SIMILARITY) if name in arrays]
     for name in numbers:
         check_numbers(name, np.asarray(arrays[name]))
     count = len(arrays["captions"])
@@ -165,6 +177,6 @@ def _check(arrays: dict[str, Any]) -> None:
     fits = all(len(shape) == axes[name] and shape[0] == count for name, shape in shapes.items())
     if not count or not fits or len(ranks) > 1 or ("left" in arrays) != ("right" in arrays):
         raise SettingError(f"its arrays are not of as many pairs: {shapes}")
-    for name in ("lr", "text_scale"):
+    for name in (*rates, "text_scale"):
         if np.shape(arrays[name]) != () or not arrays[name] > 0:
             raise SettingError(f"{name} is {arrays[name]}, and a positive number is needed")

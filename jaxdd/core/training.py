@@ -16,9 +16,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxdd.core.augment import cutmix, dsa
 from jaxdd.core.tasks import mean_loss
+from jaxdd.core.unroll import times_lr
 from jaxdd.io.files import UNSAID
 from jaxdd.settings import AtLeast, Between, Fraction, NonNegative, Positive, Settings
-from jaxdd.types import STATISTICS, Array, Examples, Losses, Params
+from jaxdd.types import STATISTICS, Array, Examples, Losses, Params, PyTree
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 RUNNING = 0.1
@@ -134,7 +135,7 @@ def train(
     snapshots: int = 0,
     every: int = 1,
     record: Callable[[Params], Any] | None = None,
-    lr: Array | None = None,
+    lr: PyTree | None = None,
     observe: Callable[[Params, Any], Any] | None = None,
 ) -> tuple[Params, Recorded | None]:
     """Train by mini-batch SGD with momentum, `v ← μ v + ∇L_B(θ) + decay · θ`, `θ ← θ − η v`; pure, to be jitted whole.
@@ -150,7 +151,8 @@ def train(
         every: Steps between snapshots.
         record: `(params) -> tree`, what to record of each snapshot, with the running averages in them where there are
             any; by default `[P]`, the flattened parameters, without.
-        lr: [] scales the whole schedule to start at this learning rate in place of the recipe's.
+        lr: [] scales the whole schedule to start at this learning rate in place of the recipe's; or one for each branch
+            of the parameters, see `times_lr`.
         observe: `Model.observe`, to train a network for evaluation: the running averages of what it sees of the
             batches are handed back in `params[STATISTICS]`. Snapshots never have them.
 
@@ -161,7 +163,8 @@ def train(
     total = recipe.epochs * steps_per_epoch
     optimizer = optimizer_of(recipe, total)
     if lr is not None:
-        optimizer = optax.chain(optimizer, optax.scale(lr / recipe.lr))
+        scale = jax.tree.map(lambda rate: rate / recipe.lr, lr)
+        optimizer = optax.chain(optimizer, optax.stateless(lambda updates, params: times_lr(scale, updates)))
     augment = dsa(recipe.augment, siamese=False)
     order_key, augment_key = jax.random.split(key)
 

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxdd.core.parallel import device_memory
 from jaxdd.errors import SettingError
 from jaxdd.settings import AtLeast, Positive, Settings
-from jaxdd.types import Array, Params
+from jaxdd.types import Array, Params, PyTree
 
 Carry = TypeVar("Carry")
 
@@ -263,12 +263,17 @@ def unroll(step: Callable[[Carry, Any], tuple[Carry, Any]], init: Carry, xs: Any
     return carry, jax.tree.map(lambda h, t: jnp.concatenate([h, t]), head, tail)
 
 
-def sgd_step(loss: Callable[[Params, Any], Array], lr: Array) -> Callable[[Params, Any], tuple[Params, Array]]:
+def times_lr(lr: PyTree, tree: Params) -> Params:
+    """Multiply a tree of the parameters by a learning rate, `[]` or, a tree of them, one for each of its branches."""
+    return jax.tree.map(lambda rate, branch: jax.tree.map(lambda x: rate * x, branch), lr, tree)
+
+
+def sgd_step(loss: Callable[[Params, Any], Array], lr: PyTree) -> Callable[[Params, Any], tuple[Params, Array]]:
     """Build a step of plain SGD, `(θ, b) -> (θ − α ∇ℓ(θ; b), ℓ(θ; b))`.
 
     Args:
         loss: ℓ, `(params, batch) -> scalar`.
-        lr: [] learning rate α.
+        lr: [] learning rate α, or one for each branch of the parameters, see `times_lr`.
 
     Returns:
         The step, for `unroll` or `jax.lax.scan`.
@@ -276,13 +281,13 @@ def sgd_step(loss: Callable[[Params, Any], Array], lr: Array) -> Callable[[Param
 
     def step(params: Params, batch: Any) -> tuple[Params, Array]:
         value, grad = jax.value_and_grad(loss)(params, batch)
-        return jax.tree.map(lambda p, g: p - lr * g, params, grad), value
+        return jax.tree.map(jnp.subtract, params, times_lr(lr, grad)), value
 
     return step
 
 
 def inner_sgd(
-    loss: Callable[[Params, Any], Array], params: Params, batches: Any, lr: Array, *, how: Unroll
+    loss: Callable[[Params, Any], Array], params: Params, batches: Any, lr: PyTree, *, how: Unroll
 ) -> tuple[Params, Array]:
     """Train a student by plain SGD, `θ_{n+1} = θ_n − α ∇ℓ(θ_n; b_n)`, differentiable in α and what `loss` closes over.
 
@@ -290,7 +295,7 @@ def inner_sgd(
         loss: `(params, batch) -> scalar`; closes over the distilled set.
         params: θ_0.
         batches: What each step is given (indices into the distilled set, keys), leading axis N.
-        lr: [] student learning rate α.
+        lr: [] student learning rate α, or one for each branch of the parameters, see `times_lr`.
         how: The way to differentiate.
 
     Returns:

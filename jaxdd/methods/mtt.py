@@ -33,7 +33,7 @@ from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, outer_transforms
 from jaxdd.settings import AtLeast, Positive
-from jaxdd.types import Array, Params, Scalars, Snapshots
+from jaxdd.types import Array, Params, PyTree, Scalars, Snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Config(MethodConfig):
     relative_to: Literal["network", "branches"] = "network"
     """Of what the expert's path is measured, to which the distance is relative: the network as one vector, or each of
     its branches, such as two encoders, whose relative distances are added (published for image–text pairs)."""
+    lr_of: Literal["network", "branches"] = "network"
+    """Of what a learning rate is learned: the network, or each of its branches (published for image–text pairs)."""
     unroll: Unroll = Unroll()
     """How to differentiate through the student's steps."""
 
@@ -165,17 +167,27 @@ def unweighted(importance: Params, student: Array, pair: Pair) -> Array:
 MTT = Metric(unweighted)
 
 
-def of_branches(task: Task) -> Metric:
-    """Build `Σ_b ‖θ̂_b − θ_b^{t+M}‖² / ‖θ_b^t − θ_b^{t+M}‖²` over the branches b of a network.
+def branches(task: Task) -> dict[str, int]:
+    """Say where the parameters of each branch of a network end in the vector of all.
 
     A branch is what has one name at the top of the parameters, such as `image` and `text` of two encoders.
+    """
+    names = [name.split("/")[0] for name in task.tensors]
+    return {name: int(end) for name, end in zip(names, np.cumsum([*task.tensors.values()]), strict=True)}
+
+
+def named_lr(lr: PyTree) -> Scalars:
+    """Name a student's learning rate, or those of its branches, to log them."""
+    return {f"student_lr_{name}": rate for name, rate in lr.items()} if isinstance(lr, dict) else {"student_lr": lr}
+
+
+def of_branches(task: Task) -> Metric:
+    """Build `Σ_b ‖θ̂_b − θ_b^{t+M}‖² / ‖θ_b^t − θ_b^{t+M}‖²` over the `branches` b of a network.
 
     References:
         [published] for the image encoder and the text projection: VL-distill, Wu et al. 2024, arXiv 2308.07545.
     """
-    names = [name.split("/")[0] for name in task.tensors]
-    last = {name: end for name, end in zip(names, np.cumsum([*task.tensors.values()]), strict=True)}
-    cuts = list(last.values())[:-1]
+    cuts = [*branches(task).values()][:-1]
 
     def distance(importance: Params, student: Array, pair: Pair) -> Array:
         del importance
@@ -305,6 +317,11 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
     Returns:
         The method; its sources need trajectories of at least `config.snapshots_needed` snapshots, and no real data.
     """
+    if config.lr_of == "branches" and task.classes is not None:
+        raise SettingError(
+            f"method.lr_of is 'branches', and the network of the task {task.name!r} is one: leave it out, or use "
+            "jaxdd.retrieval, with encoders of images and of texts"
+        )
     train_student = student_trainer(task, config)
     learned_labels = config.label_optimizer if config.labels == "learned" else None
     optimizer = optax.partition(
@@ -316,12 +333,13 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
     )
 
     def learned(distilled: Distilled) -> Distilled:
-        return distilled._replace(lr=positive_lr(distilled.lr, config.student_lr))
+        return distilled._replace(lr=jax.tree.map(lambda raw: positive_lr(raw, config.student_lr), distilled.lr))
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:
         del key, sources
-        raw = raw_lr(jnp.full_like(distilled.lr, config.student_lr), config.student_lr)
-        variables = Variables(distilled._replace(lr=raw), metric.importance())
+        raw = raw_lr(jnp.full_like(jax.tree.leaves(distilled.lr)[0], config.student_lr), config.student_lr)
+        lr = raw if config.lr_of == "network" else dict.fromkeys(branches(task), raw)
+        variables = Variables(distilled._replace(lr=lr), metric.importance())
         return State(variables, optimizer.init(variables))
 
     def sample(key: Array, step: Array, sources: Sources) -> Pair:
@@ -364,14 +382,15 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
         if config.loss_threshold is not None:
             too_far = observed["loss"] > config.loss_threshold
             new = jax.tree.map(lambda x, y: jnp.where(too_far, x, y), state, new)
-        return new, {**observed, "student_lr": learned(new.variables.distilled).lr}
+        return new, {**observed, **named_lr(learned(new.variables.distilled).lr)}
 
     def warn(info: Mapping[str, float]) -> dict[str, str]:
         found = {}
-        if info["student_lr"] < config.student_lr / 100:
+        slowest = min(value for name, value in info.items() if name.startswith("student_lr"))
+        if slowest < config.student_lr / 100:
             found["student_lr"] = (
-                f"the student's learning rate has fallen from {config.student_lr:g} to {info['student_lr']:.2g}: "
-                "students hardly move; lower method.lr_optimizer.lr or raise method.student_lr"
+                f"the student's learning rate has fallen from {config.student_lr:g} to {slowest:.2g}: students hardly "
+                "move; lower method.lr_optimizer.lr or raise method.student_lr"
             )
         if config.loss_threshold is not None and info["loss"] > config.loss_threshold:
             found["loss_threshold"] = (

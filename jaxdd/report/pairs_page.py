@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdd.core.distilled import Distilled
-from jaxdd.core.distilled_pairs import PairsCard
+from jaxdd.core.distilled_pairs import PairsCard, rates_of
 from jaxdd.core.retrieval import RANKS
 from jaxdd.io.files import atomic_write
 from jaxdd.report import page, plots
@@ -97,11 +97,11 @@ def _cells(scores: Mapping[str, Any]) -> str:
 
 
 def _facts(distilled: Distilled, card: PairsCard, results: Mapping[str, Any]) -> str:
-    size = " × ".join(map(str, distilled.inputs["image"].shape[1:]))
+    size, rates = " × ".join(map(str, distilled.inputs["image"].shape[1:])), rates_of(distilled.lr).items()
     facts = [
         f"{distilled.size} images of {size} with texts of {distilled.inputs['text'].shape[1]} features "
         f"({card.text_encoder})",
-        f"learning rate {float(distilled.lr):.4g}",
+        *(f"{name.replace('lr', 'learning rate', 1).replace('_', ' of ')} {rate:.4g}" for name, rate in rates),
         f"{results['steps']} distillation steps",
         f"selected on {results['selected_on']}",
     ]
