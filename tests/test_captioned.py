@@ -1,5 +1,6 @@
 """Runs on captioned images, from the command line to the page, and the file of distilled pairs."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ import jaxdd
 from jaxdd.app import captioned
 from jaxdd.app.command_line import read
 from jaxdd.app.config import load_config
+from jaxdd.app.influence import Influence
 from jaxdd.app.rehearsal import rehearse
 from jaxdd.core import distilled_pairs
 from jaxdd.core.distilled import Distilled
@@ -208,6 +210,32 @@ def test_two_steps_of_every_preset(name, folder, tmp_path):
     )
     results = jaxdd.run(config)
     assert results["steps"] == 2 and np.isfinite(results["distilled"]["mean"])
+
+
+@pytest.mark.slow
+def test_pairs_are_ranked_by_their_influence_on_retrieval(finished, folder, tmp_path):
+    config, _ = finished
+    out = tmp_path / "scores.csv"
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    found = jaxdd.app.influence.influence(Influence(**shared, out=str(out)))
+    dataset = pairs.read(folder)
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["rank"]) for row in rows] == list(range(1, len(dataset.train.texts) + 1))
+    assert found["page"] == out.with_suffix(".html") and "auc" not in found
+    task = captioned.posed(dataset, config.model, config.text, config.retrieval)
+    experts = jaxdd.train_experts(task, dataset, EXPERTS)
+    how = jaxdd.InfluenceConfig(batch=16, weight_decay=PLAIN.weight_decay, momentum=PLAIN.momentum)
+    expected = jaxdd.influence.scores(task, dataset.real_set(), dataset.validation_set(), experts, how)
+    for row in rows:
+        index = int(row["index"])
+        owner = dataset.train.owners[index]
+        assert (row["caption"], row["image"]) == (dataset.train.texts[index], dataset.train.names[owner])
+        np.testing.assert_allclose(float(row["score"]), expected[index], rtol=1e-3, atol=1e-5)
+    page = found["page"].read_text()
+    assert "in batches of 16" in page and page.count("<figure") == 1 + 2 * 24
+    first = rows[0]["caption"]
+    assert f"{rows[0]['index']} {first}" in page
 
 
 def drawn(count=3, rank=0):

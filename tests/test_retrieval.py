@@ -338,8 +338,118 @@ def test_what_needs_classes_or_separate_losses_refuses_by_name(dataset, trained)
     task, experts = trained
     with pytest.raises(ValueError, match="'retrieval' has no classes"):
         dm.Config().build(task)
-    with pytest.raises(ValueError, match="needs a task whose losses are separable"):
-        jaxdd.influence.scores(task, dataset.real_set(), dataset.test_set(), experts, jaxdd.InfluenceConfig())
+    sets = dataset.real_set(), dataset.test_set()
+    with pytest.raises(ValueError, match="depend on the whole batch; set influence.batch"):
+        jaxdd.influence.scores(task, *sets, experts, jaxdd.InfluenceConfig())
+    with pytest.raises(ValueError, match="influence.batch is 900 for 120 training examples; set it to 120 or less"):
+        jaxdd.influence.scores(task, *sets, experts, jaxdd.InfluenceConfig(batch=900))
+    with pytest.raises(ValueError, match="influence.curvature is 30, and among fewer examples batches are others"):
+        jaxdd.influence.scores(task, *sets, experts, jaxdd.InfluenceConfig("second_order", batch=20, curvature=30))
+
+
+def test_examples_with_losses_of_their_own_share_no_batch(toy):
+    task = toy(jnp.float32)[0]
+    with pytest.raises(ValueError, match="influence.batch is 8, and in the task 'classification' the loss of an"):
+        jaxdd.influence.check(task, jaxdd.InfluenceConfig(batch=8), 20, np.zeros(1), 1.0)
+
+
+class Trained:
+    """Gradient descent on pairs in fixed batches, one after another in NumPy's order, every step of it recorded."""
+
+    def __init__(self, dataset, config, lr=0.001, steps=3):
+        self.task = retrieval(encoder_of(dataset), RetrievalConfig(temperature=0.5))
+        self.train, self.target = (
+            jax.tree.map(lambda x: x.astype(float) if np.asarray(x).dtype.kind == "f" else x, split)
+            for split in (dataset.real_set(), dataset.test_set())
+        )
+        orders = jaxdd.influence.orders(self.train, self.target, config)
+        assert [sorted(order) for order in orders] == [list(range(120)), list(range(40))]
+        self.batches = [self.cut(order, config.batch) for order in orders]
+        self.lr, self.steps = lr, steps
+        self.start = jax.flatten_util.ravel_pytree(self.task.model.init(jax.random.key(0)))[0].astype(float)
+        self.path = [self.start]
+        for _ in range(steps):
+            slope = jax.grad(self.train_loss)(self.path[-1], jnp.full(120, 1 / 120))
+            self.path.append(self.path[-1] - lr * slope)
+        snapshots = jnp.stack(self.path[:-1])[None]
+        self.trajectories = Trajectories(
+            snapshots,
+            self.path[-1][None],
+            jnp.full(steps, lr),
+            lr * jnp.arange(float(steps)),
+            jnp.asarray(lr * steps),
+            jnp.arange(steps),
+        )
+
+    @staticmethod
+    def cut(order, size):
+        """Cut an order into batches, the last filled up from the beginning; how many of each are its own."""
+        size = min(size, len(order))
+        rows = [list(order[i : i + size]) for i in range(0, len(order), size)]
+        own = [len(row) for row in rows]
+        return [(row + list(order[: size - len(row)]), n) for row, n in zip(rows, own, strict=True)]
+
+    def losses(self, flat, real, which):
+        """Compute the loss of every pair in its batch, `[N]`."""
+        found = jnp.zeros(real.size)
+        for rows, own in self.batches[which]:
+            losses = self.task.losses(self.task.unravel(flat), jaxdd.data.sampling.take(real, jnp.array(rows)))
+            found = found.at[jnp.array(rows[:own])].set(losses[:own])
+        return found
+
+    def train_loss(self, flat, weights):
+        return weights @ self.losses(flat, self.train, 0)
+
+    def target_loss(self, flat):
+        return jnp.mean(self.losses(flat, self.target, 1))
+
+
+@pytest.mark.parametrize("batch", [pytest.param(120, marks=pytest.mark.slow), 50])
+def test_influence_of_pairs_is_that_of_their_terms_in_fixed_batches(x64, dataset, batch):
+    # 120 captions in batches of 50, 40 to judge by in one: the last batch of 20 is filled up.
+    config = jaxdd.InfluenceConfig("tracin", batch=min(batch, 120), seed=3)
+    run = Trained(dataset, config)
+
+    def scored(estimator):
+        settings = dataclasses.replace(config, estimator=estimator)
+        return jaxdd.influence.scores(run.task, run.train, run.target, run.trajectories, settings)
+
+    first_order = np.zeros(120)
+    for flat in run.path[:-1]:
+        jacobian = jax.jacrev(lambda flat: run.losses(flat, run.train, 0))(flat)
+        first_order += run.lr * np.asarray(jacobian @ jax.grad(run.target_loss)(flat))
+    np.testing.assert_allclose(scored("tracin"), first_order, rtol=1e-6, atol=1e-9)
+
+    def after(weights):
+        flat = run.start
+        for _ in range(run.steps):
+            flat = flat - run.lr * jax.grad(run.train_loss)(flat, weights)
+        return run.target_loss(flat)
+
+    exact = -jax.grad(after)(jnp.full(120, 1 / 120))
+    ours = scored("sgd_influence")
+    np.testing.assert_allclose(ours, exact, rtol=1e-6, atol=1e-9)
+    assert np.corrcoef(ours, first_order)[0, 1] > 0.9 and not np.allclose(ours, first_order, rtol=1e-3)
+
+
+def test_pairs_of_the_highest_influence_are_a_dataset(dataset):
+    texts, owners = dataset.train.texts, dataset.train.owners
+    scores = np.random.default_rng(0).normal(size=len(texts))
+    kept = jaxdd.influence.subset(scores, np.zeros(len(texts), int), per_class=9)[0]
+    part = dataset.only(kept)
+    assert sorted(part.train.texts) == sorted(texts[i] for i in kept)
+    assert part.test is dataset.test and part.normalization is dataset.normalization
+    assert part.fingerprint() != dataset.fingerprint()
+    for text, owner in zip(part.train.texts, part.train.owners, strict=True):
+        name = part.train.names[owner]
+        original = dataset.train.names.index(name)
+        assert text in dataset.train.captions[original]
+        np.testing.assert_array_equal(part.train.images[owner], dataset.train.images[original])
+    assert len(part.train.images) == len(set(owners[kept]))
+    np.testing.assert_allclose(part.real_set().inputs["text"].std(), 1, rtol=1e-4)
+    for wrong in ([], [0, 0], [120], [-1], [0.5]):
+        with pytest.raises(ValueError, match="captions are"):
+            dataset.only(wrong)
 
 
 def test_branches_are_measured_each_by_itself(x64, dataset):

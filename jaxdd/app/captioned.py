@@ -1,5 +1,6 @@
 """Runs on captioned images: their data and task, and what they show and write of distilled pairs."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from jaxdd.io.files import plain
 from jaxdd.methods import MethodConfig
 from jaxdd.models import ModelConfig
 from jaxdd.models.dual import TextConfig, dual
-from jaxdd.report.pairs_page import MEASURES, ROWS, picture, write_pairs_report
+from jaxdd.report.pairs_page import MEASURES, ROWS, picture, write_pair_scores, write_pairs_report
 
 
 def posed(dataset: Pairs, image: ModelConfig, text: TextConfig, config: RetrievalConfig) -> Task:
@@ -129,6 +130,11 @@ def write(dataset: Pairs, config: Config, done: Finished) -> None:
         config=record(config),
         metrics_path=done.metrics_path,
     )
+
+
+def write_scores(path: Path, scores: np.ndarray, dataset: Pairs, **told: Any) -> tuple[Path, dict[str, float]]:
+    """Write scores of pairs as a table and a page; nothing is known of wrong ones."""
+    return write_pair_scores(path, scores, dataset, **told), {}
 
 
 def saved(path: str) -> tuple[Distilled, PairsCard, TextConfig, RetrievalConfig]:

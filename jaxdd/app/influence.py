@@ -9,21 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxdd.app import labeled
 from jaxdd.app.config import Config
-from jaxdd.app.run import expert_store
+from jaxdd.app.run import expert_store, kind_of
 from jaxdd.app.signals import StopSignal
 from jaxdd.app.workdir import record
 from jaxdd.core.tasks import Task
-from jaxdd.data import Dataset, RealSet
+from jaxdd.data import Data, RealSet
 from jaxdd.errors import Interrupted, SettingError
 from jaxdd.experts import Expert, ExpertStore, Timeline, train_experts
 from jaxdd.experts.timeline import timeline
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, mislabeled_auc, scores, settled
+from jaxdd.influence import ESTIMATORS, InfluenceConfig, check, scores, settled
 from jaxdd.io.hosts import anywhere, from_first
 from jaxdd.io.progress import progress_bar
-from jaxdd.report.scores_page import check_table, write_scores
+from jaxdd.report.scores_page import check_table
 
 log = logging.getLogger("jaxdd")
 
@@ -71,9 +70,11 @@ def influence(command: Influence) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM during the training of experts; those trained so far are kept.
         OSError: The table cannot be written, before any training.
     """
-    dataset, task = labeled.problem(command)
+    kind = kind_of(command)
+    dataset, task = kind.problem(command)
+    size = dataset.real_set().size
     target = _target(dataset, command.target)
-    line, recipe = timeline(command.experts, len(dataset.train.labels)), command.experts.recipe
+    line, recipe = timeline(command.experts, size), command.experts.recipe
     config = dataclasses.replace(command.influence, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     along_path = ESTIMATORS[config.estimator].along_path
     if along_path and len(line.steps) == 1:
@@ -82,7 +83,9 @@ def influence(command: Influence) -> dict[str, Any]:
             "raise experts.keep or leave it out, in another workdir, or choose --influence.estimator endpoint"
         )
     config = settled(config, line.time, line.total_time, recorded=along_path)
-    check(task, config, len(dataset.train.labels), line.time, line.total_time)
+    if not task.separable and config.batch is None:  # each loss in batches as large as those of the experts
+        config = dataclasses.replace(config, batch=max(min(recipe.batch, size), 2))
+    check(task, config, size, line.time, line.total_time)
     try:
         from_first(lambda: _check_room(command.table.parent))
     except OSError as error:
@@ -116,12 +119,13 @@ def influence(command: Influence) -> dict[str, Any]:
     about = (
         f"{config.estimator} along {len(rows)} snapshots of each of {count} experts, on the loss of "
         f"{target.size} {command.target} examples at {judged}"
+        + f", in batches of {config.batch}" * (not task.separable)
         + f", without {' and '.join(ignored)}" * bool(ignored)
         + ". A positive score says that more weight on the example lowers that loss."
     )
 
-    def write() -> Path:
-        return write_scores(
+    def write() -> tuple[Path, dict[str, float]]:
+        return kind.write_scores(
             command.table,
             mean,
             dataset,
@@ -132,9 +136,8 @@ def influence(command: Influence) -> dict[str, Any]:
             spread=np.std(found, axis=0) if count > 1 else None,
         )
 
-    page = from_first(write)
-    auc = {} if dataset.mislabeled is None else {"auc": mislabeled_auc(mean, dataset.mislabeled)}
-    return {"scores": mean, "page": page, **auc}
+    page, found_wrong = from_first(write)
+    return {"scores": mean, "page": page, **found_wrong}
 
 
 def _check_room(folder: Path) -> None:
@@ -143,14 +146,14 @@ def _check_room(folder: Path) -> None:
         pass
 
 
-def _target(dataset: Dataset, name: str) -> RealSet:
+def _target(dataset: Data, name: str) -> RealSet:
     target = dataset.test_set() if name == "test" else dataset.validation_set()
     if target is None:
         raise SettingError("the validation split is empty; raise data.validation, or choose --target test")
     return target
 
 
-def _train(command: Influence, dataset: Dataset, task: Task, store: ExpertStore) -> None:
+def _train(command: Influence, dataset: Data, task: Task, store: ExpertStore) -> None:
     count = command.experts.count
     with StopSignal() as stop:
 

@@ -6,6 +6,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from jaxdd.app.config import Config
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.tasks import Task
@@ -42,6 +44,12 @@ class Kind(Protocol):
 
     def stored(self, method: MethodConfig, distilled: Distilled) -> dict[str, int]:
         """Count the numbers that a set stores."""
+
+    def write_scores(self, path: Path, scores: np.ndarray, dataset: Any, **told: Any) -> tuple[Path, dict[str, float]]:
+        """Write scores of the real examples as a table and a page; also the page, and how well they find wrong labels.
+
+        What is told: `title`, `about`, `settings`, `ends` and `spread`, see `jaxdd.report.scores_page.write_scores`.
+        """
 
     def lines(self, results: dict[str, Any]) -> str:
         """Write what a run has reached for a terminal."""

@@ -1,6 +1,7 @@
 """Runs on labeled images: their data and task, and what they show and write of a set."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from jaxdd.errors import SettingError
 from jaxdd.io.files import atomic_write, plain
 from jaxdd.methods import MethodConfig
 from jaxdd.models.dual import TextConfig
+from jaxdd.report import scores_page
 from jaxdd.report.grid import draw, image_grid
 from jaxdd.report.run_page import entropy, write_report
-from jaxdd.report.scores_page import write_scores
 from jaxdd.types import Scores
 
 
@@ -99,6 +100,12 @@ def lines(results: dict[str, Any]) -> str:
     return "\n".join(found)
 
 
+def write_scores(path: Path, scores: np.ndarray, dataset: Dataset, **told: Any) -> tuple[Path, dict[str, float]]:
+    """Write scores of examples as a table and a page; also how well they find wrong labels, where these are known."""
+    auc = {} if dataset.mislabeled is None else {"auc": mislabeled_auc(scores, dataset.mislabeled)}
+    return scores_page.write_scores(path, scores, dataset, **told), auc
+
+
 def write(dataset: Dataset, config: Config, done: Finished) -> None:
     """Write a set with its card, pictures, scores of the examples and the page of the run."""
     workdir, distilled, results = done.workdir, done.outcome.distilled, done.results
@@ -118,7 +125,9 @@ def write(dataset: Dataset, config: Config, done: Finished) -> None:
             about = f"scores of {results['method']} after step {results['steps']}: the higher, the more weight"
             title = f"{dataset.name} · {results['method']} · {name}"
             path = workdir / f"{name}.csv"
-            write_scores(path, np.asarray(scores.values), dataset, title=title, about=about, settings=record(config))
+            scores_page.write_scores(
+                path, np.asarray(scores.values), dataset, title=title, about=about, settings=record(config)
+            )
     atomic_write(workdir / "README.md", formats.markdown(distilled, card, results=results).encode())
     write_report(
         workdir,

@@ -109,26 +109,46 @@ def take(real: RealSet | Examples, indices: AnyArray) -> Examples:
     )
 
 
+def in_order(data: RealSet | Examples, order: AnyArray) -> RealSet | Examples:
+    """Return a set with its examples in another order, positions `[N]`; its table of classes stays as it was."""
+    inputs, targets = (jax.tree.map(lambda x: jnp.asarray(x)[order], tree) for tree in (data.inputs, data.targets))
+    if isinstance(data, Examples):
+        return take(data, order)
+    return data._replace(inputs=inputs, targets=targets)
+
+
 def size_of(data: RealSet | Examples) -> int:
     """Return N of a real set, or the number of examples."""
     return data.size if isinstance(data, RealSet) else data.indices.shape[0]
 
 
-def chunks_of(size: int, largest: int = CHUNK) -> tuple[Array, Array]:
+def chunks_of(size: int, largest: int = CHUNK, *, exact: bool = False) -> tuple[Array, Array]:
     """Cut `0 … size − 1`, size ≥ 1, into equal chunks of at most `largest`, their number a multiple of the devices'.
+
+    Args:
+        size: how many to cut.
+        largest: the most of a chunk.
+        exact: whether chunks are to have that size, or all there are, on any number of devices: they are batches, whose
+            examples matter to each other.
 
     Returns:
         Positions `[n, B]`, filled up from the start where they do not divide, and which are no filling `[n, B]`.
     """
-    count = -(-size // min(largest, size))
-    count = min(-(-count // lanes()) * lanes(), size)
-    length = -(-size // count)
+    length = min(largest, size)
+    count = -(-size // length)
+    if not exact:
+        count = min(-(-count // lanes()) * lanes(), size)
+        length = -(-size // count)
     positions = jnp.arange(count * length, dtype=jnp.int32).reshape(count, length)
     return positions % size, positions < size
 
 
 def over_all(
-    function: Callable[..., PyTree], data: RealSet | Examples, *shared: PyTree, largest: int = CHUNK
+    function: Callable[..., PyTree],
+    data: RealSet | Examples,
+    *shared: PyTree,
+    largest: int = CHUNK,
+    exact: bool = False,
 ) -> PyTree:
     """Apply a function of a batch to all examples of a set, a chunk at a time, the chunks spread over the devices.
 
@@ -137,12 +157,13 @@ def over_all(
         data: N examples.
         shared: What every call is given, see `jaxdd.core.parallel.map_over`.
         largest: Examples in memory at a time.
+        exact: Whether a chunk is a batch, see `chunks_of`.
 
     Returns:
         Tree of arrays `[N, *]`.
     """
     size = size_of(data)
-    positions, _ = chunks_of(size, largest)
+    positions, _ = chunks_of(size, largest, exact=exact)
     found = map_over(lambda rows, data, *shared: function(take(data, rows), *shared), positions, data, *shared)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
 

@@ -5,7 +5,7 @@ Axis letters: N images, P captions, E text features, H W K image.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,34 @@ class Pairs:
     def test_set(self) -> RealSet:
         """Return the test split."""
         return self._pairs(self.test, self.embedded(self.test.texts))
+
+    def only(self, captions: Any) -> "Pairs":
+        """Return the same data with some captions of the train split alone, such as those of the highest influence.
+
+        Args:
+            captions: `[P']` positions in `train.texts`; the images of the others are left out.
+
+        Raises:
+            SettingError: there is none, one is named twice, or is not there.
+        """
+        kept, count = np.asarray(captions), len(self.train.texts)
+        if kept.ndim != 1 or not kept.size or not np.issubdtype(kept.dtype, np.integer):
+            raise SettingError(f"captions are {kept.dtype} {list(kept.shape)}; give positions [P'], one or more")
+        if kept.min() < 0 or kept.max() >= count or len(np.unique(kept)) < len(kept):
+            raise SettingError(
+                f"captions are positions {kept.min()} to {kept.max()}; give each of 0 … {count - 1} once"
+            )
+        texts, owners = self.train.texts, self.train.owners
+        of_image: dict[int, list[str]] = {}
+        for position in np.sort(kept):
+            of_image.setdefault(int(owners[position]), []).append(texts[position])
+        images = list(of_image)
+        chosen = Captioned(
+            self.train.images[images],
+            tuple(tuple(members) for members in of_image.values()),
+            tuple(self.train.names[i] for i in images),
+        )
+        return replace(self, train=chosen)
 
     def nearest(self, texts: Any) -> list[str]:
         """Name the caption of train that is nearest in angle to each embedded text of `[M, E]`."""

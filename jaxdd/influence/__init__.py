@@ -10,6 +10,11 @@ weight: leaving example i out raises the target by about `w_i s_qi`, and by exac
 `leave_one_out`. The other weights stay as they are when one is moved: to let them make up for it, so that the sum stays
 one, would to first order add the same constant to all scores of a target.
 
+Where a loss depends on the batch, as that of pairs does, ℓ_i is the example's own term in a batch of
+`InfluenceConfig.batch` examples: training and target examples are each shuffled and cut into batches once, with a seed.
+More weight on a pair is more weight on its own term; that it is also an answer that the others of its batch should not
+give stays as it is. [our choice]
+
 Scores are estimates, and how good they are depends on the network and on how long it was trained: compare with
 `leave_one_out` or `retrained` on a small problem before trusting them on a large one.
 
@@ -31,7 +36,7 @@ from jaxdd.core import sampling
 from jaxdd.core.parallel import map_over, over_devices, replicate
 from jaxdd.core.ranking import mislabeled_auc, per_class, ranking, subset, weights
 from jaxdd.core.sampling import RealSet
-from jaxdd.core.tasks import Task, check_task
+from jaxdd.core.tasks import Task
 from jaxdd.errors import Diverged, SettingError
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence.config import InfluenceConfig
@@ -80,7 +85,8 @@ def scores(
     The gradient of a target is summed first; one forward-mode pass over the training set then scores all examples.
 
     Args:
-        task: What the networks of the trajectories do; its losses are separable.
+        task: What the networks of the trajectories do; its losses are separable, or `config.batch` says how many share
+            one.
         train: What it was trained on, N examples.
         target: The B examples that the targets are made of.
         trajectories: The recorded training; `at` makes one of mere parameters, for endpoint.
@@ -98,7 +104,7 @@ def scores(
         ValueError: The trajectories do not record what the estimator reads, or the target weights do not fit.
         FloatingPointError: The estimate diverged; the message says what to change.
     """
-    check_separable(task)
+    check_separable(task, config.batch)
     for name, given in (("train", train), ("target", target)):
         check_argument(name, given, (RealSet, Examples), "give a set of real examples, such as dataset.real_set()")
     check_argument("trajectories", trajectories, Trajectories, "give what jaxdd.train_experts returns")
@@ -114,6 +120,9 @@ def scores(
         )
     if retrain is None:
         check(task, config, sampling.size_of(train), trajectories.time, trajectories.total_time)
+    if not task.separable:
+        order = orders(train, target, config, retrain)
+        train, target, of_target = _in_batches(order, train, target, of_target)
     constants = replicate((train, target, of_target.astype(trajectories.final.dtype)))
 
     # What the path was made with does not change the program.
@@ -125,7 +134,29 @@ def scores(
         return result.scores
 
     mean = mean_over_experts(of_expert, trajectories, config, recorded=estimator.along_path and retrain is None)
+    if not task.separable:
+        mean = mean[:, np.argsort(order[0])]
     return _as_asked(mean, target_weights)
+
+
+def orders(
+    train: Data, target: Data, config: InfluenceConfig, retrain: Retrain | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the orders `[N]` and `[B]` in which examples are cut into batches of `config.batch`, the last one filled up.
+
+    Training examples stay in place for a `retrain`, which has batches of its own.
+    """
+    of_train, of_target = (
+        np.random.default_rng((config.seed, which)).permutation(sampling.size_of(data))
+        for which, data in enumerate((train, target))
+    )
+    return (of_train if retrain is None else np.arange(len(of_train))), of_target
+
+
+def _in_batches(
+    order: tuple[np.ndarray, np.ndarray], train: Data, target: Data, of_target: Array
+) -> tuple[Data, Data, Array]:
+    return sampling.in_order(train, order[0]), sampling.in_order(target, order[1]), of_target[:, order[1]]
 
 
 @over_devices()
@@ -156,7 +187,7 @@ def retrained(
         `[G]` for one target, `[Q, G]` for several, averaged over the experts. To first order,
         `L_q(θ(w')) − L_q(θ(w)) = −Σ_i (w'_i − w_i) s_qi`.
     """
-    check_task(task)
+    check_separable(task, config.batch)
     if np.ndim(weights) != 2 or np.shape(weights)[1] != sampling.size_of(train):
         raise SettingError(
             f"weights are {np.shape(weights)} for {sampling.size_of(train)} training examples; give [G, N]"
@@ -165,6 +196,10 @@ def retrained(
         check(task, config, sampling.size_of(train), trajectories.time, trajectories.total_time)
     dtype = trajectories.final.dtype
     of_target = _target_weights(target, target_weights).astype(dtype)
+    if not task.separable:
+        order = orders(train, target, config, retrain)
+        train, target, of_target = _in_batches(order, train, target, of_target)
+        weights = np.asarray(weights)[:, order[0]]
     constants = replicate((train, target, of_target, jnp.asarray(weights, dtype)))
 
     def of_expert(path: Path) -> Array:

@@ -30,5 +30,9 @@ class InfluenceConfig(Settings, path="influence"):
     """Training examples that Hessians and G_D are taken on, drawn once; all by default."""
     chunk: Annotated[int, AtLeast(1)] = 500
     """Examples that are on the device at a time: memory grows with it, results do not depend on it."""
+    batch: Annotated[int | None, AtLeast(2)] = None
+    """Examples that share a batch, for a task whose losses depend on the others of it, such as pairs: the batch that
+    the experts were trained with. Who shares one with whom is drawn with `seed`."""
     seed: Annotated[int, Seed] = 0
-    """Seed of what is drawn: the examples of `curvature`, the batches of lissa, the first vector of arnoldi."""
+    """Seed of what is drawn: who shares a batch, the examples of `curvature`, the batches of lissa, the first vector of
+    arnoldi."""

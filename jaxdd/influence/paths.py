@@ -90,17 +90,22 @@ def intervals(
     return np.diff(np.append(times[:: config.stride], total))
 
 
-def check_separable(task: Task) -> None:
-    """Refuse what is no task, or one whose examples have no losses of their own.
+def check_separable(task: Task, batch: int | None = None) -> None:
+    """Refuse what is no task, or one whose examples have no losses of their own and no batch to have them in.
 
     Raises:
-        ValueError: It is either.
+        ValueError: It is either; or examples with losses of their own are to share batches.
     """
     check_task(task)
-    if not task.separable:
+    if not task.separable and batch is None:
         raise SettingError(
-            f"the task {task.name!r} has losses that depend on the whole batch; influence scores "
-            "examples one by one and needs a task whose losses are separable"
+            f"the task {task.name!r} has losses that depend on the whole batch; set influence.batch to the batch that "
+            "the experts were trained with (self_influence needs a task whose losses are separable)"
+        )
+    if task.separable and batch is not None:
+        raise SettingError(
+            f"influence.batch is {batch}, and in the task {task.name!r} the loss of an example does not depend on the "
+            "others; leave it out"
         )
 
 
@@ -118,7 +123,13 @@ def check(task: Task, config: InfluenceConfig, size: int, time: AnyArray, total_
         ValueError: See `intervals`; or losses that are not separable; a dense Hessian of too many parameters; or
             leave_one_out of too many examples or with a stride.
     """
-    check_separable(task)
+    check_separable(task, config.batch)
+    if config.batch is not None and config.batch > size:
+        raise SettingError(f"influence.batch is {config.batch} for {size} training examples; set it to {size} or less")
+    if config.batch is not None and config.curvature is not None:
+        raise SettingError(
+            f"influence.curvature is {config.curvature}, and among fewer examples batches are others; leave it out"
+        )
     if config.estimator == "leave_one_out" and size > LARGEST_RETRAINED:
         raise SettingError(
             f"leave_one_out would train {size} times and more; choose another estimator, or at most "

@@ -158,7 +158,7 @@ class Problem:
             masked = weights[..., positions] * valid.astype(weights.dtype).reshape((1,) * (weights.ndim - 1) + (-1,))
             return term(_losses(task, sampling.take(data, rows[positions])), masked, *shared)
 
-        chunks = sampling.chunks_of(rows.shape[0], self.config.chunk)
+        chunks = sampling.chunks_of(rows.shape[0], self.config.batch or self.config.chunk, exact=not task.separable)
         total: Array = sum_over(of_chunk, chunks, data, rows, weights, *shared)
         return total
 
@@ -169,7 +169,8 @@ class Problem:
         def of_chunk(examples: Examples, *shared: PyTree) -> Array:
             return term(_losses(task, examples), *shared).T
 
-        found: Array = sampling.over_all(of_chunk, self.train, *shared, largest=self.config.chunk)
+        largest = self.config.batch or self.config.chunk
+        found: Array = sampling.over_all(of_chunk, self.train, *shared, largest=largest, exact=not task.separable)
         return found.T
 
 

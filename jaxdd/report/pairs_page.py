@@ -9,16 +9,21 @@ import numpy as np
 
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.distilled_pairs import PairsCard, rates_of
+from jaxdd.core.ranking import ranking
 from jaxdd.core.retrieval import RANKS
+from jaxdd.data.pairs import Pairs
 from jaxdd.io.files import atomic_write
 from jaxdd.report import page, plots
 from jaxdd.report.grid import Grid, draw
 from jaxdd.report.run_page import curves, duration, percent
+from jaxdd.report.scores_page import as_text, check_table, table_bytes, thumbnail
 
 LETTERS = 60
 """Of a caption, that are drawn."""
 NOTE = "Each image with the real caption that is nearest to its text, normalization undone."
 ROWS = {"distilled": "Distilled pairs", "random_real": "Random real pairs", "full_data": "All real pairs"}
+EXTREMES = 24
+"""Pairs that a page shows of either end of their scores."""
 MEASURES = ("recall", *(f"{way}@{k}" for way in ("IR", "TR") for k in RANKS))
 
 
@@ -76,6 +81,75 @@ def write_pairs_report(
         ]
     )
     atomic_write(Path(workdir) / "report.html", page.render(name, body).encode())
+
+
+def write_pair_scores(
+    path: str | Path,
+    scores: np.ndarray,
+    dataset: Pairs,
+    *,
+    title: str,
+    about: str,
+    settings: Any,
+    ends: tuple[str, str] = ("highest", "lowest"),
+    spread: np.ndarray | None = None,
+) -> Path:
+    """Write scores of the training pairs: a ranked table, and beside it a page with both ends.
+
+    The table has the columns index (position in `dataset.train.texts`), image (its name), caption, score and rank, the
+    highest score first, and std, if a spread is given.
+
+    Args:
+        path: the table to write or replace, `.csv` or `.parquet`; the page has the same name with `.html`.
+        scores: `[P]` a finite score for every caption of `dataset.train`.
+        dataset: the pairs.
+        title: the headline.
+        about: what the scores are, and what a high one means.
+        settings: how they came about, in any form that JSON can show.
+        ends: what pairs of high and of low scores are called.
+        spread: `[P]` the standard deviation of each score.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        SettingError: the table is neither kind, or scores are not finite or do not fit the dataset.
+    """
+    path = Path(path)
+    check_table(path)
+    train, owners, texts = dataset.train, dataset.train.owners, np.array(dataset.train.texts)
+    table = ranking(scores, np.zeros(len(texts), np.int32))
+    order, text = table["index"], as_text if path.suffix == ".csv" else str
+    columns = {"index": order, "image": [text(train.names[owners[i]]) for i in order]}
+    columns |= {"caption": [text(str(texts[i])) for i in order]}
+    columns |= {name: table[name] for name in ("score", "rank")}
+    if spread is not None:
+        columns["std"] = spread[order]
+    atomic_write(path, table_bytes(columns, path.suffix))
+
+    def shown(rows: np.ndarray) -> str:
+        figures = (
+            page.figure(
+                thumbnail(train.images[owners[i]]), f"{i} {texts[i]}", alt=f"pair {i}, score {float(scores[i]):.4g}"
+            )
+            for i in rows
+        )
+        return f'<div class="examples">{"".join(figures)}</div>'
+
+    most = max(1, min(EXTREMES, len(order) // 2))
+    body = "\n".join(
+        [
+            f"<h1>{page.text(title)}</h1>",
+            f'<p class="facts">{len(order)} captions of {page.text(dataset.name)} · {page.text(about)}</p>',
+            page.section("Scores", plots.compared_histograms({"all": np.asarray(scores)})),
+            page.section(ends[0].capitalize(), shown(order[:most])),
+            page.section(ends[1].capitalize(), shown(order[::-1][:most])),
+            page.section("Settings", page.folded("config", settings)),
+        ]
+    )
+    place = path.with_suffix(".html")
+    atomic_write(place, page.render(title, body).encode())
+    return place
 
 
 def recall_table(results: Mapping[str, Any]) -> str:

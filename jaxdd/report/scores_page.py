@@ -86,10 +86,6 @@ def as_text(name: str) -> str:
 
 
 def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None, kind: str) -> bytes:
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
     names = [as_text(name) if kind == ".csv" else name for name in dataset.class_names]
     columns = {"index": table["index"], "source_index": dataset.positions[table["index"]]}
     columns |= {"label": table["label"], "class": np.array(names)[table["label"]]}
@@ -103,6 +99,15 @@ def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None
     if dataset.files is not None:
         files = dataset.files[table["index"]]
         columns["file"] = np.array([as_text(file) for file in files.tolist()]) if kind == ".csv" else files
+    return table_bytes(columns, kind)
+
+
+def table_bytes(columns: dict[str, Any], kind: str) -> bytes:
+    """Return columns as the content of a `.csv` or `.parquet`."""
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
     buffer = io.BytesIO()
     write = {".csv": pyarrow.csv.write_csv, ".parquet": pyarrow.parquet.write_table}[kind]
     write(pyarrow.table(columns), buffer)
@@ -155,11 +160,6 @@ def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:
     """Show training examples side by side, their positions below, and the true class where the label is wrong."""
     shown = []
     for row in rows:
-        buffer = io.BytesIO()
-        pixels = dataset.train.images[row]
-        image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
-        image.thumbnail((96, 96))
-        image.save(buffer, "png")
         kind, caption, note = "", str(row), ""
         if dataset.files is not None:
             caption = f"{row} {Path(dataset.files[row]).name}"
@@ -167,5 +167,15 @@ def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:
             truth = dataset.class_names[dataset.true_labels[row]]
             kind, note = "wrong", f", label replaced on purpose, truly {truth}"
             caption += f", truly {truth}"
-        shown.append(page.figure(buffer.getvalue(), caption, kind, f"example {row}, score {scores[row]:.4g}{note}"))
+        alt = f"example {row}, score {scores[row]:.4g}{note}"
+        shown.append(page.figure(thumbnail(dataset.train.images[row]), caption, kind, alt))
     return f'<div class="examples">{"".join(shown)}</div>'
+
+
+def thumbnail(pixels: np.ndarray) -> bytes:
+    """Return an image `[H, W, K]` uint8 as a small PNG."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+    image.thumbnail((96, 96))
+    image.save(buffer, "png")
+    return buffer.getvalue()
