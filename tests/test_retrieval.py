@@ -15,7 +15,18 @@ from jaxdd.core.training import train
 from jaxdd.data import pairs
 from jaxdd.driver import complete
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.methods import Optimizer, Sources, cross_covariance, dm, iadd, infmatch, initial_distilled, mtt, rat_bptt
+from jaxdd.methods import (
+    Optimizer,
+    Sources,
+    analytic_parameters,
+    cross_covariance,
+    dm,
+    iadd,
+    infmatch,
+    initial_distilled,
+    mtt,
+    rat_bptt,
+)
 from jaxdd.types import Snapshots
 from tests.helpers import dot, finite_difference, random_like
 
@@ -289,7 +300,59 @@ def test_covariances_are_matched_as_printed(x64, dataset):
         cross_covariance.Config(labels="learned")
 
 
+def test_projections_are_those_of_ridge_regression_and_are_matched(x64, dataset):
+    task = retrieval(encoder_of(dataset))
+    config = analytic_parameters.Config(ipc=4, image_optimizer=UNIT, ridge=0.3)
+    method, keys = config.build(task), jax.random.split(jax.random.key(0), 4)
+    final = jnp.stack([jax.flatten_util.ravel_pytree(task.model.init(key))[0].astype(float) for key in keys[:2]])
+    real = jax.tree.map(lambda x: x.astype(float) if np.asarray(x).dtype.kind == "f" else x, dataset.real_set())
+    trajectories = Trajectories(
+        final[:, None], final, jnp.full(1, 0.1), jnp.zeros(1), jnp.asarray(0.1), jnp.zeros(1, int)
+    )
+    sources = Sources(real, trajectories)
+    cache = jax.jit(method.prepare)(keys[3], sources)
+    batch = method.sample(jax.random.key(5), jnp.int32(0), Sources(None, trajectories, cache))
+    which = int(np.argmin(np.abs(final - batch.params[None]).sum(1)))
+
+    def explicit(images, texts):
+        # Lagrange's conditions of the regression, as one least-squares problem with rows for the penalty.
+        found = []
+        for x, y in ((texts, images), (images, texts)):
+            x, y = x - x.mean(0), y - y.mean(0)
+            penalty = 0.3 * np.sum(x**2) / len(x) / x.shape[1]
+            rows = np.concatenate([x / np.sqrt(len(x)), np.sqrt(penalty) * np.eye(x.shape[1])])
+            values = np.concatenate([y / np.sqrt(len(x)), np.zeros((x.shape[1], y.shape[1]))])
+            found.append(np.linalg.lstsq(rows, values, rcond=None)[0])
+        return found
+
+    def embedded(inputs, count):
+        examples = jaxdd.data.sampling.take(real, jnp.arange(count)).inputs if inputs is None else inputs
+        return np.asarray(task.model.apply(task.unravel(batch.params), examples)[0]), np.asarray(examples["text"])
+
+    inputs = {
+        "image": jax.random.normal(keys[2], (4, *dataset.image_shape)),
+        "text": jax.random.normal(keys[3], (4, dataset.text_features)),
+    }
+    whole, small = explicit(*embedded(None, 120)), explicit(*embedded(inputs, 4))
+    for ours, theirs in zip(batch.real, whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(batch.real.text, cache.text[which])
+    distilled = jaxdd.Distilled(inputs, task.labels(jnp.arange(4)), jnp.asarray(0.1))
+    state = method.init(keys[0], distilled, None)
+    new, info = jax.jit(method.step)(keys[0], state, batch)
+    expected = sum(np.sum((s - r) ** 2) / np.sum(r**2) for s, r in zip(small, whole, strict=True))
+    np.testing.assert_allclose(info["loss"], expected, rtol=1e-6)
+    direction = random_like(inputs)
+    slope = finite_difference(
+        lambda x: method.objective(distilled._replace(inputs=x), state, batch), inputs, direction, 1e-4
+    )
+    moved = jax.tree.map(jnp.subtract, inputs, new.distilled.inputs)
+    np.testing.assert_allclose(dot(moved, direction), slope, rtol=1e-6)
+
+
 def test_what_makes_no_two_embeddings_is_refused(toy):
+    with pytest.raises(ValueError, match="analytic_parameters matches two embeddings of a pair, and the task"):
+        analytic_parameters.Config().build(toy(jnp.float32)[0])
     with pytest.raises(ValueError, match="matches two embeddings of a pair, and the task 'classification' has classes"):
         cross_covariance.Config().build(toy(jnp.float32)[0])
 

@@ -22,6 +22,7 @@ from jaxdd.experts import ExpertsConfig
 from jaxdd.io.modules import import_file
 from jaxdd.methods import (
     MethodConfig,
+    analytic_parameters,
     cafe,
     coresets,
     cross_covariance,
@@ -40,7 +41,22 @@ from jaxdd.models import ConvNet, ModelConfig, from_name
 from jaxdd.models.dual import TextConfig
 from jaxdd.settings import Seed, Settings, by_name, literal
 
-IN_ORDER = (infmatch, mtt, datm, iadd, ddpp, dc, dm, cafe, ncfm, rat_bptt, linear_gradient, cross_covariance, coresets)
+IN_ORDER = (
+    infmatch,
+    mtt,
+    datm,
+    iadd,
+    ddpp,
+    dc,
+    dm,
+    cafe,
+    ncfm,
+    rat_bptt,
+    linear_gradient,
+    cross_covariance,
+    analytic_parameters,
+    coresets,
+)
 METHODS = {module.Config.name: module for module in IN_ORDER}
 """The methods of the package, by their names."""
 

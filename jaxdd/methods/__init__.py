@@ -4,6 +4,7 @@ A method of your own is such a file anywhere on the import path; its `Config` is
 """
 
 from jaxdd.methods import (
+    analytic_parameters,
     cafe,
     coresets,
     cross_covariance,
@@ -30,6 +31,7 @@ __all__ = [
     "Optimizer",
     "Sources",
     "Weighting",
+    "analytic_parameters",
     "cafe",
     "coresets",
     "cross_covariance",

@@ -41,10 +41,7 @@ class Config(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels == "learned":
-            raise SettingError(
-                "method.labels is 'learned', but embeddings do not depend on labels; choose hard, or mtt for these"
-            )
+        require_pairs(self)
 
     @property
     def snapshots_needed(self) -> int:
@@ -82,6 +79,23 @@ class Moments(NamedTuple):
     covariance: Array
 
 
+def require_pairs(config: MethodConfig, task: Task | None = None) -> None:
+    """Refuse labels that are learned, and a task whose network does not make two embeddings.
+
+    Raises:
+        SettingError: It is either.
+    """
+    if config.labels == "learned":
+        raise SettingError(
+            "method.labels is 'learned', but embeddings do not depend on labels; choose hard, or mtt for these"
+        )
+    if task is not None and task.classes is not None:
+        raise SettingError(
+            f"{config.name} matches two embeddings of a pair, and the task {task.name!r} has classes; use it with "
+            "jaxdd.retrieval, or choose dm"
+        )
+
+
 def moments(images: Array, texts: Array, weights: Array) -> Moments:
     """Compute weighted means and the cross-covariance of embeddings `[B, D]`, weights `[B]` of sum one."""
     f, g = weights @ images, weights @ texts
@@ -103,11 +117,7 @@ def matching_covariances(task: Task, config: Config) -> Method:
     Raises:
         SettingError: The task has classes: its network makes something else.
     """
-    if task.classes is not None:
-        raise SettingError(
-            f"cross_covariance matches two embeddings of a pair, and the task {task.name!r} has classes; use it with "
-            "jaxdd.retrieval, or choose dm"
-        )
+    require_pairs(config, task)
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         expert_key, time_key, real_key = jax.random.split(key, 3)

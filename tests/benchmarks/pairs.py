@@ -21,7 +21,7 @@ from jaxdd.core.retrieval import RetrievalConfig, retrieval
 from jaxdd.core.tasks import Task
 from jaxdd.data import pairs
 from jaxdd.experts.trajectories import Trajectories
-from jaxdd.methods import MethodConfig, Optimizer, coresets, cross_covariance, iadd, infmatch, mtt
+from jaxdd.methods import MethodConfig, Optimizer, analytic_parameters, coresets, cross_covariance, iadd, infmatch, mtt
 from tests.benchmarks.table import header, row
 
 WIDTH, DEPTH, EMBEDDING = 32, 3, 64
@@ -51,6 +51,7 @@ ROWS: dict[str, tuple[MethodConfig, RetrievalConfig]] = {
     "herding": (coresets.Config(init="herding"), PLAIN),
     "k-center": (coresets.Config(init="k_center"), PLAIN),
     "cross-covariance": (cross_covariance.Config(image_optimizer=ADAM["image_optimizer"]), PLAIN),
+    "APM": (analytic_parameters.Config(image_optimizer=ADAM["image_optimizer"]), PLAIN),
     "MTT": (mtt.Config(**STUDENT), PLAIN),
     "MTT, branches": (mtt.Config(**STUDENT, relative_to="branches"), PLAIN),
     "MTT, S learned": (mtt.Config(**STUDENT, labels="learned"), SIMILARITY),

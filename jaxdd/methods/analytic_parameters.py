@@ -1,0 +1,160 @@
+"""APM: distilled pairs from which ridge regression finds the projections that it finds from the real ones.
+
+    min_S Σ_k ‖ W_k(S) − W_k(D) ‖² / ‖ W_k(D) ‖²,    W_text = (C_tt + ε I)⁻¹ C_tf,   W_image = (C_ff + ε' I)⁻¹ C_ft
+
+with the embedded texts t, the embeddings f of images by a network that stays as it is, and their covariances C. No
+training of a student is followed: the parameters that it would end with are known in closed form, and of the real pairs
+two matrices are all that a step needs.
+
+The idea is that of analytic parameter matching (Bo & Wang, ICML 2026), of which this is our reading: its abstract names
+projections in closed form, two cached matrices, and whitening, which C⁻¹ᐟ² is.
+
+Axis letters: B pairs, D embedding, E text features, G experts, P parameters.
+"""
+
+import dataclasses
+from typing import Annotated, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdd.core import sampling
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.parallel import map_over
+from jaxdd.core.sampling import RealSet
+from jaxdd.core.tasks import Task, all_items
+from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.methods.cross_covariance import moments, require_pairs
+from jaxdd.settings import Positive
+from jaxdd.types import Array, Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(MethodConfig):
+    """Settings of analytic parameter matching; all are ours."""
+
+    name: ClassVar[str] = "analytic_parameters"
+    image_optimizer: Optimizer = Optimizer("adam", 0.03)
+    """Optimizer of images and texts."""
+    ridge: Annotated[float, Positive] = 0.1
+    """ε and ε', in units of the mean variance of what is projected: distilled pairs span few directions, and say
+    nothing of the others."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_pairs(self)
+
+    @property
+    def needs_experts(self) -> bool:
+        """Always: their last networks embed the images."""
+        return True
+
+    @property
+    def needs_real(self) -> bool:
+        """Never: two matrices for each expert are all that steps read of the real data."""
+        return False
+
+    def build(self, task: Task) -> Method:
+        """Build the method for a task, see `matching_projections`."""
+        return matching_projections(task, self)
+
+
+class Projections(NamedTuple):
+    """Projections in closed form.
+
+    Attributes:
+        text: `[E, D]`, of embedded texts onto images.
+        image: `[D, E]`, of images onto embedded texts.
+    """
+
+    text: Array
+    image: Array
+
+
+class Batch(NamedTuple):
+    """What a step draws.
+
+    Attributes:
+        params: `[P]`, the last parameters of an expert.
+        real: What it finds from the real pairs.
+    """
+
+    params: Array
+    real: Projections
+
+
+def projections(images: Array, texts: Array, weights: Array, ridge: float) -> Projections:
+    """Regress embedded texts and images on each other: `argmin_W Σ_i w_i ‖x_i W − y_i‖² + ε ‖W‖²`, x and y centered.
+
+    Args:
+        images: `[B, D]`.
+        texts: `[B, E]`.
+        weights: `[B]` w, of sum one.
+        ridge: ε in units of the mean variance of x, `tr(C_xx) / dim x`.
+
+    Returns:
+        Both projections. [derived] the normal equations.
+    """
+
+    def regressed(x: Array, y: Array) -> Array:
+        within, between = (moments(x, other, weights).covariance for other in (x, y))
+        size = len(within)
+        return jnp.linalg.solve(within + ridge * jnp.trace(within) / size * jnp.eye(size, dtype=x.dtype), between)
+
+    return Projections(regressed(texts, images), regressed(images, texts))
+
+
+def matching_projections(task: Task, config: Config) -> Method:
+    """Build analytic parameter matching for a task.
+
+    A step descends `Σ_k ‖W_k(S) − W_k(D)‖² / ‖W_k(D)‖²` in images and texts, for the last network of an expert that it
+    draws; what that finds from the real pairs is computed once.
+
+    Args:
+        task: Retrieval, see `jaxdd.retrieval`: its network makes two embeddings of images and texts.
+        config: See `Config`.
+
+    Returns:
+        The method; its sources need trajectories.
+
+    Raises:
+        SettingError: The task has classes: its network makes something else.
+    """
+    require_pairs(config, task)
+
+    def found(examples: Examples, params: Array) -> Projections:
+        images = task.model.apply(task.unravel(params), examples.inputs)[0]
+        return projections(images, examples.inputs["text"], examples.weights, config.ridge)
+
+    def prepare(key: Array, sources: Sources) -> Projections:
+        del key
+
+        def of_expert(params: Array, real: RealSet) -> Projections:
+            def embedded(examples: Examples, params: Array) -> tuple[Array, Array]:
+                return task.model.apply(task.unravel(params), examples.inputs)[0], examples.inputs["text"]
+
+            images, texts = sampling.over_all(embedded, real, params)
+            return projections(images, texts, jnp.full(real.size, 1 / real.size), config.ridge)
+
+        computed: Projections = map_over(of_expert, sources.experts.final, sources.examples)
+        return computed
+
+    def sample(key: Array, step: Array, sources: Sources) -> Batch:
+        del step
+        expert = jax.random.randint(key, (), 0, sources.experts.num_experts)
+        return Batch(sources.experts.final[expert], jax.tree.map(lambda x: x[expert], sources.cache))
+
+    def objective(distilled: Distilled, batch: Batch) -> Array:
+        ours = found(all_items(task, distilled), batch.params)
+        gaps = jax.tree.map(lambda w, real: jnp.sum((w - real) ** 2) / jnp.sum(real**2), ours, batch.real)
+        return gaps.text + gaps.image
+
+    init, step = descent(outer_optimizer(config.image_optimizer), jax.value_and_grad(objective))
+    return Method(
+        init,
+        sample,
+        step,
+        lambda state: state.distilled,
+        prepare=prepare,
+        objective=lambda distilled, state, batch: objective(distilled, batch),
+    )
