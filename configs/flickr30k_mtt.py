@@ -2,15 +2,15 @@
 
 Paper      Wu et al. 2024, Vision-Language Dataset Distillation, arXiv 2308.07545 (20 experts of 10 epochs, 8 student
            steps for an epoch of the experts, which start in the first two, image learning rate 1000, student learning
-           rate 0.1, encoders measured each by itself).
+           rates 0.1, one learned for each encoder, encoders measured each by itself).
 Command    jaxdd --config flickr30k_mtt:pairs=100 --data.name pairs:FOLDER
 Data       FOLDER holds the pictures in images/ and Karpathy's dataset.json of Flickr30K.
 Published  VL-distill: text of an image (TR@1) 9.9, 10.2 and 13.3 %, image of a text (IR@1) 4.7, 4.6 and 6.6 %, with a
            pretrained NFNet-l0; random pairs 1.3, 2.1 and 5.2 %, and 1.0, 1.1 and 2.4 %; all pairs 33.9 and 27.3 %.
 Measured   not yet. Needs an accelerator.
 Ours       the image network, a ResNet-18 from nothing in place of a pretrained NFNet-l0; hashed captions in place of
-           BERT (--text.encoder file:NPZ takes any); one student learning rate for both encoders, mini-batches of 20,
-           3000 steps; no augmentation; the validation split chooses, theirs is the best of ten times on test.
+           BERT (--text.encoder file:NPZ takes any); mini-batches of 20, 3000 steps; no augmentation; the validation
+           split chooses, theirs is the best of ten times on test.
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, ExpertsConfig, Recipe, Window
@@ -40,6 +40,7 @@ def get_config(pairs: int = 100) -> Config:
             image_optimizer=Optimizer("sgd", 1000.0, 0.5),
             lr_optimizer=Optimizer("sgd", 1e-2, 0.5),
             relative_to="branches",
+            lr_of="branches",
             window=Window(start=2),
             batch=20,
         ),

@@ -136,8 +136,7 @@ def progressive(
         The union of all stages, and the task to evaluate it with.
 
     Raises:
-        SettingError: `ipc` does not divide, experts are needed and none described, images are stored several in one, or
-            checkpoints are given.
+        SettingError: `ipc` does not divide, experts are needed and none described, or checkpoints are given.
 
     References:
         [published] PDD, Chen et al. 2024, ICLR (around MTT and IDC): five stages, earlier images fixed, experts from
@@ -146,10 +145,6 @@ def progressive(
     """
     if stages < 1 or config.ipc % stages:
         raise SettingError(f"stages is {stages}, and method.ipc {config.ipc} does not divide by it; change one of them")
-    if config.items_per_class != config.ipc:
-        raise SettingError(
-            "progressive distillation adds whole images, and method.factor stores several in one: set it to 1"
-        )
     if config.needs_experts and experts is None:
         raise SettingError(f"{config.name} needs experts, of each stage: give experts=ExpertsConfig(…)")
     if "checkpoints" in hooks:
@@ -158,8 +153,9 @@ def progressive(
     earlier: Distilled | None = None
     outcomes: list[Outcome] = []
     for stage in range(1, stages + 1):
+        whole = dataclasses.replace(config, ipc=stage * added)
         if earlier is not None:
-            now = after(task, earlier, stage * added, recipe, now.model.init)
+            now = after(task, earlier, whole.items_per_class, recipe, now.model.init)
         trajectories = None
         if config.needs_experts:
             assert experts is not None
@@ -170,7 +166,7 @@ def progressive(
         outcome = distill(
             now,
             dataset,
-            dataclasses.replace(config, ipc=stage * added),
+            whole,
             trajectories,
             initial=new if earlier is None else to_host(union(earlier, new, task.items(1))),
             seed=seed,

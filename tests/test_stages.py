@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import jaxdd
 from jaxdd import classification, models
 from jaxdd.core.tasks import all_items, mean_loss
-from jaxdd.methods import Optimizer, cafe, dc, dm, mtt
+from jaxdd.methods import Optimizer, Weighting, cafe, dc, dm, mtt
 from jaxdd.stages import after, progressive, union
 from tests.helpers import distilled_set
 
@@ -88,6 +88,23 @@ METHODS = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weighting", [None, Weighting(warm_up=5)])
+def test_stages_of_idc_add_stored_images(stripes, weighting):
+    # Each is stored as four; what is stored of earlier ones comes back from the items that were made of it.
+    task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
+    config = dc.Config(
+        ipc=2, steps=20, real_batch=16, factor=2, network="real", image_optimizer=ADAM, weighting=weighting
+    )
+    found = progressive(task, stripes, config, stages=2, evaluate=SCORING)
+    assert [outcome.distilled.size for outcome in found.outcomes] == [12, 24]
+    kept, last = (x.images.reshape(3, -1, 8, 8, 1) for x in (found.outcomes[0].distilled, found.outcomes[1].last))
+    np.testing.assert_allclose(last[:, :4], kept, atol=1e-4)
+    begun = found.outcomes[1].first.images.reshape(3, 8, 8, 8, 1)
+    assert (np.abs(last - begun)[:, 4:].max((2, 3, 4)) > 1e-2).all()
+    assert jaxdd.evaluate(found.task, stripes, found.distilled, SCORING)["distilled"]["mean"] > 0.6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_stages_add_images_and_keep_those_before(stripes, name):
     task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
@@ -115,7 +132,5 @@ def test_what_cannot_be_staged_is_refused(stripes):
         progressive(task, stripes, METHODS["dm"], stages=4)
     with pytest.raises(ValueError, match="mtt needs experts, of each stage"):
         progressive(task, stripes, METHODS["mtt"], stages=2)
-    with pytest.raises(ValueError, match=r"method.factor stores several in one: set it to 1"):
-        progressive(task, stripes, dc.Config(ipc=2, factor=2), stages=2)
     with pytest.raises(ValueError, match="one folder of checkpoints cannot serve several stages"):
         progressive(task, stripes, METHODS["dm"], stages=2, checkpoints=None)

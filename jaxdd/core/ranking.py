@@ -59,13 +59,13 @@ def weights(scores: AnyArray, labels: AnyArray, temperature: float = 1.0) -> np.
 
 
 def subset(
-    scores: AnyArray, labels: AnyArray, per_class: int, keep: Literal["helpful", "harmful"] = "helpful"
+    scores: AnyArray, labels: AnyArray | None, per_class: int, keep: Literal["helpful", "harmful"] = "helpful"
 ) -> np.ndarray:
     """Choose the examples of highest or of lowest score in every class.
 
     Args:
         scores: `[N]`.
-        labels: `[N]` classes.
+        labels: `[N]` classes; None where there are none, as of pairs: all examples are one then.
         per_class: How many of each class.
         keep: Which end.
 
@@ -79,7 +79,7 @@ def subset(
     References:
         [our choice] equally many of every class, as distilled sets have.
     """
-    scores, labels = _scored(scores, labels)
+    scores, labels = _scored(scores, np.zeros(len(scores), np.int32) if labels is None else labels)
     signs = {"helpful": -1, "harmful": 1}
     check_choice("keep", keep, signs)
     classes, counts = np.unique(labels, return_counts=True)

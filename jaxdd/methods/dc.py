@@ -179,29 +179,36 @@ def decode(stored: Distilled, factor: int) -> Distilled:
 
 
 def encode(distilled: Distilled, factor: int) -> Distilled:
-    """Shrink f × f images, one after another, into the patches of one: a first value whose `decode` resembles them.
+    """Shrink f × f images, one after another, into the patches of one: those whose `decode` is nearest to them.
 
     Args:
         distilled: Images `[M·f², H, W, K]` and label logits `[M·f², C]`.
         factor: f; 1 changes nothing.
 
     Returns:
-        Images `[M, H, W, K]` and the mean label logits `[M, C]`.
+        Images `[M, H, W, K]` and the mean label logits `[M, C]`; of images that `decode` made, those it made them from.
 
     Raises:
         ValueError: f does not divide H and W.
 
     References:
-        [published] IDC's code calls it mix and takes every f-th pixel; [our choice] the mean of f × f pixels.
+        [published] IDC's code calls it mix and takes every f-th pixel; [our choice] least squares.
     """
     if factor == 1:
         return distilled
     _, height, breadth, channels = distilled.images.shape
     _check_divisible(height, breadth, factor)
-    pixels = distilled.images.reshape(-1, factor, factor, height // factor, factor, breadth // factor, factor, channels)
-    images = pixels.mean((4, 6)).swapaxes(2, 3).reshape(-1, height, breadth, channels)
+    rows, columns = (jnp.linalg.pinv(_enlarging(side // factor, side)) for side in (height, breadth))
+    patches = jnp.einsum("ah,mhwk,bw->mabk", rows, distilled.images, columns, precision="highest")
+    patches = patches.reshape(-1, factor, factor, height // factor, breadth // factor, channels)
+    images = patches.swapaxes(2, 3).reshape(-1, height, breadth, channels)
     labels = distilled.labels.reshape(len(images), factor**2, -1).mean(1)
     return distilled._replace(inputs=images, labels=labels)
+
+
+def _enlarging(small: int, large: int) -> Array:
+    """Return the matrix `[large, small]` by which a column of pixels is enlarged bilinearly."""
+    return jax.image.resize(jnp.eye(small), (large, small), "bilinear")
 
 
 def _check_divisible(height: int, breadth: int, factor: int) -> None:
