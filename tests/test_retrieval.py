@@ -431,9 +431,9 @@ class Trained:
         self.lr, self.steps = lr, steps
         self.start = jax.flatten_util.ravel_pytree(self.task.model.init(jax.random.key(0)))[0].astype(float)
         self.path = [self.start]
+        slope = jax.jit(jax.grad(self.train_loss))
         for _ in range(steps):
-            slope = jax.grad(self.train_loss)(self.path[-1], jnp.full(120, 1 / 120))
-            self.path.append(self.path[-1] - lr * slope)
+            self.path.append(self.path[-1] - lr * slope(self.path[-1], jnp.full(120, 1 / 120)))
         snapshots = jnp.stack(self.path[:-1])[None]
         self.trajectories = Trajectories(
             snapshots,
@@ -467,7 +467,8 @@ class Trained:
         return jnp.mean(self.losses(flat, self.target, 1))
 
 
-@pytest.mark.parametrize("batch", [pytest.param(120, marks=pytest.mark.slow), 50])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [120, 50])
 def test_influence_of_pairs_is_that_of_their_terms_in_fixed_batches(x64, dataset, batch):
     # 120 captions in batches of 50, 40 to judge by in one: the last batch of 20 is filled up.
     config = jaxdd.InfluenceConfig("tracin", batch=min(batch, 120), seed=3)
@@ -477,10 +478,10 @@ def test_influence_of_pairs_is_that_of_their_terms_in_fixed_batches(x64, dataset
         settings = dataclasses.replace(config, estimator=estimator)
         return jaxdd.influence.scores(run.task, run.train, run.target, run.trajectories, settings)
 
-    first_order = np.zeros(120)
+    first_order, slope = np.zeros(120), jax.jit(jax.grad(run.target_loss))
+    along = jax.jit(lambda flat, v: jax.jacrev(lambda flat: run.losses(flat, run.train, 0))(flat) @ v)
     for flat in run.path[:-1]:
-        jacobian = jax.jacrev(lambda flat: run.losses(flat, run.train, 0))(flat)
-        first_order += run.lr * np.asarray(jacobian @ jax.grad(run.target_loss)(flat))
+        first_order += run.lr * np.asarray(along(flat, slope(flat)))
     np.testing.assert_allclose(scored("tracin"), first_order, rtol=1e-6, atol=1e-9)
 
     def after(weights):
@@ -489,7 +490,7 @@ def test_influence_of_pairs_is_that_of_their_terms_in_fixed_batches(x64, dataset
             flat = flat - run.lr * jax.grad(run.train_loss)(flat, weights)
         return run.target_loss(flat)
 
-    exact = -jax.grad(after)(jnp.full(120, 1 / 120))
+    exact = -jax.jit(jax.grad(after))(jnp.full(120, 1 / 120))
     ours = scored("sgd_influence")
     np.testing.assert_allclose(ours, exact, rtol=1e-6, atol=1e-9)
     assert np.corrcoef(ours, first_order)[0, 1] > 0.9 and not np.allclose(ours, first_order, rtol=1e-3)
@@ -578,6 +579,7 @@ def test_learning_rates_of_branches_are_for_pairs(toy):
         mtt.Config(lr_of="branches").build(toy(jnp.float32)[0])
 
 
+@pytest.mark.slow
 def test_tesla_takes_the_parameters_of_every_step_for_constants(x64, dataset):
     task = retrieval(encoder_of(dataset))
     config = mtt.Config(**STUDENT, unroll=jaxdd.Unroll("tesla"))
