@@ -9,7 +9,7 @@ two matrices are all that a step needs.
 The idea is that of analytic parameter matching (Bo & Wang, ICML 2026), of which this is our reading: its abstract names
 projections in closed form, two cached matrices, and whitening, which C⁻¹ᐟ² is.
 
-Axis letters: B pairs, D embedding, E text features, G experts, P parameters.
+Axis letters: B pairs, D embedding, E text features, P parameters.
 """
 
 import dataclasses
@@ -122,17 +122,13 @@ def matching_projections(task: Task, config: Config) -> Method:
     """
     require_pairs(config, task)
 
-    def found(examples: Examples, params: Array) -> Projections:
-        images = task.model.apply(task.unravel(params), examples.inputs)[0]
-        return projections(images, examples.inputs["text"], examples.weights, config.ridge)
+    def embedded(examples: Examples, params: Array) -> tuple[Array, Array]:
+        return task.model.apply(task.unravel(params), examples.inputs)[0], examples.inputs["text"]
 
     def prepare(key: Array, sources: Sources) -> Projections:
         del key
 
         def of_expert(params: Array, real: RealSet) -> Projections:
-            def embedded(examples: Examples, params: Array) -> tuple[Array, Array]:
-                return task.model.apply(task.unravel(params), examples.inputs)[0], examples.inputs["text"]
-
             images, texts = sampling.over_all(embedded, real, params)
             return projections(images, texts, jnp.full(real.size, 1 / real.size), config.ridge)
 
@@ -145,7 +141,8 @@ def matching_projections(task: Task, config: Config) -> Method:
         return Batch(sources.experts.final[expert], jax.tree.map(lambda x: x[expert], sources.cache))
 
     def objective(distilled: Distilled, batch: Batch) -> Array:
-        ours = found(all_items(task, distilled), batch.params)
+        items = all_items(task, distilled)
+        ours = projections(*embedded(items, batch.params), items.weights, config.ridge)
         gaps = jax.tree.map(lambda w, real: jnp.sum((w - real) ** 2) / jnp.sum(real**2), ours, batch.real)
         return gaps.text + gaps.image
 
