@@ -211,7 +211,8 @@ def validator(
     @over_devices()
     def score(distilled: Distilled) -> float:
         found = np.asarray(measure(keys, stacked(distilled, len(keys)), split)[task.score])
-        check_converged(f"validation of a set with learning rate {float(distilled.lr):g}", found, "evaluate.recipe.lr")
+        rate = " and ".join(f"{float(rate):g}" for rate in jax.tree.leaves(distilled.lr))
+        check_converged(f"validation of a set with learning rate {rate}", found, "evaluate.recipe.lr")
         return float(np.mean(found))
 
     return score
