@@ -117,6 +117,11 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, dict) else {}
 
 
+def named_lr(lr: PyTree, name: str = "lr") -> dict[str, Any]:
+    """Name the learning rate of a set, or those of the branches of its network, `name_branch`, as files and logs do."""
+    return {f"{name}_{branch}": rate for branch, rate in lr.items()} if isinstance(lr, dict) else {name: lr}
+
+
 class Distilled(NamedTuple):
     """A distilled set, a pytree.
 

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdd.core import normalization as normalizations
-from jaxdd.core.distilled import Distilled, Made, check_normalization, check_numbers, json_object
+from jaxdd.core.distilled import Distilled, Made, check_normalization, check_numbers, json_object, named_lr
 from jaxdd.core.normalization import Normalization
 from jaxdd.errors import SettingError
 from jaxdd.io import npz
@@ -91,7 +91,7 @@ def save(path: str | Path, distilled: Distilled, card: PairsCard) -> None:
         "texts": np.asarray(distilled.inputs["text"], np.float32),
         "captions": np.asarray(card.captions, np.str_),
         **{name: np.asarray(distilled.labels[name], np.float32) for name in SIMILARITY if name in distilled.labels},
-        **rates_of(distilled.lr),
+        **{name: np.asarray(rate, np.float32) for name, rate in named_lr(distilled.lr).items()},
         "dataset": np.str_(card.dataset),
         "text_encoder": np.str_(card.text_encoder),
         "text_scale": np.float32(card.text_scale),
@@ -154,12 +154,6 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Distilled, PairsCard]:
     rates = {name: jnp.asarray(arrays[name], jnp.float32) for name in RATES if name in arrays}
     lr = rates["lr"] if "lr" in rates else {name.removeprefix("lr_"): rate for name, rate in rates.items()}
     return Distilled(inputs, labels, lr), card
-
-
-def rates_of(lr: Any) -> dict[str, np.ndarray]:
-    """Name the learning rate of pairs, or those of their encoders, as a file does."""
-    rates = {f"lr_{name}": rate for name, rate in lr.items()} if isinstance(lr, dict) else {"lr": lr}
-    return {name: np.asarray(rate, np.float32) for name, rate in rates.items()}
 
 
 def _check(arrays: dict[str, Any]) -> None:

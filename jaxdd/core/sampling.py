@@ -111,9 +111,9 @@ def take(real: RealSet | Examples, indices: AnyArray) -> Examples:
 
 def in_order(data: RealSet | Examples, order: AnyArray) -> RealSet | Examples:
     """Return a set with its examples in another order, positions `[N]`; its table of classes stays as it was."""
-    inputs, targets = (jax.tree.map(lambda x: jnp.asarray(x)[order], tree) for tree in (data.inputs, data.targets))
     if isinstance(data, Examples):
         return take(data, order)
+    inputs, targets = (jax.tree.map(lambda x: jnp.asarray(x)[order], tree) for tree in (data.inputs, data.targets))
     return data._replace(inputs=inputs, targets=targets)
 
 

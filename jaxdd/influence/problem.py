@@ -6,7 +6,7 @@ Axis letters: N training examples, B target examples, Q targets, T snapshots, P 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +149,11 @@ class Problem:
         everything = jnp.arange(sampling.size_of(self.target))
         return self._summed(self.target, everything, self.target_weights, term, *shared)
 
+    @property
+    def _chunks(self) -> dict[str, Any]:
+        """How many examples a chunk has; where losses are not separable it is a batch, and has no other number."""
+        return {"largest": self.config.batch or self.config.chunk, "exact": not self.task.separable}
+
     def _summed(self, data: Data, rows: Array, weights: Array, term: Callable[..., Array], *shared: PyTree) -> Array:
         """Sum `term(losses, weights [..., B'], *shared)` over chunks of the examples at `rows`."""
         task = self.task
@@ -158,7 +163,7 @@ class Problem:
             masked = weights[..., positions] * valid.astype(weights.dtype).reshape((1,) * (weights.ndim - 1) + (-1,))
             return term(_losses(task, sampling.take(data, rows[positions])), masked, *shared)
 
-        chunks = sampling.chunks_of(rows.shape[0], self.config.batch or self.config.chunk, exact=not task.separable)
+        chunks = sampling.chunks_of(rows.shape[0], **self._chunks)
         total: Array = sum_over(of_chunk, chunks, data, rows, weights, *shared)
         return total
 
@@ -169,8 +174,7 @@ class Problem:
         def of_chunk(examples: Examples, *shared: PyTree) -> Array:
             return term(_losses(task, examples), *shared).T
 
-        largest = self.config.batch or self.config.chunk
-        found: Array = sampling.over_all(of_chunk, self.train, *shared, largest=largest, exact=not task.separable)
+        found: Array = sampling.over_all(of_chunk, self.train, *shared, **self._chunks)
         return found.T
 
 

@@ -23,7 +23,7 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, all_items
-from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descending, outer_optimizer
 from jaxdd.methods.cross_covariance import moments, require_pairs
 from jaxdd.settings import Positive
 from jaxdd.types import Array, Examples
@@ -146,12 +146,4 @@ def matching_projections(task: Task, config: Config) -> Method:
         gaps = jax.tree.map(lambda w, real: jnp.sum((w - real) ** 2) / jnp.sum(real**2), ours, batch.real)
         return gaps.text + gaps.image
 
-    init, step = descent(outer_optimizer(config.image_optimizer), jax.value_and_grad(objective))
-    return Method(
-        init,
-        sample,
-        step,
-        lambda state: state.distilled,
-        prepare=prepare,
-        objective=lambda distilled, state, batch: objective(distilled, batch),
-    )
+    return descending(outer_optimizer(config.image_optimizer), sample, objective, prepare)

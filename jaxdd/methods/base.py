@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
+import jax
 import optax
 
 from jaxdd.core.augment import dsa
@@ -259,6 +260,31 @@ def descent(
         return new, {"loss": loss, "image_gradient": optax.tree.norm(grads.inputs)}
 
     return init, step
+
+
+def descending(
+    optimizer: optax.GradientTransformation,
+    sample: Sample,
+    objective: Callable[[Distilled, Batch], Array],
+    prepare: Prepare | None = None,
+) -> Method:
+    """Build a method whose every step descends a loss of the set and the batch, by its gradient.
+
+    Args:
+        optimizer: Of the set.
+        sample: See `Method`.
+        objective: `(distilled, batch) -> loss`.
+        prepare: See `Method`.
+    """
+    init, step = descent(optimizer, jax.value_and_grad(objective))
+    return Method(
+        init,
+        sample,
+        step,
+        lambda state: state.distilled,
+        prepare=prepare,
+        objective=lambda distilled, state, batch: objective(distilled, batch),
+    )
 
 
 def outer_transforms(

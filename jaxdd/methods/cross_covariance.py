@@ -20,7 +20,7 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.tasks import Task, all_items
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
-from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descending, outer_optimizer
 from jaxdd.settings import AtLeast, NonNegative
 from jaxdd.types import Array, Examples, Params, Snapshots
 
@@ -135,11 +135,4 @@ def matching_covariances(task: Task, config: Config) -> Method:
         gaps = jax.tree.map(lambda s, r: jnp.sum((s - r) ** 2), synthetic, real)
         return gaps.covariance + config.means * (gaps.images + gaps.texts)
 
-    init, step = descent(outer_optimizer(config.image_optimizer), jax.value_and_grad(objective))
-    return Method(
-        init,
-        sample,
-        step,
-        lambda state: state.distilled,
-        objective=lambda distilled, state, batch: objective(distilled, batch),
-    )
+    return descending(outer_optimizer(config.image_optimizer), sample, objective)

@@ -23,7 +23,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxdd.core.augment import dsa
-from jaxdd.core.distilled import Distilled
+from jaxdd.core.distilled import Distilled, named_lr
 from jaxdd.core.matching import parameter_distance
 from jaxdd.core.parallel import mean_over
 from jaxdd.core.tasks import Task, mean_loss
@@ -33,7 +33,7 @@ from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, outer_transforms
 from jaxdd.settings import AtLeast, Positive
-from jaxdd.types import Array, Params, PyTree, Scalars, Snapshots
+from jaxdd.types import Array, Params, Scalars, Snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,11 +174,6 @@ def branches(task: Task) -> dict[str, int]:
     """
     names = [name.split("/")[0] for name in task.tensors]
     return {name: int(end) for name, end in zip(names, np.cumsum([*task.tensors.values()]), strict=True)}
-
-
-def named_lr(lr: PyTree) -> Scalars:
-    """Name a student's learning rate, or those of its branches, to log them."""
-    return {f"student_lr_{name}": rate for name, rate in lr.items()} if isinstance(lr, dict) else {"student_lr": lr}
 
 
 def of_branches(task: Task) -> Metric:
@@ -382,7 +377,7 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
         if config.loss_threshold is not None:
             too_far = observed["loss"] > config.loss_threshold
             new = jax.tree.map(lambda x, y: jnp.where(too_far, x, y), state, new)
-        return new, {**observed, **named_lr(learned(new.variables.distilled).lr)}
+        return new, {**observed, **named_lr(learned(new.variables.distilled).lr, "student_lr")}
 
     def warn(info: Mapping[str, float]) -> dict[str, str]:
         found = {}

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd.core.distilled import Distilled
-from jaxdd.core.distilled_pairs import PairsCard, rates_of
+from jaxdd.core.distilled import Distilled, named_lr
+from jaxdd.core.distilled_pairs import PairsCard
 from jaxdd.core.ranking import ranking
 from jaxdd.core.retrieval import RANKS
 from jaxdd.data.pairs import Pairs
@@ -16,7 +16,7 @@ from jaxdd.io.files import atomic_write
 from jaxdd.report import page, plots
 from jaxdd.report.grid import Grid, draw
 from jaxdd.report.run_page import curves, duration, percent
-from jaxdd.report.scores_page import as_text, check_table, table_bytes, thumbnail
+from jaxdd.report.scores_page import name_of, thumbnail, write_table_and_page
 
 LETTERS = 60
 """Of a caption, that are drawn."""
@@ -115,17 +115,14 @@ def write_pair_scores(
     Raises:
         SettingError: the table is neither kind, or scores are not finite or do not fit the dataset.
     """
-    path = Path(path)
-    check_table(path)
     train, owners, texts = dataset.train, dataset.train.owners, np.array(dataset.train.texts)
     table = ranking(scores, np.zeros(len(texts), np.int32))
-    order, text = table["index"], as_text if path.suffix == ".csv" else str
-    columns = {"index": order, "image": [text(train.names[owners[i]]) for i in order]}
-    columns |= {"caption": [text(str(texts[i])) for i in order]}
+    order, named = table["index"], name_of(path)
+    columns = {"index": order, "image": [named(train.names[owners[i]]) for i in order]}
+    columns |= {"caption": [named(str(texts[i])) for i in order]}
     columns |= {name: table[name] for name in ("score", "rank")}
     if spread is not None:
         columns["std"] = spread[order]
-    atomic_write(path, table_bytes(columns, path.suffix))
 
     def shown(rows: np.ndarray) -> str:
         figures = (
@@ -137,19 +134,13 @@ def write_pair_scores(
         return f'<div class="examples">{"".join(figures)}</div>'
 
     most = max(1, min(EXTREMES, len(order) // 2))
-    body = "\n".join(
-        [
-            f"<h1>{page.text(title)}</h1>",
-            f'<p class="facts">{len(order)} captions of {page.text(dataset.name)} · {page.text(about)}</p>',
-            page.section("Scores", plots.compared_histograms({"all": np.asarray(scores)})),
-            page.section(ends[0].capitalize(), shown(order[:most])),
-            page.section(ends[1].capitalize(), shown(order[::-1][:most])),
-            page.section("Settings", page.folded("config", settings)),
-        ]
-    )
-    place = path.with_suffix(".html")
-    atomic_write(place, page.render(title, body).encode())
-    return place
+    sections = [
+        page.section("Scores", plots.compared_histograms({"all": np.asarray(scores)})),
+        page.section(ends[0].capitalize(), shown(order[:most])),
+        page.section(ends[1].capitalize(), shown(order[::-1][:most])),
+    ]
+    facts = f"{len(order)} captions of {dataset.name} · {about}"
+    return write_table_and_page(path, columns, title, facts, sections, settings)
 
 
 def recall_table(results: Mapping[str, Any]) -> str:
@@ -171,11 +162,12 @@ def _cells(scores: Mapping[str, Any]) -> str:
 
 
 def _facts(distilled: Distilled, card: PairsCard, results: Mapping[str, Any]) -> str:
-    size, rates = " × ".join(map(str, distilled.inputs["image"].shape[1:])), rates_of(distilled.lr).items()
+    size = " × ".join(map(str, distilled.inputs["image"].shape[1:]))
+    rates = named_lr(distilled.lr, "learning rate").items()
     facts = [
         f"{distilled.size} images of {size} with texts of {distilled.inputs['text'].shape[1]} features "
         f"({card.text_encoder})",
-        *(f"{name.replace('lr', 'learning rate', 1).replace('_', ' of ')} {rate:.4g}" for name, rate in rates),
+        *(f"{name.replace('_', ' of ')} {float(rate):.4g}" for name, rate in rates),
         f"{results['steps']} distillation steps",
         f"selected on {results['selected_on']}",
     ]

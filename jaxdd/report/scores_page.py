@@ -4,6 +4,7 @@ Axis letter: N training examples.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,28 @@ def write_scores(
     Raises:
         SettingError: the table is neither kind, or scores are not finite or do not fit the dataset.
     """
+    table = ranking(scores, dataset.train.labels)
+    columns = _columns(table, dataset, spread, named=name_of(path))
+    sections = _sections(np.asarray(scores), dataset, ends)
+    facts = f"{len(scores)} training examples of {dataset.name} · {about}"
+    return write_table_and_page(path, columns, title, facts, sections, settings)
+
+
+def write_table_and_page(
+    path: str | Path, columns: dict[str, Any], title: str, facts: str, sections: list[str], settings: Any
+) -> Path:
+    """Write scores as a table of columns, and beside it, as `.html`, a page: title, facts, sections, settings.
+
+    Raises:
+        SettingError: see `check_table`.
+    """
     path = Path(path)
     check_table(path)
-    table = ranking(scores, dataset.train.labels)
-    atomic_write(path, _scores_table(table, dataset, spread, path.suffix))
+    atomic_write(path, _table_bytes(columns, path.suffix))
+    head = [f"<h1>{page.text(title)}</h1>", f'<p class="facts">{page.text(facts)}</p>']
+    body = "\n".join([*head, *sections, page.section("Settings", page.folded("config", settings))])
     place = path.with_suffix(".html")
-    atomic_write(place, _scores_page(np.asarray(scores), dataset, title, about, settings, ends).encode())
+    atomic_write(place, page.render(title, body).encode())
     return place
 
 
@@ -80,13 +97,17 @@ def check_table(path: str | Path) -> None:
         raise SettingError(f"the table of scores is called {path}; end its name in {' or '.join(TABLES)}")
 
 
-def as_text(name: str) -> str:
-    """Return a name that a spreadsheet does not take for a formula: an apostrophe before what would begin one."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+def name_of(path: str | Path) -> Callable[[str], str]:
+    """Return how a table writes a name: as it is, or where a spreadsheet would take it for a formula, after a `'`."""
+    if Path(path).suffix != ".csv":
+        return str
+    return lambda name: f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
 
 
-def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None, kind: str) -> bytes:
-    names = [as_text(name) if kind == ".csv" else name for name in dataset.class_names]
+def _columns(
+    table: np.ndarray, dataset: Dataset, spread: np.ndarray | None, named: Callable[[str], str]
+) -> dict[str, Any]:
+    names = [named(name) for name in dataset.class_names]
     columns = {"index": table["index"], "source_index": dataset.positions[table["index"]]}
     columns |= {"label": table["label"], "class": np.array(names)[table["label"]]}
     columns |= {name: table[name] for name in ("score", "rank")}
@@ -97,12 +118,11 @@ def _scores_table(table: np.ndarray, dataset: Dataset, spread: np.ndarray | None
     if dataset.true_labels is not None:
         columns["true_class"] = np.array(names)[dataset.true_labels[table["index"]]]
     if dataset.files is not None:
-        files = dataset.files[table["index"]]
-        columns["file"] = np.array([as_text(file) for file in files.tolist()]) if kind == ".csv" else files
-    return table_bytes(columns, kind)
+        columns["file"] = np.array([named(file) for file in dataset.files[table["index"]].tolist()])
+    return columns
 
 
-def table_bytes(columns: dict[str, Any], kind: str) -> bytes:
+def _table_bytes(columns: dict[str, Any], kind: str) -> bytes:
     """Return columns as the content of a `.csv` or `.parquet`."""
     import pyarrow
     import pyarrow.csv
@@ -114,9 +134,7 @@ def table_bytes(columns: dict[str, Any], kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _scores_page(
-    scores: np.ndarray, dataset: Dataset, title: str, about: str, settings: Any, ends: tuple[str, str]
-) -> str:
+def _sections(scores: np.ndarray, dataset: Dataset, ends: tuple[str, str]) -> list[str]:
     labels, wrong = dataset.train.labels, dataset.mislabeled
     most = max(1, min(SHOWN_EXTREMES, 1000 // dataset.num_classes))
     order = np.argsort(-scores, kind="stable")
@@ -139,21 +157,15 @@ def _scores_page(
             f"lower score than another one with probability {area:.3f} (area under the ROC curve; 0.5 is chance). Of "
             f"the {wrong.sum()} lowest scores {caught:.0%} belong to replaced labels.</p>"
         )
-    body = "\n".join(
-        [
-            f"<h1>{page.text(title)}</h1>",
-            f'<p class="facts">{len(scores)} training examples of {page.text(dataset.name)} · {page.text(about)}</p>',
-            page.section("Scores", plots.compared_histograms(groups) + found),
-            page.section(
-                f"{ends[0].capitalize()} and {ends[1]} of every class",
-                f'<table class="examples"><thead><tr><th></th><th>{ends[0]}</th><th>{ends[1]}</th></tr></thead>'
-                f"<tbody>{''.join(rows)}</tbody></table>"
-                f"<p>Under every image its index in the table of scores{named}{truth}.</p>",
-            ),
-            page.section("Settings", page.folded("config", settings)),
-        ]
-    )
-    return page.render(title, body)
+    return [
+        page.section("Scores", plots.compared_histograms(groups) + found),
+        page.section(
+            f"{ends[0].capitalize()} and {ends[1]} of every class",
+            f'<table class="examples"><thead><tr><th></th><th>{ends[0]}</th><th>{ends[1]}</th></tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table>"
+            f"<p>Under every image its index in the table of scores{named}{truth}.</p>",
+        ),
+    ]
 
 
 def _examples(rows: np.ndarray, scores: np.ndarray, dataset: Dataset) -> str:

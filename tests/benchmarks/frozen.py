@@ -7,7 +7,7 @@ again.
 
 import argparse
 import dataclasses
-import json
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 import jaxdd
-from jaxdd import classification, data, models
+from jaxdd import classification, models
 from jaxdd.app.config import Config
+from jaxdd.app.labeled import problem
 from jaxdd.core.tasks import Task
 from jaxdd.data import Dataset
 from jaxdd.methods import MethodConfig, Optimizer, coresets, dm, linear_gradient
-from tests.benchmarks.table import add_run_flags, configured, header, percent, row, wanted
+from tests.benchmarks.table import Cells, add_run_flags, configured, header, only, percent, row, wanted
 
 ADAM = Optimizer("adam", 0.1)
 ROWS: dict[str, MethodConfig] = {
@@ -36,45 +37,32 @@ def main() -> None:
     add_run_flags(parser, "runs/benchmark_frozen")
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
     arguments = parser.parse_args()
-    out = Path(arguments.out) / arguments.data
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "cells.jsonl"
-    cells = [json.loads(line) for line in path.open()] if path.exists() else []
+    cells = Cells(Path(arguments.out) / arguments.data)
     settings = configured(arguments.data, f"dm {arguments.add}", Path("unused"))
-    dataset = data.load(**dataclasses.asdict(settings.data))
-    task = probe(dataset, settings)
+    dataset, whole = problem(settings)
+    task = probe(whole, dataset, settings)
     header("method", "images per class", "validation", "test", "seconds")
     for ipc in arguments.ipc:
         for name, config in ROWS.items():
             if not wanted(name, arguments):
                 continue
-            found = [cell for cell in cells if (cell["row"], cell["ipc"]) == (name, ipc)]
-            if not found:
-                last = name == list(ROWS)[-1] and ipc == arguments.ipc[-1]
-                found = [{"row": name, "ipc": ipc, **score(task, dataset, settings, config, ipc, full=last)}]
-                cells += found
-                with path.open("a") as file:
-                    file.write(json.dumps(found[0]) + "\n")
-            cell = found[0]
+            last = name == list(ROWS)[-1] and ipc == arguments.ipc[-1]
+            compute = functools.partial(score, task, dataset, settings, config, ipc, full=last)
+            cell = cells.computed(compute, row=name, ipc=ipc)
             seconds = f"{cell['seconds']:.0f}"
             row(name, ipc, f"{100 * cell['validation']:.1f}", percent(cell["test"]), seconds)
-    for cell in cells:
+    for cell in cells.of():
         if cell["full"]:
             row("all real images", None, None, percent(cell["full"]), None)
 
 
-def probe(dataset: Dataset, settings: Config) -> Task:
+def probe(task: Task, dataset: Dataset, settings: Config) -> Task:
     """Freeze a network that has learned half of the classes."""
-    model = models.build(settings.model, dataset.image_shape, dataset.num_classes)
-    half = np.flatnonzero(np.asarray(dataset.train.labels) < dataset.num_classes // 2)
-    images, labels = (np.asarray(x)[half] for x in dataset.train)
-    part = dataclasses.replace(dataset, train=type(dataset.train)(images, labels))
-    task = classification(model, dataset.num_classes)
+    half = only(dataset, np.flatnonzero(np.asarray(dataset.train.labels) < dataset.num_classes // 2))
     one = dataclasses.replace(settings.experts, count=1)
-    final = jaxdd.train_experts(task, part, one, seed=settings.seed).final[0]
-    return classification(
-        models.frozen(model, task.unravel(final), dataset.image_shape, dataset.num_classes), dataset.num_classes
-    )
+    final = task.unravel(jaxdd.train_experts(task, half, one, seed=settings.seed).final[0])
+    frozen = models.frozen(task.model, final, dataset.image_shape, dataset.num_classes)
+    return classification(frozen, dataset.num_classes)
 
 
 def score(

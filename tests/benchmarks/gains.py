@@ -13,7 +13,6 @@ OUT/cells.jsonl; cells that are there are not computed again.
 import argparse
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,20 +25,20 @@ import optax
 from scipy import stats
 
 import jaxdd
-from jaxdd import classification, data, influence, models
+from jaxdd import influence
 from jaxdd.app.config import Config
+from jaxdd.app.labeled import problem
 from jaxdd.core import sampling
 from jaxdd.core.matching import parameter_distance
 from jaxdd.core.ranking import standardize
 from jaxdd.core.tasks import Task
-from jaxdd.data import Dataset
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import InfluenceConfig
 from jaxdd.methods import infmatch, mtt
 from jaxdd.methods.base import Method, MethodConfig, Sources
 from jaxdd.methods.classwise import ClasswiseConfig
 from jaxdd.types import Array, Scalars
-from tests.benchmarks.table import add_run_flags, configured, header, row, wanted
+from tests.benchmarks.table import Cells, add_run_flags, configured, header, only, row, wanted
 
 BOUND = 2.0
 """Weights of parameters stay within a factor of this, as IADD's do by default."""
@@ -58,15 +57,11 @@ class Material:
 
     def __init__(self, settings: Config) -> None:
         self.settings = settings
-        self.dataset: Dataset = data.load(**dataclasses.asdict(settings.data))
-        model = models.build(settings.model, self.dataset.image_shape, self.dataset.num_classes)
-        self.task = classification(model, self.dataset.num_classes)
+        self.dataset, self.task = problem(settings)
 
     def trained_on(self, rows: Any, seed: int = 0) -> Trajectories:
         """Train experts on rows of the train split."""
-        images, labels = (np.asarray(x)[rows] for x in self.dataset.train)
-        part = dataclasses.replace(self.dataset, train=type(self.dataset.train)(images, labels))
-        return jaxdd.train_experts(self.task, part, self.settings.experts, seed=seed)
+        return jaxdd.train_experts(self.task, only(self.dataset, rows), self.settings.experts, seed=seed)
 
     @functools.cached_property
     def experts(self) -> Trajectories:
@@ -354,25 +349,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="of the cells that are there; computes nothing")
     arguments = parser.parse_args()
     out = Path(arguments.out) / arguments.data
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "cells.jsonl"
-    cells = [json.loads(line) for line in path.open()] if path.exists() else []
-    done = {(c["form"], c["preset"], c["ipc"], c["seed"]) for c in cells}
+    cells = Cells(out)
     if not arguments.table:
         material = Material(configured(arguments.data, f"mtt {arguments.add}", out))
         for ipc in arguments.ipc:
             for seed in range(arguments.seeds):
                 for base in arguments.base:
                     for name, form in {base: BASES[base], **FORMS[base]}.items():
-                        cell = (name, form.preset, ipc, seed)
-                        if cell in done or not (name == base or wanted(name, arguments)):
-                            continue
-                        scored = score(material, arguments, form, ipc, seed)
-                        line = {"form": name, "preset": form.preset, "ipc": ipc, "seed": seed, **scored}
-                        done.add(cell)
-                        cells.append(line)
-                        with path.open("a") as file:
-                            file.write(json.dumps(line) + "\n")
+                        if name == base or wanted(name, arguments):
+                            compute = functools.partial(score, material, arguments, form, ipc, seed)
+                            cells.computed(compute, form=name, preset=form.preset, ipc=ipc, seed=seed)
     header("ipc", "base", "form", "validation", "test", "difference", "95 %", "p", "seen", "seeds", "steps of the set")
     for ipc in arguments.ipc:
         for base in arguments.base:
@@ -405,11 +391,11 @@ def built_by(config: MethodConfig, build: Build, material: Material) -> MethodCo
     return Formed(**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
 
 
-def compare(cells: list[dict[str, Any]], base: str, ipc: int) -> None:
+def compare(cells: Cells, base: str, ipc: int) -> None:
     """Print the rows of a base and its forms, over the seeds that both have."""
 
     def of(form: str, preset: str) -> dict[int, dict[str, Any]]:
-        return {c["seed"]: c for c in cells if (c["form"], c["preset"], c["ipc"]) == (form, preset, ipc)}
+        return {cell["seed"]: cell for cell in cells.of(form=form, preset=preset, ipc=ipc)}
 
     plain = of(base, BASES[base].preset)
     for name, form in {base: BASES[base], **FORMS[base]}.items():

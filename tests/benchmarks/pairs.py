@@ -8,7 +8,7 @@ are not computed again.
 
 import argparse
 import dataclasses
-import json
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from jaxdd.core.tasks import Task
 from jaxdd.data import pairs
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import MethodConfig, Optimizer, analytic_parameters, coresets, cross_covariance, iadd, infmatch, mtt
-from tests.benchmarks.table import header, row
+from tests.benchmarks.table import Cells, header, row
 
 WIDTH, DEPTH, EMBEDDING = 32, 3, 64
 TEMPERATURE = 0.2  # published is 0.07, for an image network that was trained before; one from nothing does not start
@@ -78,17 +78,8 @@ def main() -> None:
     image = models.build(models.ConvNet(width=WIDTH, depth=DEPTH, pooling="max"), dataset.image_shape, EMBEDDING)
     encoder = models.dual(image, dataset.text_features, EMBEDDING)
     task, out = retrieval(encoder, PLAIN), Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    cells = [json.loads(line) for line in (out / "cells.jsonl").open()] if (out / "cells.jsonl").exists() else []
+    cells = Cells(out)
     experts = jaxdd.train_experts(task, dataset, EXPERTS)
-
-    def cell(name: str, count: int, seed: int, config: MethodConfig, of: Task) -> None:
-        if any((c["row"], c["pairs"], c["seed"]) == (name, count, seed) for c in cells):
-            return
-        found = score(of, dataset, config, experts, seed) if count else full(task, dataset, seed)
-        cells.append({"row": name, "pairs": count, "seed": seed, **found})
-        with (out / "cells.jsonl").open("a") as file:
-            file.write(json.dumps(cells[-1]) + "\n")
 
     for seed in range(arguments.seeds):
         for count in arguments.pairs:
@@ -96,13 +87,13 @@ def main() -> None:
                 if arguments.only and not any(part in name for part in arguments.only):
                     continue
                 steps = arguments.steps if config.steps else 0
-                cell(
-                    name, count, seed, dataclasses.replace(config, ipc=count, steps=steps), retrieval(encoder, learned)
-                )
-        cell("all pairs", 0, seed, coresets.Config(), task)
+                sized, posed = dataclasses.replace(config, ipc=count, steps=steps), retrieval(encoder, learned)
+                compute = functools.partial(score, posed, dataset, sized, experts, seed)
+                cells.computed(compute, row=name, pairs=count, seed=seed)
+        cells.computed(functools.partial(full, task, dataset, seed), row="all pairs", pairs=0, seed=seed)
     header("pairs", "method", *SHOWN, "seconds", "kB", "first set kept")
-    for count, name in sorted({(c["pairs"], c["row"]) for c in cells}):
-        mine = [c for c in cells if (c["pairs"], c["row"]) == (count, name)]
+    for count, name in sorted({(c["pairs"], c["row"]) for c in cells.of()}):
+        mine = cells.of(row=name, pairs=count)
         runs = {shown: 100 * np.concatenate([c[shown] for c in mine]) for shown in SHOWN}
         scores = [f"{np.mean(values):.1f} ± {np.std(values):.1f}" for values in runs.values()]
         kept = sum(c["step"] == 0 for c in mine)

@@ -8,15 +8,15 @@ again.
 
 import argparse
 import dataclasses
-import json
+import functools
 import time
 from pathlib import Path
 from typing import Any
 
 import jaxdd
-from jaxdd import classification, data, models
+from jaxdd.app.labeled import problem
 from tests.benchmarks.statistics import RECIPE
-from tests.benchmarks.table import add_run_flags, configured, header, percent, row, wanted
+from tests.benchmarks.table import Cells, add_run_flags, configured, header, percent, row, wanted
 
 IPC, STAGES = 10, 5
 ROWS = {
@@ -34,20 +34,12 @@ def main() -> None:
     add_run_flags(parser, "runs/benchmark_stages")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    out = Path(arguments.out) / arguments.data
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "cells.jsonl"
-    cells = [json.loads(line) for line in path.open()] if path.exists() else []
+    cells = Cells(Path(arguments.out) / arguments.data)
     header("method", "images per class", "stages", "steps", "validation", "all at once", "stage by stage", "seconds")
     for name, (flags, stages) in ROWS.items():
         if not wanted(name, arguments):
             continue
-        found = [cell for cell in cells if (cell["row"], cell["seed"]) == (name, arguments.seed)]
-        if not found:
-            found = [{"row": name, "seed": arguments.seed, **score(arguments, flags, stages)}]
-            with path.open("a") as file:
-                file.write(json.dumps(found[0]) + "\n")
-        cell = found[0]
+        cell = cells.computed(functools.partial(score, arguments, flags, stages), row=name, seed=arguments.seed)
         staged = percent(cell["staged"]) if stages > 1 else None
         validation, seconds = f"{100 * cell['validation']:.1f}", f"{cell['seconds']:.0f}"
         row(name, IPC, stages, cell["steps"], validation, percent(cell["plain"]), staged, seconds)
@@ -59,8 +51,7 @@ def score(arguments: argparse.Namespace, flags: str, stages: int) -> dict[str, A
     steps = total // stages
     more = f"{arguments.add} --method.ipc {IPC} --method.steps {steps} --seed {arguments.seed}"
     settings = configured(arguments.data, f"{flags.format(warm_up=steps // 3)} {more}", Path("unused"))
-    dataset = data.load(**dataclasses.asdict(settings.data))
-    task = classification(models.build(settings.model, dataset.image_shape, dataset.num_classes), dataset.num_classes)
+    dataset, task = problem(settings)
     scoring = dataclasses.replace(
         settings.evaluate, random_real=False, full_data=False, validate_every=max(steps // 2, 1)
     )

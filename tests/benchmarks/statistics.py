@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdd import classification, data, models
+from jaxdd import data
 from jaxdd.app.config import Config
+from jaxdd.app.labeled import problem
 from jaxdd.app.run import run
 from jaxdd.driver import distill
 from jaxdd.evaluation import evaluate
@@ -135,10 +136,8 @@ def run_on_trusted(config: Config) -> dict[str, Any]:
     """Distill the validation split, whose labels are right, in place of the train split."""
     path = Path(config.workdir) / "results.json"
     if not path.exists():
-        dataset = data.load(**dataclasses.asdict(config.data))
+        dataset, task = problem(config)
         trusted = data.from_arrays(*dataset.validation, *dataset.test, validation=0.0)
-        model = models.build(config.model, dataset.image_shape, dataset.num_classes)
-        task = classification(model, dataset.num_classes)
         batch = min(config.method.real_batch, int(trusted.real_set().groups.sizes.min()))
         method = dataclasses.replace(config.method, real_batch=batch)
         outcome = distill(task, trusted, method, seed=config.seed, evaluate=config.evaluate)

@@ -1,13 +1,16 @@
 """What the benchmarks share: rows of a table in Markdown, and runs of configs with flags."""
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxdd.app.config import Config, parse
+from jaxdd.data import Dataset
 
 
 def header(*columns: str) -> None:
@@ -37,6 +40,33 @@ def add_run_flags(parser: argparse.ArgumentParser, out: str) -> None:
 def wanted(name: str, arguments: argparse.Namespace) -> bool:
     """Return whether `--only` asks for a row."""
     return not arguments.only or any(part in name for part in arguments.only)
+
+
+class Cells:
+    """Cells of a table that takes hours: lines of OUT/cells.jsonl; those that are there are not computed again."""
+
+    def __init__(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.path = out / "cells.jsonl"
+        self.cells = [json.loads(line) for line in self.path.open()] if self.path.exists() else []
+
+    def of(self, **key: Any) -> list[dict[str, Any]]:
+        """Return the cells that are there and have these values."""
+        return [cell for cell in self.cells if all(cell[name] == value for name, value in key.items())]
+
+    def computed(self, compute: Callable[[], dict[str, Any]], **key: Any) -> dict[str, Any]:
+        """Return the cell of these values, computed if it is not there, and kept."""
+        if not self.of(**key):
+            self.cells.append(key | compute())
+            with self.path.open("a") as file:
+                file.write(json.dumps(self.cells[-1]) + "\n")
+        return self.of(**key)[0]
+
+
+def only(dataset: Dataset, rows: Any) -> Dataset:
+    """Return a dataset with some rows of its train split, or a row several times."""
+    images, labels = (np.asarray(x)[rows] for x in dataset.train)
+    return dataclasses.replace(dataset, train=type(dataset.train)(images, labels))
 
 
 def configured(data: str, flags: str, workdir: Path) -> Config:
