@@ -397,6 +397,23 @@ def test_pairs_are_distilled_and_evaluated(dataset, trained, similarity):
     assert all(caption in dataset.train.texts for caption in dataset.nearest(outcome.distilled.inputs["text"]))
 
 
+@pytest.mark.parametrize("module", [analytic_parameters, cross_covariance])
+def test_methods_of_pairs_alone_are_distilled(dataset, trained, module):
+    task, experts = trained
+    losses = []
+    outcome = jaxdd.distill(
+        task,
+        dataset,
+        module.Config(ipc=6, steps=20),
+        experts,
+        evaluate=dataclasses.replace(SCORING, validate_every=20, validate_networks=1),
+        on_metrics=lambda step, stage, **values: losses.append(values["loss"]) if stage == "distill" else None,
+    )
+    assert losses[-1] < losses[0]
+    for name in ("image", "text"):
+        assert np.abs(outcome.last.inputs[name] - outcome.first.inputs[name]).max() > 0.01
+
+
 def test_what_needs_classes_or_separate_losses_refuses_by_name(dataset, trained):
     task, experts = trained
     with pytest.raises(ValueError, match="'retrieval' has no classes"):

@@ -220,10 +220,10 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
     def augment(key: Array, images: Array) -> Array:
         if not stages:
             return images
-        if jnp.ndim(images) != 4:
+        if getattr(images, "ndim", None) != 4:
             raise SettingError(
-                f"images have shape {jnp.shape(images)}; augmentation needs four axes, [B, H, W, K]: set augment to "
-                "none for other inputs"
+                f"images have shape {jax.tree.map(jnp.shape, images)}; augmentation needs four axes, [B, H, W, K]: "
+                "set augment to none for other inputs"
             )
         keys = [key] if len(stages) == 1 else jax.random.split(key, len(stages))
         for names, stage_key in zip(stages, keys, strict=True):

@@ -24,7 +24,7 @@ from jaxdd.core.parallel import map_over
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, all_items
 from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descending, outer_optimizer
-from jaxdd.methods.cross_covariance import moments, require_pairs
+from jaxdd.methods.cross_covariance import require_pairs
 from jaxdd.settings import Positive
 from jaxdd.types import Array, Examples
 
@@ -48,11 +48,6 @@ class Config(MethodConfig):
     def needs_experts(self) -> bool:
         """Always: their last networks embed the images."""
         return True
-
-    @property
-    def needs_real(self) -> bool:
-        """Never: two matrices for each expert are all that steps read of the real data."""
-        return False
 
     def build(self, task: Task) -> Method:
         """Build the method for a task, see `matching_projections`."""
@@ -93,13 +88,20 @@ def projections(images: Array, texts: Array, weights: Array, ridge: float) -> Pr
         ridge: ε in units of the mean variance of x, `tr(C_xx) / dim x`.
 
     Returns:
-        Both projections. [derived] the normal equations.
+        Both projections. [derived] the normal equations, `W = (XᵀX + ε I)⁻¹ Xᵀ Y` with rows `√w_i (x_i − x̄)`; of fewer
+        pairs than dimensions, such as distilled ones, those of the dual problem, `W = Xᵀ (X Xᵀ + ε I)⁻¹ Y`.
     """
 
     def regressed(x: Array, y: Array) -> Array:
-        within, between = (moments(x, other, weights).covariance for other in (x, y))
-        size = len(within)
-        return jnp.linalg.solve(within + ridge * jnp.trace(within) / size * jnp.eye(size, dtype=x.dtype), between)
+        x, y = (jnp.sqrt(weights)[:, None] * (z - (weights @ z)[None]) for z in (x, y))
+        count, size = x.shape
+        penalty = ridge * jnp.sum(x**2) / size
+
+        def solved(products: Array, right: Array) -> Array:
+            penalized = products + penalty * jnp.eye(len(products), dtype=products.dtype)
+            return jax.scipy.linalg.solve(penalized, right, assume_a="pos")
+
+        return x.T @ solved(x @ x.T, y) if count < size else solved(x.T @ x, x.T @ y)
 
     return Projections(regressed(texts, images), regressed(images, texts))
 

@@ -24,7 +24,7 @@ class Sources(NamedTuple):
     """All that a method samples from; lives on the devices.
 
     Attributes:
-        real: The real training set; None at the steps of a method that does not read it, see `needs_real`.
+        real: The real training set; None for a method that does not read it, see `needs_real`.
         trajectories: The experts, None for a method that needs none. They come without snapshots where these stay on
             the host: a method's `sample` names those that it reads, see `Snapshots`.
         cache: What the method's `prepare` computed.
@@ -212,7 +212,7 @@ class MethodConfig(Settings, path="method"):
 
     @property
     def needs_real(self) -> bool:
-        """Whether the steps read real examples. The first set may be made of them all the same."""
+        """Whether the steps, or what is prepared for them, read real examples; the first set may in any case."""
         return True
 
     @property
