@@ -1,5 +1,6 @@
 """Runs on captioned images: their data and task, and what they show and write of distilled pairs."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxdd.core.retrieval import RetrievalConfig, retrieval
 from jaxdd.core.tasks import Task
 from jaxdd.data import pairs
 from jaxdd.data.pairs import Pairs
+from jaxdd.data.text import IN_A_FILE
 from jaxdd.errors import SettingError
 from jaxdd.io.files import plain
 from jaxdd.methods import MethodConfig
@@ -75,7 +77,8 @@ def fitted(path: str, distilled: Distilled, card: PairsCard, dataset: Pairs) -> 
     """
     theirs = (card.text_encoder, distilled.inputs["text"].shape[1], distilled.inputs["image"].shape[1:])
     ours = (dataset.encoder, dataset.text_features, dataset.image_shape)
-    if theirs != ours:
+    files = [encoder.startswith(IN_A_FILE) for encoder in (theirs[0], ours[0])]  # whose names say nothing
+    if theirs[1:] != ours[1:] or (theirs[0] != ours[0] and not all(files)):
         raise SettingError(
             f"{path} has texts of the encoder {theirs[0]}, {theirs[1]} features, and images {theirs[2]}; the data has "
             f"{ours[0]}, {ours[1]} and {ours[2]}: give the --text.encoder and --data.image-size that it was made with"
@@ -137,23 +140,33 @@ def write_scores(path: Path, scores: np.ndarray, dataset: Pairs, **told: Any) ->
     return write_pair_scores(path, scores, dataset, **told), {}
 
 
-def saved(path: str) -> tuple[Distilled, PairsCard, TextConfig, RetrievalConfig]:
+def saved(path: str, encoder: str | None = None) -> tuple[Distilled, PairsCard, TextConfig, RetrievalConfig]:
     """Read saved pairs, how their texts are embedded, and their loss.
 
+    Args:
+        path: Their file.
+        encoder: `file:NPZ`, for pairs whose texts were embedded in a file.
+
     Raises:
-        SettingError: The file holds no pairs, its card names settings that this jaxdd lacks, or embeddings in a file.
+        SettingError: The file holds no pairs, its card names settings that this jaxdd lacks, or embeddings in a file
+            where none is given, or the other way round.
     """
     distilled, card = distilled_pairs.load(path)
     try:
         text, config = TextConfig(**card.settings("text")), RetrievalConfig(**card.settings("retrieval"))
     except (TypeError, SettingError) as error:
         raise SettingError(f"{path} was saved with settings that this jaxdd does not have ({error})") from error
-    if text.encoder.startswith("file:"):
+    if encoder is None and text.encoder.startswith(IN_A_FILE):
         raise SettingError(
-            f"{path} says that its texts are embedded by {text.encoder}, and what a file says is not read unasked; "
-            "read it by jaxdd.core.distilled_pairs.load, and call jaxdd.evaluate with the pairs and task of your data"
+            f"{path} says that its texts are embedded in {text.encoder}, and what a file says is not read unasked; "
+            "give --text-encoder file:NPZ, with the embeddings that the pairs were made with"
         )
-    return distilled, card, text, config
+    if encoder is not None and not (encoder.startswith(IN_A_FILE) and text.encoder.startswith(IN_A_FILE)):
+        raise SettingError(
+            f"--text-encoder is {encoder}, and {path} has texts of the encoder {text.encoder}; it is for pairs whose "
+            "texts were embedded in a file, which it names by file:NPZ"
+        )
+    return distilled, card, dataclasses.replace(text, encoder=encoder or text.encoder), config
 
 
 def lines(results: dict[str, Any], title: str = "") -> str:

@@ -32,6 +32,8 @@ class Evaluate(TableConfig, Given, Common, path=""):
     """The network to train on the sets; that of the first one by default."""
     data: DataConfig = DataConfig()
     """The dataset that the sets were distilled from."""
+    text_encoder: str | None = None
+    """Of pairs whose texts were embedded in a file: that file, `file:NPZ`. What a set names is not read unasked."""
     read: Reading = Reading()
     """What a file in a peer's format does not say of itself."""
 
@@ -73,7 +75,7 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
     )
     if command.out is not None:
         Path(command.out).mkdir(parents=True, exist_ok=True)
-    found = {path: captioned.saved(path) for path in command.sets}
+    found = {path: captioned.saved(path, command.text_encoder) for path in command.sets}
     encoders = {text.encoder for _, _, text, _ in found.values()}
     datasets = {encoder: pairs.load(command.data, encoder) for encoder in encoders}
     posed = {}

@@ -15,6 +15,8 @@ from jaxdd.io import npz
 
 HASHED = 512
 """E of `hashed`."""
+IN_A_FILE = "file:"
+"""What the name of an encoder begins with, before the path of an npz, whose embeddings were computed in advance."""
 
 
 def embed(encoder: str, captions: Sequence[str]) -> np.ndarray:
@@ -30,9 +32,8 @@ def embed(encoder: str, captions: Sequence[str]) -> np.ndarray:
     Raises:
         SettingError: there is no such encoder, it is not installed, or it does not know a caption.
     """
-    kind, _, place = encoder.partition(":")
-    if kind == "file" and place:
-        return from_file(Path(place), captions)
+    if encoder.startswith(IN_A_FILE) and encoder != IN_A_FILE:
+        return from_file(Path(encoder.removeprefix(IN_A_FILE)), captions)
     if encoder not in ENCODERS:
         raise SettingError(
             f"no text encoder is called {encoder!r}; choose {', '.join(ENCODERS)}, or file:NPZ with embeddings of any"
