@@ -517,5 +517,7 @@ def test_scores_that_cannot_be_used_are_refused():
         influence.ranking([0.0, np.nan], [0, 1])
     with pytest.raises(ValueError, match=r"scores are \[2\] and labels \[3\]"):
         influence.subset([0.0, 1.0], [0, 1, 1], 1)
+    with pytest.raises(ValueError, match=r"scores are \[\] and labels \[\]"):
+        influence.subset(1.0, None, 1)
     with pytest.raises(ValueError, match="temperature is 0"):
         influence.weights(SCORES, LABELS, temperature=0)

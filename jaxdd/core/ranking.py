@@ -79,7 +79,7 @@ def subset(
     References:
         [our choice] equally many of every class, as distilled sets have.
     """
-    scores, labels = _scored(scores, np.zeros(len(scores), np.int32) if labels is None else labels)
+    scores, labels = _scored(scores, np.zeros(np.shape(scores), np.int32) if labels is None else labels)
     signs = {"helpful": -1, "harmful": 1}
     check_choice("keep", keep, signs)
     classes, counts = np.unique(labels, return_counts=True)
