@@ -32,7 +32,8 @@ def get_config(pairs: int = 20) -> Config:
         ),
         method=mtt.Config(
             ipc=pairs,
-            steps=300,
+            steps=100,
+            batch=20,
             image_optimizer=Optimizer("adam", 0.03),
             label_optimizer=Optimizer("adam", 0.01),
             student_steps=10,
@@ -44,7 +45,7 @@ def get_config(pairs: int = 20) -> Config:
         evaluate=EvaluateConfig(
             recipe=Recipe(epochs=150, batch=64, lr=0.1, schedule="cosine", augment="none"),
             full_recipe=Recipe(epochs=15, batch=64, lr=0.1, schedule="cosine", augment="none"),
-            validate_every=75,
+            validate_every=25,
         ),
         workdir="runs/stamps_mtt",
     )

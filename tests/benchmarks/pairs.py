@@ -39,6 +39,7 @@ EXPERTS = jaxdd.ExpertsConfig(
 ADAM = {"image_optimizer": Optimizer("adam", 0.03), "label_optimizer": Optimizer("adam", 0.01)}
 STUDENT = ADAM | dict(
     student_steps=10,
+    batch=20,
     student_lr=0.2,
     lr_optimizer=Optimizer("sgd", 1e-4, 0.5),
     expert_snapshots=4,
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--pairs", type=int, nargs="+", default=[20, 50, 100])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--only", nargs="+", help="rows whose name has one of these in it")
     arguments = parser.parse_args()
     dataset = pairs.read(arguments.folder, image_size=arguments.image_size, encoder=arguments.encoder)
