@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxdd import data
+from jaxdd import data, influence
 from jaxdd.core import normalization, sampling
 from jaxdd.core.parallel import make_mesh
 from jaxdd.data import splits
@@ -410,6 +410,27 @@ def test_a_long_tail_is_the_published_law():
     assert dataset(imbalance=1, validation=0.2, split_seed=3).fingerprint() == plain.fingerprint()
     with pytest.raises(ValueError, match=r"data.imbalance is 0.5; give 1 or more"):
         dataset(imbalance=0.5)
+
+
+def test_some_examples_are_a_dataset_with_all_that_is_known_of_them():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (30, 4, 4, 1), np.uint8), np.arange(30) % 3
+    dataset = data.from_arrays(images, labels, images, labels, label_noise=0.4, validation=0.1)
+    chosen = influence.subset(rng.normal(size=len(dataset.train.labels)), dataset.train.labels, 2)
+    part = dataset.only(chosen)
+    kept = np.sort(chosen.ravel())
+    for ours, theirs in zip(part.train, dataset.train, strict=True):
+        np.testing.assert_array_equal(ours, theirs[kept])
+    np.testing.assert_array_equal(part.train.images, images[part.positions])
+    np.testing.assert_array_equal(part.true_labels, labels[part.positions])
+    np.testing.assert_array_equal(part.mislabeled, part.true_labels != part.train.labels)
+    assert part.normalization is dataset.normalization and part.test is dataset.test
+    assert part.real_set().size == 6 and part.fingerprint() != dataset.fingerprint()
+    for wrong in ([], [0, 0], [27], [-1], [0.5]):
+        with pytest.raises(ValueError, match="examples are"):
+            dataset.only(wrong)
+    with pytest.raises(ValueError, match="none of the class 2; every class needs one"):
+        dataset.only(np.flatnonzero(dataset.train.labels != 2))
 
 
 def test_label_noise_that_cannot_be_is_refused():

@@ -516,9 +516,9 @@ def test_influence_of_pairs_is_that_of_their_terms_in_fixed_batches(x64, dataset
 def test_pairs_of_the_highest_influence_are_a_dataset(dataset):
     texts, owners = dataset.train.texts, dataset.train.owners
     scores = np.random.default_rng(0).normal(size=len(texts))
-    kept = jaxdd.influence.subset(scores, None, per_class=9)[0]
+    subset = jaxdd.influence.subset(scores, None, per_class=9)
+    part, kept = dataset.only(subset), subset[0]
     assert list(kept) == list(np.argsort(-scores)[:9])
-    part = dataset.only(kept)
     assert sorted(part.train.texts) == sorted(texts[i] for i in kept)
     assert part.test is dataset.test and part.normalization is dataset.normalization
     assert part.fingerprint() != dataset.fingerprint()

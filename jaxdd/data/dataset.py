@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -18,7 +18,16 @@ from jaxdd.core.normalization import Normalization
 from jaxdd.core.sampling import RealSet
 from jaxdd.data import field
 from jaxdd.data.sources import folder, tfds
-from jaxdd.data.splits import Noise, RawDataset, Split, corrupt, draw_held_out, draw_long_tail, subset
+from jaxdd.data.splits import (
+    Noise,
+    RawDataset,
+    Split,
+    checked_positions,
+    corrupt,
+    draw_held_out,
+    draw_long_tail,
+    subset,
+)
 from jaxdd.errors import SettingError
 from jaxdd.settings import AtLeast, Fraction, Seed, Settings, check_argument
 
@@ -140,6 +149,24 @@ class Dataset:
     def test_set(self) -> RealSet:
         """Index the test split likewise."""
         return self._indexed(self.test)
+
+    def only(self, examples: Any) -> "Dataset":
+        """Return the same data with some examples of the train split alone, such as those of the highest influence.
+
+        Args:
+            examples: positions in `train`, of any shape, some of every class; they stay in the order of the split.
+
+        Raises:
+            SettingError: there is none, one is named twice or is not there, or a class is left without any.
+        """
+        kept = checked_positions("examples", examples, len(self.train.labels))
+        train = subset(self.train, kept)
+        if missing := set(range(self.num_classes)) - set(train.labels.tolist()):
+            names = [self.class_names[c] for c in sorted(missing)]
+            raise SettingError(f"examples has none of the class {', '.join(names)}; every class needs one")
+        of_examples = {name: getattr(self, name) for name in ("positions", "mislabeled", "true_labels", "files")}
+        parts: dict[str, Any] = {name: None if values is None else values[kept] for name, values in of_examples.items()}
+        return replace(self, train=train, **parts)
 
     def _indexed(self, split: Split) -> RealSet:
         return sampling.real_set(split.images, split.labels, self.num_classes, self.normalization)

@@ -19,6 +19,7 @@ from jaxdd.core.sampling import RealSet
 from jaxdd.data import text
 from jaxdd.data.dataset import DataConfig
 from jaxdd.data.sources.decode import check_memory, decode, stack
+from jaxdd.data.splits import checked_positions
 from jaxdd.errors import SettingError
 from jaxdd.io.integrity import digest, digest_of_arrays
 
@@ -140,21 +141,14 @@ class Pairs:
         """Return the same data with some captions of the train split alone, such as those of the highest influence.
 
         Args:
-            captions: `[P']` positions in `train.texts`; the images of the others are left out.
+            captions: positions in `train.texts`, of any shape; the images of the others are left out.
 
         Raises:
             SettingError: there is none, one is named twice, or is not there.
         """
-        kept, count = np.asarray(captions), len(self.train.texts)
-        if kept.ndim != 1 or not kept.size or not np.issubdtype(kept.dtype, np.integer):
-            raise SettingError(f"captions are {kept.dtype} {list(kept.shape)}; give positions [P'], one or more")
-        if kept.min() < 0 or kept.max() >= count or len(np.unique(kept)) < len(kept):
-            raise SettingError(
-                f"captions are positions {kept.min()} to {kept.max()}; give each of 0 … {count - 1} once"
-            )
         texts, owners = self.train.texts, self.train.owners
         of_image: dict[int, list[str]] = {}
-        for position in np.sort(kept):
+        for position in checked_positions("captions", captions, len(texts)):
             of_image.setdefault(int(owners[position]), []).append(texts[position])
         images = list(of_image)
         chosen = Captioned(

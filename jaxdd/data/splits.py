@@ -1,6 +1,6 @@
 """Labeled uint8 images on the host, and the stratified draw that carves one split out of another."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,25 @@ class RawDataset(NamedTuple):
 def subset(split: Split, indices: np.ndarray) -> Split:
     """Return the examples of a split at positions `[n]`, in their order."""
     return Split(split.images[indices], split.labels[indices])
+
+
+def checked_positions(name: str, positions: Any, count: int) -> np.ndarray:
+    """Return positions of examples in ascending order, whatever their shape.
+
+    Args:
+        name: what they are called.
+        positions: integers from 0 to `count − 1`, one or more, none of them twice.
+        count: how many examples there are.
+
+    Raises:
+        SettingError: they are something else.
+    """
+    kept = np.asarray(positions)
+    if not kept.size or not np.issubdtype(kept.dtype, np.integer):
+        raise SettingError(f"{name} are {kept.dtype} {list(kept.shape)}; give positions, one or more")
+    if kept.min() < 0 or kept.max() >= count or len(np.unique(kept)) < kept.size:
+        raise SettingError(f"{name} are positions {kept.min()} to {kept.max()}; give each of 0 … {count - 1} once")
+    return np.sort(kept, axis=None)
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

@@ -12,16 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import jaxdd
 from jaxdd import classification, models
 from jaxdd.app.config import Config
 from jaxdd.app.labeled import problem
 from jaxdd.core.tasks import Task
 from jaxdd.data import Dataset
+from jaxdd.data.splits import subset
 from jaxdd.methods import MethodConfig, Optimizer, coresets, dm, linear_gradient
-from tests.benchmarks.table import Cells, add_run_flags, configured, header, only, percent, row, wanted
+from tests.benchmarks.table import Cells, add_run_flags, configured, header, percent, row, wanted
 
 ADAM = Optimizer("adam", 0.1)
 ROWS: dict[str, MethodConfig] = {
@@ -58,7 +57,7 @@ def main() -> None:
 
 def probe(task: Task, dataset: Dataset, settings: Config) -> Task:
     """Freeze a network that has learned half of the classes."""
-    half = only(dataset, np.flatnonzero(np.asarray(dataset.train.labels) < dataset.num_classes // 2))
+    half = dataclasses.replace(dataset, train=subset(dataset.train, dataset.train.labels < dataset.num_classes // 2))
     one = dataclasses.replace(settings.experts, count=1)
     final = task.unravel(jaxdd.train_experts(task, half, one, seed=settings.seed).final[0])
     frozen = models.frozen(task.model, final, dataset.image_shape, dataset.num_classes)

@@ -32,13 +32,15 @@ from jaxdd.core import sampling
 from jaxdd.core.matching import parameter_distance
 from jaxdd.core.ranking import standardize
 from jaxdd.core.tasks import Task
+from jaxdd.data import Dataset
+from jaxdd.data.splits import subset
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.influence import InfluenceConfig
 from jaxdd.methods import infmatch, mtt
 from jaxdd.methods.base import Method, MethodConfig, Sources
 from jaxdd.methods.classwise import ClasswiseConfig
 from jaxdd.types import Array, Scalars
-from tests.benchmarks.table import Cells, add_run_flags, configured, header, only, row, wanted
+from tests.benchmarks.table import Cells, add_run_flags, configured, header, row, wanted
 
 BOUND = 2.0
 """Weights of parameters stay within a factor of this, as IADD's do by default."""
@@ -59,9 +61,13 @@ class Material:
         self.settings = settings
         self.dataset, self.task = problem(settings)
 
+    def of_rows(self, rows: Any) -> Dataset:
+        """Return the data with rows of the train split, some of them perhaps several times."""
+        return dataclasses.replace(self.dataset, train=subset(self.dataset.train, rows))
+
     def trained_on(self, rows: Any, seed: int = 0) -> Trajectories:
         """Train experts on rows of the train split."""
-        return jaxdd.train_experts(self.task, only(self.dataset, rows), self.settings.experts, seed=seed)
+        return jaxdd.train_experts(self.task, self.of_rows(rows), self.settings.experts, seed=seed)
 
     @functools.cached_property
     def experts(self) -> Trajectories:
@@ -81,14 +87,8 @@ class Material:
         path = experts._replace(
             snapshots=experts.recorded[:, late], lr=experts.lr[late], time=experts.time[late], steps=experts.steps[late]
         )
-        real = self.dataset.real_set()
-        part = sampling.real_set(
-            np.asarray(real.inputs)[rows],
-            np.asarray(real.targets)[rows],
-            self.dataset.num_classes,
-            real.normalization,
-        )
-        return influence.scores(self.task, part, self.dataset.validation_set(), path, InfluenceConfig("tracin"))
+        part, target = self.of_rows(rows).real_set(), self.dataset.validation_set()
+        return influence.scores(self.task, part, target, path, InfluenceConfig("tracin"))
 
     @functools.cached_property
     def late_scores(self) -> np.ndarray:

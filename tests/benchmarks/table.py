@@ -1,7 +1,6 @@
 """What the benchmarks share: rows of a table in Markdown, and runs of configs with flags."""
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from jaxdd.app.config import Config, parse
-from jaxdd.data import Dataset
 
 
 def header(*columns: str) -> None:
@@ -61,12 +59,6 @@ class Cells:
             with self.path.open("a") as file:
                 file.write(json.dumps(self.cells[-1]) + "\n")
         return self.of(**key)[0]
-
-
-def only(dataset: Dataset, rows: Any) -> Dataset:
-    """Return a dataset with some rows of its train split, or a row several times."""
-    images, labels = (np.asarray(x)[rows] for x in dataset.train)
-    return dataclasses.replace(dataset, train=type(dataset.train)(images, labels))
 
 
 def configured(data: str, flags: str, workdir: Path) -> Config:
