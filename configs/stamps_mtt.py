@@ -43,7 +43,7 @@ def get_config(pairs: int = 20) -> Config:
             window=Window(start=24),
         ),
         evaluate=EvaluateConfig(
-            recipe=Recipe(epochs=150, batch=64, lr=0.1, schedule="cosine", augment="none"),
+            recipe=Recipe(epochs=150 * 20 // pairs, batch=20, lr=0.1, schedule="cosine", augment="none"),
             full_recipe=Recipe(epochs=15, batch=64, lr=0.1, schedule="cosine", augment="none"),
             validate_every=25,
         ),
