@@ -111,24 +111,37 @@ def test_saved_pairs_are_evaluated_to_the_same_recalls(finished, folder, capsys,
     assert read(words).model == ConvNet(width=8, depth=1)
 
 
-def test_pairs_of_embeddings_in_a_file_are_evaluated_with_the_file_that_is_given(finished, folder, capsys, tmp_path):
+@pytest.fixture
+def elsewhere(finished, folder, tmp_path):
+    """Save the pairs as if their texts had been embedded in a file of another machine, and that file in another place.
+
+    Returns:
+        The words that evaluate them, and those that name the file.
+    """
     dataset = pairs.read(folder)
     captions = sorted({text for part in (dataset.train, dataset.validation, dataset.test) for text in part.texts})
     np.savez(tmp_path / "own.npz", captions=captions, embeddings=dataset.embedded(captions) / dataset.text_scale)
-    hashed = f"{finished[0].workdir}/distilled.npz"
-    distilled, card = distilled_pairs.load(hashed)
-    encoder = f"file:{tmp_path / 'elsewhere.npz'}"  # of another machine
-    card.provenance["config"]["text"]["encoder"] = encoder
-    own = str(tmp_path / "set.npz")
-    distilled_pairs.save(own, distilled, dataclasses.replace(card, text_encoder=encoder))
-    words = ["evaluate", own, "--data.name", f"pairs:{folder}", "--networks", "2", "--quiet"]
+    distilled, card = distilled_pairs.load(f"{finished[0].workdir}/distilled.npz")
+    encoder = f"file:{tmp_path / 'gone.npz'}"
+    config = {**card.config, "text": {**card.settings("text"), "encoder": encoder}}
+    card = dataclasses.replace(card, text_encoder=encoder, provenance={**card.provenance, "config": config})
+    distilled_pairs.save(tmp_path / "set.npz", distilled, card)
+    words = ["evaluate", str(tmp_path / "set.npz"), "--data.name", f"pairs:{folder}", "--networks", "2", "--quiet"]
+    return words, ["--text-encoder", f"file:{tmp_path / 'own.npz'}"]
+
+
+def test_embeddings_in_a_file_are_read_where_the_file_is_given(finished, elsewhere, capsys):
+    words, given = elsewhere
     assert main(words) == 2 and "is not read unasked; give --text-encoder file:NPZ" in capsys.readouterr().err
-    given = ["--text-encoder", f"file:{tmp_path / 'own.npz'}"]
+    assert main(["evaluate", f"{finished[0].workdir}/distilled.npz", *words[2:], *given]) == 2
+    assert "has texts of the encoder hashed; it is for pairs whose texts" in capsys.readouterr().err
+
+
+def test_pairs_of_embeddings_in_a_file_have_the_same_recalls(finished, elsewhere, capsys):
+    words, given = elsewhere
     assert main([*words, *given]) == 0
     mean, std = (100 * finished[1]["distilled"][name] for name in ("mean", "std"))
     assert f"{mean:5.1f} ± {std:.1f}" in capsys.readouterr().out
-    assert main(["evaluate", hashed, *words[2:], *given]) == 2
-    assert "has texts of the encoder hashed; it is for pairs whose texts" in capsys.readouterr().err
 
 
 def test_runs_on_pairs_are_compared(finished, tmp_path):
