@@ -35,7 +35,6 @@ SLOW = {
         "test_objective_is_that_of_explicit_loops",
     ],
     "test_retrieval": [
-        "test_gradients_agree_with_finite_differences",
         "test_each_encoder_learns_at_its_own_rate_and_is_trained_at_it",
         "test_covariances_are_matched_as_printed",
         "test_projections_are_those_of_ridge_regression_and_are_matched",
