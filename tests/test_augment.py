@@ -417,3 +417,6 @@ def test_unknown_operations_are_refused(strategy):
 def test_images_without_four_axes_are_refused():
     with pytest.raises(ValueError, match="four axes.* set augment to none for other inputs"):
         dsa("flip", siamese=True)(jax.random.key(0), jnp.zeros((8, 8, 1)))
+    pair = {"image": jnp.zeros((2, 4, 4, 1)), "text": jnp.zeros((2, 3))}
+    with pytest.raises(ValueError, match=r"images have shape {'image': \(2, 4, 4, 1\), 'text': \(2, 3\)}"):
+        dsa("flip", siamese=False)(jax.random.key(0), pair)

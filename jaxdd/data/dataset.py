@@ -163,7 +163,7 @@ class Dataset:
         train = subset(self.train, kept)
         if missing := set(range(self.num_classes)) - set(train.labels.tolist()):
             names = [self.class_names[c] for c in sorted(missing)]
-            raise SettingError(f"examples has none of the class {', '.join(names)}; every class needs one")
+            raise SettingError(f"examples have none of the class {', '.join(names)}; every class needs one")
         of_examples = {name: getattr(self, name) for name in ("positions", "mislabeled", "true_labels", "files")}
         parts: dict[str, Any] = {name: None if values is None else values[kept] for name, values in of_examples.items()}
         return replace(self, train=train, **parts)
