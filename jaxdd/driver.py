@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,14 @@ class Outcome(NamedTuple):
     first: Distilled
 
 
+# The same method for the same settings and task, and the same program for it: another seed compiles nothing.
+@lru_cache(maxsize=8)
+def built(config: MethodConfig, task: Task) -> Method:
+    """Build a method, or return the one that was built for a task of late."""
+    return config.build(task)
+
+
+@lru_cache(maxsize=8)
 def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
     """Build the jitted function that runs a stretch of outer steps.
 
@@ -94,7 +102,12 @@ def advance(method: Method) -> Callable[..., tuple[PyTree, Scalars]]:
 
 def with_cache(prepare: Prepare, key: Array, sources: Sources) -> Sources:
     """Compute what a method prepares once, and give it to its steps."""
-    return sources._replace(cache=jax.jit(lambda *args: whole(prepare(*args)))(key, sources))
+    return sources._replace(cache=_prepared(prepare, key, sources))
+
+
+@partial(jax.jit, static_argnums=0)
+def _prepared(prepare: Prepare, key: Array, sources: Sources) -> PyTree:
+    return whole(prepare(key, sources))
 
 
 def keys_of(key: Array, it: Array) -> Array:
@@ -302,7 +315,8 @@ def distill(
     check_task(task)
     check_data(dataset)
     check_argument("the method's config", config, MethodConfig, "give one such as jaxdd.methods.dm.Config(ipc=1)")
-    method, real = config.build(task), dataset.real_set()
+    _check_hashable(config)
+    method, real = built(config, task), dataset.real_set()
     sampling.check_per_class(real, config.items_per_class)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
@@ -318,7 +332,7 @@ def distill(
         )
     with over_devices():
         sources, snapshots = gather(dataset, config, trajectories, residency)
-        first = jax.jit(partial(initial_distilled, task=task, config=config, lr=evaluate.recipe.lr))
+        first = partial(initial_distilled, task=task, config=config, lr=evaluate.recipe.lr)
         key = stage_key(seed, "initial")
         if initial is None:
             initial = to_host(first(key, sources=sources))
@@ -339,6 +353,16 @@ def distill(
             checkpoints=checkpoints,
             **hooks,
         )
+
+
+def _check_hashable(config: MethodConfig) -> None:
+    try:
+        hash(config)
+    except TypeError as error:
+        raise SettingError(
+            f"a setting of {config.name} cannot be hashed ({error}), and what is compiled is found again by the "
+            "settings; give a tuple in place of a list"
+        ) from error
 
 
 def gather(

@@ -161,8 +161,8 @@ def progressive(
             assert experts is not None
             trajectories = train_experts(now, dataset, experts, seed=seed + stage - 1)
         part = dataclasses.replace(config, ipc=added)
-        first = jax.jit(partial(initial_distilled, task=now, config=part, lr=evaluate.recipe.lr))
-        new = to_host(first(stage_key(seed + stage - 1, "initial"), sources=Sources(dataset.real_set(), trajectories)))
+        key, sources = stage_key(seed + stage - 1, "initial"), Sources(dataset.real_set(), trajectories)
+        new = to_host(initial_distilled(key, now, sources, part, lr=evaluate.recipe.lr))
         outcome = distill(
             now,
             dataset,

@@ -28,22 +28,6 @@ RECIPE = Recipe(epochs=2, batch=64, lr=0.05, momentum=0.9, weight_decay=1e-3, sc
 CONFIG = ExpertsConfig(count=3, recipe=RECIPE, snapshot_every=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """Share compiled trainers between tests: they do not depend on how many experts there are."""
-    original, compiled = training.trainer, {}
-
-    def trainer(task, config, size):
-        key = (task, dataclasses.replace(config, count=1, storage="float32"), size)
-        if key not in compiled:
-            compiled[key] = original(*key)
-        return compiled[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "trainer", trainer)
-        yield
-
-
 @pytest.fixture(scope="module")
 def model(stripes):
     return models.build(MODEL, stripes.image_shape, stripes.num_classes)

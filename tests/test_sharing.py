@@ -16,7 +16,6 @@ from jaxdd.core.training import Recipe
 from jaxdd.data import Standardize
 from jaxdd.driver import complete, on_devices
 from jaxdd.evaluation import distilled_scorer, full_data_scorer, stacked
-from jaxdd.experts import ExpertsConfig
 from jaxdd.experts.training import trainer
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.influence import ESTIMATORS, InfluenceConfig, Solver
@@ -128,8 +127,7 @@ def test_real_batches_are_split_where_items_are_few(problem, config, most):
 
 def test_experts_are_trained_side_by_side(problem):
     recipe = Recipe(epochs=2, batch=32, lr=0.1, schedule="constant", augment="flip", momentum=0.0)
-    config, keys = ExpertsConfig(recipe=recipe, snapshot_every=2), jax.random.split(jax.random.key(0), 8)
-    train = trainer(problem.task, config, 160)
+    train, keys = trainer(problem.task, recipe, 160, snapshots=6, every=2), jax.random.split(jax.random.key(0), 8)
     alone, of_eight = works(lambda *args: train(*args), keys, problem.sources.real)
     assert of_eight == alone / 8
 

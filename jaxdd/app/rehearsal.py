@@ -24,7 +24,7 @@ from jaxdd.core.parallel import device_memory, host_memory, over_devices, replic
 from jaxdd.core.tasks import Task
 from jaxdd.core.training import Recipe
 from jaxdd.data import Data
-from jaxdd.driver import STEPS_PER_DISPATCH, advance, draw, for_steps, gather, with_cache
+from jaxdd.driver import STEPS_PER_DISPATCH, advance, built, draw, for_steps, gather, with_cache
 from jaxdd.evaluation import distilled_scorer, full_data_scorer, stacked
 from jaxdd.experts.placement import Fetcher
 from jaxdd.experts.timeline import timeline
@@ -64,8 +64,8 @@ def rehearse(config: Config) -> str:
     trajectories = untrained(config, dataset, task) if config.method.needs_experts else None
     sources, snapshots = gather(dataset, config.method, trajectories, config.experts.residency)
     if config.initial is None:
-        first = jax.jit(partial(initial_distilled, task=task, config=config.method, lr=config.evaluate.recipe.lr))
-        distilled = first(stage_key(config.seed, "initial"), sources=sources)
+        key, lr = stage_key(config.seed, "initial"), config.evaluate.recipe.lr
+        distilled = initial_distilled(key, task, sources, config.method, lr=lr)
     else:
         distilled = kind_of(config).initial_set(config.initial, dataset)
     times = [time_experts(config, dataset, task)] if config.method.needs_experts else []
@@ -108,7 +108,7 @@ def first_dispatch(
     Returns:
         What runs the first one, the compiled program, and the seconds that compilation took.
     """
-    method = config.method.build(task)
+    method = built(config.method, task)
     prepare_key, init_key, key = jax.random.split(stage_key(config.seed, "distill"), 3)
     state = jax.jit(method.init)(init_key, replicate(distilled), sources)
     if method.prepare is not None:
@@ -132,7 +132,8 @@ def time_experts(config: Config, dataset: Data, task: Task) -> Timed:
     keys = jax.random.split(stage_key(config.seed, "experts"), devices)
 
     def short(recipe: Recipe) -> float:
-        return timed(trainer(task, dataclasses.replace(experts, recipe=recipe), real.size), keys, real)
+        line = timeline(dataclasses.replace(experts, recipe=recipe), real.size)
+        return timed(trainer(task, recipe, real.size, len(line.steps), line.every), keys, real)
 
     group = experts.per_dispatch or devices
     rounds = -(-experts.count // group) * -(-group // devices)

@@ -4,6 +4,7 @@ Axis letters: R networks, M distilled items, N real examples, C classes.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -60,6 +61,8 @@ class EvaluateConfig(Settings, path="evaluate"):
     """Networks per validation."""
 
 
+# The same function for the same task and recipe: other seeds and sets of the same shapes compile nothing.
+@functools.lru_cache(maxsize=8)
 def distilled_scorer(task: Task, recipe: Recipe, points: int = 0) -> Callable[[Array, Distilled, RealSet], Scalars]:
     """Build the jitted function that trains one network on each of R small sets and measures it on a real split.
 
@@ -94,6 +97,7 @@ def stacked(distilled: Distilled, count: int) -> Distilled:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), distilled)
 
 
+@functools.lru_cache(maxsize=8)
 def full_data_scorer(task: Task, recipe: Recipe) -> Callable[[Array, RealSet, RealSet], Scalars]:
     """Build the jitted function that trains a network per key on a whole real set and measures it on another.
 
@@ -171,6 +175,7 @@ def trained(
     return params, None if recorded is None else recorded.params
 
 
+@functools.partial(jax.jit, static_argnames=("task", "per_class", "count", "lr"))
 def random_real(key: Array, task: Task, real: RealSet, per_class: int, count: int, lr: float) -> Distilled:
     """Draw `count` sets of random real examples with their own labels, stacked along a leading axis.
 
@@ -190,7 +195,8 @@ def random_real(key: Array, task: Task, real: RealSet, per_class: int, count: in
         examples = sampling.take(real, sampling.balanced(key, real, per_class).reshape(-1))
         return Distilled(examples.inputs, task.labels(examples.targets), jnp.asarray(lr))
 
-    return jax.jit(lambda keys, real: map_over(draw, keys, real))(jax.random.split(key, count), real)
+    drawn: Distilled = map_over(draw, jax.random.split(key, count), real)
+    return drawn
 
 
 def validator(

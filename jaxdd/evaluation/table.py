@@ -138,7 +138,6 @@ class _Column:
         self.measured = dataclasses.replace(self.task, measure=partial(_measures, self.task, config.attack))
         self.keys = jax.random.split(stage_key(seed, "evaluate"), config.networks)
         self.validating = jax.random.split(stage_key(seed, "validate"), min(config.tune_networks, config.networks))
-        self._scorers: dict[str, Callable[..., Scalars]] = {}
         self._compiled: dict[Any, Any] = {}
 
     def compute(self, entry: Entry, on_networks: Callable[[int], Any]) -> Cell:
@@ -189,12 +188,7 @@ class _Column:
         return cell
 
     def _scorer(self, augment: str, task: Task, points: int) -> Callable[..., Scalars]:
-        key = f"{augment} {points}"
-        if key not in self._scorers:
-            self._scorers[key] = distilled_scorer(
-                task, dataclasses.replace(self.config.recipe, augment=augment), points
-            )
-        return self._scorers[key]
+        return distilled_scorer(task, dataclasses.replace(self.config.recipe, augment=augment), points)
 
     def _tuned(self, sets: Distilled, entry: Entry) -> tuple[Distilled, float]:
         """Choose the learning rate of sets on the validation split, if a search is asked for."""

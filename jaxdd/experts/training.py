@@ -3,6 +3,7 @@
 Axis letters: E experts, T snapshots, P parameters.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,7 @@ from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import make_mesh, map_over, over_devices, replicate, to_host
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, check_task
-from jaxdd.core.training import train
+from jaxdd.core.training import Recipe, train
 from jaxdd.data import Data
 from jaxdd.errors import Diverged
 from jaxdd.experts.store import Expert, ExpertStore, assemble
@@ -25,9 +26,18 @@ from jaxdd.io.progress import progress_bar
 from jaxdd.types import Array
 
 
-def trainer(task: Task, config: ExpertsConfig, size: int) -> Callable[[Array, RealSet], Expert]:
-    """Build the jitted function that trains experts, one for every key `[n]`, leading axis n on all that it returns."""
-    line = timeline(config, size)
+# The same function for the same training: to train again, more experts or from another seed, compiles nothing.
+@functools.lru_cache(maxsize=8)
+def trainer(task: Task, recipe: Recipe, size: int, snapshots: int, every: int) -> Callable[[Array, RealSet], Expert]:
+    """Build the jitted function that trains experts, one for every key `[n]`, leading axis n on all that it returns.
+
+    Args:
+        task: What they do.
+        recipe: Their training.
+        size: Number of examples.
+        snapshots: How many to record.
+        every: SGD steps between them.
+    """
 
     def train_one(key: Array, real: RealSet) -> Expert:
         init_key, train_key = jax.random.split(key)
@@ -37,9 +47,9 @@ def trainer(task: Task, config: ExpertsConfig, size: int) -> Callable[[Array, Re
             task.losses,
             lambda indices: sampling.take(real, indices),
             size,
-            config.recipe,
-            snapshots=len(line.steps),
-            every=line.every,
+            recipe,
+            snapshots=snapshots,
+            every=every,
         )
         assert recorded is not None
         return Expert(recorded.params, ravel_pytree(params)[0], recorded.losses)
@@ -125,8 +135,10 @@ def _train(
     if not todo:
         return
     real, mesh = dataset.real_set(), make_mesh(jax.sharding.get_mesh().local_devices)
+    line, key = timeline(config, real.size), stage_key(seed, "experts")
+    run = trainer(task, config.recipe, real.size, len(line.steps), line.every)
     with jax.set_mesh(mesh):
-        run, on_device, key = trainer(task, config, real.size), replicate(real), stage_key(seed, "experts")
+        on_device = replicate(real)
     processes = jax.process_count()
     group = (config.per_dispatch or mesh.size) * processes
 

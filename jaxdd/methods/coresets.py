@@ -5,6 +5,7 @@ Axis letters: M distilled items, C classes, N real examples, n largest class, F 
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, ClassVar, NamedTuple
 
 import jax
@@ -211,6 +212,7 @@ def check_first(task: Task, config: MethodConfig) -> None:
         raise SettingError(f"method.teachers is 'right', but the task {task.name!r} has no classes; choose all")
 
 
+@partial(jax.jit, static_argnames=("task", "config", "lr"))
 def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodConfig, *, lr: float) -> Distilled:
     """Return the distilled set before the first step, items of each class in the order of the classes.
 

@@ -2,8 +2,9 @@
 
 Every method makes N pairs of images and texts, on which fresh encoders are trained from nothing; recalls on the test
 split are means over networks and seeds of distillation, in per cent. Sets are chosen on the validation split. The
-encoder of texts stays as it is; that of images is a ConvNet. A cell is a line of OUT/cells.jsonl; cells that are there
-are not computed again.
+encoder of texts stays as it is; that of images is a ConvNet. Seconds are those of distillation, compilation and
+validation included, the least of the seeds. A cell is a line of OUT/cells.jsonl; cells that are there are not computed
+again.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def main() -> None:
         runs = {shown: 100 * np.concatenate([c[shown] for c in mine]) for shown in SHOWN}
         scores = [f"{np.mean(values):.1f} ± {np.std(values):.1f}" for values in runs.values()]
         kept = sum(c["step"] == 0 for c in mine)
-        seconds, size = np.mean([c["seconds"] for c in mine]), mine[0]["bytes"] / 1000
+        seconds, size = min(c["seconds"] for c in mine), mine[0]["bytes"] / 1000
         row(count or "all", name, *scores, f"{seconds:.0f}", f"{size:.0f}", f"{kept} of {len(mine)}")
 
 
