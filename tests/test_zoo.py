@@ -27,8 +27,9 @@ def test_a_card_tells_its_accuracy_and_no_path(name):
     accuracy = card.provenance["test_accuracy"]
     assert np.isclose(accuracy["mean"], np.mean(accuracy["runs"])) and len(accuracy["runs"]) == 5
     assert accuracy["mean"] > 2 / len(card.class_names)
-    assert distilled.size == card.settings("method")["ipc"] * len(card.class_names)
-    assert card.dataset == name.split("-")[0] and name.endswith(f"ipc{card.settings('method')['ipc']}")
+    method = card.settings("method")
+    assert distilled.size == method["ipc"] * method.get("factor", 1) ** 2 * len(card.class_names)
+    assert card.dataset == name.split("-")[0] and name.endswith(f"ipc{method['ipc']}")
     assert "/" not in str({**card.config, "git": None}).replace("runs/", "")
 
 

@@ -43,7 +43,9 @@ def _score(name: str) -> str:
     distilled, card = zoo.load(name)
     accuracy = card.provenance["test_accuracy"]
     percent = f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f} %"
-    return f"{distilled.size} images for {card.dataset}: test accuracy {percent}"
+    per_image = card.settings("method").get("factor", 1) ** 2
+    stored = f", stored as {distilled.size // per_image}," if per_image > 1 else ""
+    return f"{distilled.size} images{stored} for {card.dataset}: test accuracy {percent}"
 
 
 def _docstring(file: Path) -> str | None:
