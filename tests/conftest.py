@@ -156,7 +156,7 @@ SLOW = {
         ),
         *(
             f"test_every_preset_fits_together_at_its_full_size[cifar10_{name}]"
-            for name in ("infmatch", "mtt", "dm", "rat_bptt", "cafe", "idc")
+            for name in ("infmatch", "mtt", "dm", "rat_bptt", "cafe", "idc", "ncfm")
         ),
         *(
             f"test_help_documents_every_field[{name}]"

@@ -26,7 +26,7 @@ from jaxdd.errors import SettingError
 from jaxdd.experts import check_length
 from jaxdd.experts.trajectories import Trajectories, Window
 from jaxdd.methods import ClasswiseConfig, MethodConfig
-from jaxdd.models import MLP
+from jaxdd.models import MLP, ConvNet
 
 FILES = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 FAST = {f"digits_{name}" for name in ("infmatch", "mtt", "iadd", "dc", "dm", "ncfm")}
@@ -344,7 +344,7 @@ VARIANTS = [
 
 
 VARIANTS += ["cifar10_iadd:ipc=1,network=resnet18", "cifar10_dc_iwd:ipc=1,network=resnet10"]
-VARIANTS += [f"cifar10_{name}:ipc=1,budget=cpu" for name in ("mtt", "iadd", "infmatch", "dc", "dm")]
+VARIANTS += [f"cifar10_{name}:ipc=1,budget=cpu" for name in ("mtt", "iadd", "infmatch", "dc", "dc_iwd", "dm", "ncfm")]
 
 
 SELDOM = [name for name in VARIANTS if ":" in name and name != "cifar10_mtt:ipc=50"]
@@ -359,7 +359,7 @@ def test_every_preset_fits_together_at_its_full_size(preset):
     size = TRAIN[config.data.name] * (1 - config.data.validation)
     check_length(config.experts, round(size), config.method.snapshots_needed)
     # Traced, not compiled: networks, batches and windows as large as the file says, shapes only.
-    dataset = random_images(config.data.name, per_class=config.method.ipc + 2)
+    dataset = random_images(config.data.name, per_class=config.method.items_per_class + 2)
     model = models.build(config.model, dataset.image_shape, dataset.num_classes)
     task = classification(model, dataset.num_classes)
     shape, weights = jax.ShapeDtypeStruct, task.size
@@ -386,7 +386,7 @@ def test_every_preset_fits_together_at_its_full_size(preset):
 
     first, last, info = jax.eval_shape(two_steps, jax.random.key(0), sources)
     assert last == first
-    assert last.images.shape == (config.method.ipc * dataset.num_classes, *dataset.image_shape)
+    assert last.images.shape == (config.method.items_per_class * dataset.num_classes, *dataset.image_shape)
     assert all(value.shape == () for value in info.values())
     for recipe in (config.experts.recipe, config.evaluate.recipe, config.evaluate.full_recipe):
         augmented = jax.eval_shape(dsa(recipe.augment, siamese=False), jax.random.key(0), last.images)
@@ -399,12 +399,14 @@ def test_every_preset_fits_together_at_its_full_size(preset):
 )
 def test_two_steps_of_every_file(file, tmp_path, monkeypatch):
     config = shrink(load_config(file))
-    monkeypatch.setattr(data, "load", lambda name, **_: random_images(name, per_class=2))
+    per_class = max(config.method.items_per_class, 2)
+    monkeypatch.setattr(data, "load", lambda name, **_: random_images(name, per_class=per_class))
     recipe = dataclasses.replace(config.experts.recipe, batch=10, epochs=max(config.method.snapshots_needed, 1))
     scoring = dataclasses.replace(config.evaluate.recipe, augment="none")
+    convolutions = getattr(config.method, "distance", "").startswith("convolution")  # are all that it matches
     config = dataclasses.replace(
         config,
-        model=MLP(width=2, depth=1),
+        model=ConvNet(width=2, depth=1) if convolutions else MLP(width=2, depth=1),
         experts=dataclasses.replace(config.experts, recipe=recipe, keep=config.experts.keep and 9, directory=None),
         evaluate=dataclasses.replace(config.evaluate, full_data=False, recipe=scoring),
         workdir=str(tmp_path),

@@ -10,7 +10,7 @@ from jaxdd import classification, models
 from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled, hard_labels
 from jaxdd.core.tasks import cross_entropy
-from jaxdd.methods import Optimizer, Sources, dc
+from jaxdd.methods import Optimizer, Sources, dc, formation
 from jaxdd.models import MLP, ConvNet
 from jaxdd.types import Examples
 from tests.helpers import class_batch, distilled_set, finite_difference, random_like
@@ -38,7 +38,7 @@ def oracle(model, config, state, batch):
         return jax.vmap(jax.grad(loss), (None, 0, 0))(state.network, augment(key, images), targets)
 
     total = 0.0
-    decoded = jax.jit(lambda stored: dc.decode(stored, config.factor))(state.distilled)
+    decoded = jax.jit(lambda stored: formation.decode(stored, config.factor))(state.distilled)
     images, targets = (np.asarray(x) for x in (decoded.images, decoded.targets))
     size = config.items_per_class
     for c in range(3):
@@ -204,57 +204,6 @@ def test_a_network_may_stay_untrained(stripes, network):
     before, after = one(jax.random.key(0))
     for x, y in zip(jax.tree.leaves(before.network), jax.tree.leaves(after.network), strict=True):
         np.testing.assert_array_equal(x, y)
-
-
-def test_decode_by_hand():
-    # One image of 4 × 4 in two by two patches. Doubling two pixels a, b gives a, (3a + b) / 4, (a + 3b) / 4, b.
-    image = np.arange(16.0).reshape(4, 4)
-    doubling = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
-    stored = Distilled(jnp.asarray(image, jnp.float32)[None, ..., None], jnp.asarray([[1.0, 2.0]]), jnp.asarray(0.1))
-    decoded = dc.decode(stored, 2)
-    patches = [image[:2, :2], image[:2, 2:], image[2:, :2], image[2:, 2:]]
-    expected = np.stack([doubling @ patch @ doubling.T for patch in patches])[..., None]
-    np.testing.assert_allclose(decoded.images, expected, rtol=1e-6)
-    np.testing.assert_array_equal(decoded.labels, np.tile([[1, 2]], (4, 1)))
-    assert decoded.lr == stored.lr
-    assert dc.decode(stored, 1) is stored
-
-
-def test_encode_by_hand():
-    images = np.random.default_rng(0).normal(size=(8, 6, 4, 2)).astype(np.float32)
-    labels = np.repeat(np.eye(2, dtype=np.float32), 4, 0) * 128
-    stored = dc.encode(Distilled(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0.1)), 2)
-    assert stored.images.shape == (2, 6, 4, 2)
-    # The patch whose enlargement, in rows a, (3a + b) / 4, (a + 3b) / 4, (3b + c) / 4, …, is nearest to the image.
-    rows = np.array([[4, 0, 0], [3, 1, 0], [1, 3, 0], [0, 3, 1], [0, 1, 3], [0, 0, 4]]) / 4
-    columns = np.array([[4, 0], [3, 1], [1, 3], [0, 4]]) / 4
-    for m in range(2):
-        for k, (row, column) in enumerate([(0, 0), (0, 2), (3, 0), (3, 2)]):
-            pixels = images[4 * m + k].reshape(24, 2)
-            small = np.linalg.lstsq(np.kron(rows, columns), pixels, rcond=None)[0].reshape(3, 2, 2)
-            np.testing.assert_allclose(stored.images[m, row : row + 3, column : column + 2], small, atol=1e-5)
-    np.testing.assert_array_equal(stored.labels, 128 * np.eye(2))
-    # What was stored comes back, pixel by pixel.
-    again = dc.encode(dc.decode(stored, 2), 2)
-    np.testing.assert_allclose(again.images, stored.images, atol=1e-5)
-    np.testing.assert_array_equal(again.labels, stored.labels)
-
-
-@pytest.mark.parametrize(("factor", "shape"), [(1, (4, 4, 1)), (2, (4, 4, 1)), (2, (6, 4, 3)), (3, (6, 9, 1))])
-def test_a_stored_image_makes_f_squared_items(factor, shape):
-    stored = Distilled(jnp.zeros((6, *shape)), jnp.zeros((6, 3)), jnp.asarray(0.1))
-    decoded = dc.decode(stored, factor)
-    assert decoded.images.shape == (6 * factor**2, *shape)
-    assert dc.Config(ipc=2, factor=factor).items_per_class == 2 * factor**2
-
-
-def test_images_that_do_not_divide_are_refused(toy):
-    method = dc.Config(ipc=1, factor=3).build(toy(jnp.float32)[0])
-    distilled = Distilled(jnp.zeros((27, 4, 4, 1)), jnp.zeros((27, 3)), jnp.asarray(0.1))
-    with pytest.raises(ValueError, match=r"method.factor is 3 and images are 4×4.*choose another factor"):
-        method.init(jax.random.key(0), distilled, None)
-    with pytest.raises(ValueError, match="method.factor is 3"):
-        dc.decode(distilled, 3)
 
 
 def test_impossible_settings_are_refused():

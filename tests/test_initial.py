@@ -10,7 +10,7 @@ import jaxdd
 from jaxdd.app.labeled import initial_set
 from jaxdd.app.run import run
 from jaxdd.core.distilled import hard_labels
-from jaxdd.methods import Optimizer, coresets, dc, dm
+from jaxdd.methods import Optimizer, coresets, dc, dm, formation
 
 SCORING = jaxdd.EvaluateConfig(recipe=jaxdd.Recipe(epochs=2, augment="none"), networks=1, full_data=False)
 CONFIG = dm.Config(ipc=2, steps=2, real_batch=4, image_optimizer=Optimizer("sgd", 0.1, 0.0))
@@ -57,7 +57,7 @@ def test_items_of_several_are_stored_as_one(task, stripes):
     config = dc.Config(ipc=1, steps=0, factor=2, network="real")
     given = jaxdd.distill(task, stripes, coresets.Config(ipc=4), evaluate=SCORING).last
     last = jaxdd.distill(task, stripes, config, initial=given, evaluate=SCORING).last
-    np.testing.assert_allclose(last.images, dc.decode(dc.encode(given, 2), 2).images, atol=1e-6)
+    np.testing.assert_allclose(last.images, formation.decode(formation.encode(given, 2), 2).images, atol=1e-6)
 
 
 @pytest.fixture

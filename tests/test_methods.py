@@ -32,6 +32,7 @@ from jaxdd.methods import (
     dc,
     ddpp,
     dm,
+    formation,
     iadd,
     infmatch,
     initial_distilled,
@@ -374,7 +375,9 @@ def test_distilled_set_has_a_positive_learning_rate(one_device, name):
     if size == 6:
         np.testing.assert_array_equal(first.images, run.initial.images)
     else:  # stored images stand for several items
-        np.testing.assert_allclose(first.images, dc.decode(dc.encode(run.initial, 2), 2).images, atol=1e-6)
+        np.testing.assert_allclose(
+            first.images, formation.decode(formation.encode(run.initial, 2), 2).images, atol=1e-6
+        )
     np.testing.assert_array_equal(first.labels, run.initial.labels)
 
 

@@ -19,6 +19,7 @@ from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.core.tasks import Task, mean_loss
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Method, MethodConfig
+from jaxdd.methods.formation import formed
 from jaxdd.methods.weighting import Weighting, weighted
 from jaxdd.settings import AtLeast
 from jaxdd.types import Array, Examples, Losses, Params, PyTree
@@ -30,6 +31,9 @@ class ClasswiseConfig(MethodConfig):
 
     real_batch: Annotated[int, AtLeast(1)] = 256
     """B, real examples of each class."""
+    factor: Annotated[int, AtLeast(1)] = 1
+    """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class make
+    ipc · f² to train on (published for IDC and NCFM: 2)."""
     weighting: Weighting | None = None
     """Weigh the real examples by their influence (IWD); any option of it, such as --method.weighting.temperature 2,
     turns it on. By default all weigh the same."""
@@ -38,6 +42,11 @@ class ClasswiseConfig(MethodConfig):
     def title(self) -> str:
         """The name, and whether real examples are weighed."""
         return self.name if self.weighting is None else f"{self.name} with influence weights"
+
+    @property
+    def items_per_class(self) -> int:
+        """Images of each class to train on: f² for each stored one."""
+        return self.ipc * self.factor**2
 
     @property
     def needs_validation(self) -> bool:
@@ -51,7 +60,7 @@ class ClasswiseConfig(MethodConfig):
             ValueError: The task has no classes, or the weighting would never begin.
         """
         require_classes(task, self.name)
-        base = self.unweighted(task)
+        base = formed(self.unweighted, task, self.factor)
         if self.weighting is None:
             return base
         if 0 < self.steps <= self.weighting.warm_up:

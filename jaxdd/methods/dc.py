@@ -12,14 +12,13 @@ between. Two successors are settings of it:
   the network's training; the presets named idc have all of it. The network is trained on real images, and every stored
   image is cut into f × f patches, each of which is enlarged to an image.
 
-Axis letters: B real batch, b network mini-batch, M distilled items, C classes, H W K image, f factor.
+Axis letters: B real batch, b network mini-batch, M distilled items, C classes.
 """
 
 import dataclasses
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -30,7 +29,6 @@ from jaxdd.core.matching import GRADIENT_DISTANCES
 from jaxdd.core.parallel import split
 from jaxdd.core.tasks import Task, all_items, mean_loss
 from jaxdd.core.training import shuffle
-from jaxdd.errors import SettingError
 from jaxdd.methods.base import Method, Optimizer, Sources, outer_optimizer
 from jaxdd.methods.classwise import ClasswiseConfig, slope_over_classes, sum_over_classes, trained_on
 from jaxdd.settings import AtLeast, Between, NonNegative
@@ -77,18 +75,10 @@ class Config(ClasswiseConfig):
     color+crop)."""
     network_cutmix: Annotated[float, Between(0, 1)] = 0.0
     """Probability that a batch of the network's training is mixed by cutmix (published for IDC: 1)."""
-    factor: Annotated[int, AtLeast(1)] = 1
-    """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class
-    make ipc · f² to train on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         dsa(self.network_augment or "none", siamese=False)  # refuses an unknown operation now, before any work
-
-    @property
-    def items_per_class(self) -> int:
-        """Images of each class to train on: f² for each stored one."""
-        return self.ipc * self.factor**2
 
     @property
     def loops(self) -> tuple[int, int]:
@@ -123,7 +113,7 @@ class State(NamedTuple):
     """What the next step needs.
 
     Attributes:
-        distilled: The set as it is stored, before `decode`.
+        distilled: The set.
         optimizer: State of its optimizers.
         network: θ, the network at which the next step matches gradients.
         network_optimizer: State of the optimizer that trains it.
@@ -149,74 +139,6 @@ class Batch(NamedTuple):
     keys: Array
     last: Array
     training: Examples | None
-
-
-def decode(stored: Distilled, factor: int) -> Distilled:
-    """Cut every image into f × f patches, row by row, and enlarge each bilinearly to an image of the full size.
-
-    Args:
-        stored: Images `[M, H, W, K]`, label logits `[M, C]`.
-        factor: f; 1 changes nothing.
-
-    Returns:
-        Images `[M·f², H, W, K]` and label logits `[M·f², C]`, the f² items of a stored image one after another;
-        differentiable in the images.
-
-    Raises:
-        ValueError: f does not divide H and W.
-
-    References:
-        [published] IDC's multi-formation, arXiv 2205.14959; its code pads what does not divide.
-    """
-    if factor == 1:
-        return stored
-    size, height, breadth, channels = stored.images.shape
-    _check_divisible(height, breadth, factor)
-    patches = stored.images.reshape(size, factor, height // factor, factor, breadth // factor, channels)
-    patches = patches.swapaxes(2, 3).reshape(-1, height // factor, breadth // factor, channels)
-    images = jax.image.resize(patches, (len(patches), height, breadth, channels), "bilinear")
-    return stored._replace(inputs=images, labels=jnp.repeat(stored.labels, factor**2, axis=0))
-
-
-def encode(distilled: Distilled, factor: int) -> Distilled:
-    """Shrink f × f images, one after another, into the patches of one: those whose `decode` is nearest to them.
-
-    Args:
-        distilled: Images `[M·f², H, W, K]` and label logits `[M·f², C]`.
-        factor: f; 1 changes nothing.
-
-    Returns:
-        Images `[M, H, W, K]` and the mean label logits `[M, C]`; of images that `decode` made, those it made them from.
-
-    Raises:
-        ValueError: f does not divide H and W.
-
-    References:
-        [published] IDC's code calls it mix and takes every f-th pixel; [our choice] least squares.
-    """
-    if factor == 1:
-        return distilled
-    _, height, breadth, channels = distilled.images.shape
-    _check_divisible(height, breadth, factor)
-    rows, columns = (jnp.linalg.pinv(_enlarging(side // factor, side)) for side in (height, breadth))
-    patches = jnp.einsum("ah,mhwk,bw->mabk", rows, distilled.images, columns, precision="highest")
-    patches = patches.reshape(-1, factor, factor, height // factor, breadth // factor, channels)
-    images = patches.swapaxes(2, 3).reshape(-1, height, breadth, channels)
-    labels = distilled.labels.reshape(len(images), factor**2, -1).mean(1)
-    return distilled._replace(inputs=images, labels=labels)
-
-
-def _enlarging(small: int, large: int) -> Array:
-    """Return the matrix `[large, small]` by which a column of pixels is enlarged bilinearly."""
-    return jax.image.resize(jnp.eye(small), (large, small), "bilinear")
-
-
-def _check_divisible(height: int, breadth: int, factor: int) -> None:
-    if height % factor or breadth % factor:
-        raise SettingError(
-            f"method.factor is {factor} and images are {height}×{breadth}, which do not divide into {factor}×{factor} "
-            "patches; choose another factor, or scale the images (data.image_size)"
-        )
 
 
 def matching_gradients(task: Task, config: Config) -> Method:
@@ -245,8 +167,8 @@ def matching_gradients(task: Task, config: Config) -> Method:
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:
         del sources
-        stored, network = encode(distilled, config.factor), model.init(key)
-        return State(stored, optimizer.init(stored), network, trainer.init(network))
+        network = model.init(key)
+        return State(distilled, optimizer.init(distilled), network, trainer.init(network))
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
         real_key, augment_key, training_key = jax.random.split(key, 3)
@@ -265,14 +187,12 @@ def matching_gradients(task: Task, config: Config) -> Method:
         return distance(gradient(all_items(task, synthetic)), gradient(real))
 
     def objective(distilled: Distilled, state: State, batch: Batch) -> Array:
-        decoded = decode(distilled, config.factor)
-        return sum_over_classes(of_class, decoded, classes, (batch.real, batch.keys), state.network)
+        return sum_over_classes(of_class, distilled, classes, (batch.real, batch.keys), state.network)
 
     def train(key: Array, state: State, distilled: Distilled, batch: Batch) -> tuple[Params, optax.OptState]:
         order_key, augment_key = jax.random.split(key)
-        decoded = decode(distilled, config.factor)
         if batch.training is None:
-            size = decoded.size
+            size = distilled.size
             epochs = jax.vmap(lambda key: shuffle(key, size, config.network_batch))(
                 jax.random.split(order_key, inner_loop)
             )
@@ -281,7 +201,7 @@ def matching_gradients(task: Task, config: Config) -> Method:
             draws = batch.training
 
         def batch_of(drawn: Examples | Array, key: Array) -> Examples:
-            examples = split(drawn if isinstance(drawn, Examples) else task.examples(decoded, drawn))
+            examples = split(drawn if isinstance(drawn, Examples) else task.examples(distilled, drawn))
             examples = examples._replace(inputs=augment(key, examples.inputs))
             return cutmix(jax.random.fold_in(key, 1), examples, config.network_cutmix)
 
@@ -289,9 +209,8 @@ def matching_gradients(task: Task, config: Config) -> Method:
         return trained_on(losses, trainer, batch_of, begin, draws, augment_key)
 
     def step(key: Array, state: State, batch: Batch) -> tuple[State, Scalars]:
-        decoded, pull = jax.vjp(lambda stored: decode(stored, config.factor), state.distilled)
-        loss, slope = slope_over_classes(of_class, decoded, classes, (batch.real, batch.keys), state.network)
-        (grads,) = pull(slope)
+        entries = (batch.real, batch.keys)
+        loss, grads = slope_over_classes(of_class, state.distilled, classes, entries, state.network)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.distilled)
         distilled = optax.apply_updates(state.distilled, updates)
 
@@ -303,10 +222,4 @@ def matching_gradients(task: Task, config: Config) -> Method:
         logged = {"loss": loss, "image_gradient": optax.tree.norm(grads.inputs)}
         return State(distilled, optimizer_state, *network), logged
 
-    return Method(
-        init,
-        sample,
-        step,
-        distilled=lambda state: decode(state.distilled, config.factor),
-        objective=objective,
-    )
+    return Method(init, sample, step, lambda state: state.distilled, objective=objective)

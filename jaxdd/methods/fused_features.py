@@ -103,7 +103,7 @@ def matching_fused_features(
     References:
         [published] both terms, the released code of Inf-Match. [our choice] one step on the sum of both terms and of
         all classes, where that code takes one for each class and term, with AdamW on clamped pixels and images made of
-        2 × 2 (as IDC's `factor`); a fixed number of checkpoints, drawn with replacement.
+        2 × 2 (the `factor` of classwise methods); a fixed number of checkpoints, drawn with replacement.
     """
     require_classes(task, config.name)
     classes, augment = task.items(1), dsa(config.augment, siamese=True)

@@ -192,8 +192,7 @@ def matching_characteristic_functions(task: Task, config: Config) -> Method:
     References:
         [published] the terms, networks between the start and the end of training, and an adversary that draws
         frequencies. [our choice] one step on the sum of both terms and of all classes, where the published code takes
-        one for each class and term, with AdamW on clamped pixels, a rate that falls where the loss is flat, images
-        made of 2 × 2 (as IDC's `factor`), and 1024 real images of each class.
+        one for each class and term, with AdamW on clamped pixels, and a rate that falls where the loss is flat.
     """
     model, classes, augment = task.model, task.items(1), dsa(config.augment, siamese=True)
     ascent = optax.set_to_zero() if config.sampler is None else optax.chain(optax.scale(-1.0), config.sampler.build())
