@@ -94,7 +94,8 @@ def main() -> None:
                 cells.computed(compute, row=name, pairs=count, seed=seed)
         cells.computed(functools.partial(full, task, dataset, seed), row="all pairs", pairs=0, seed=seed)
     header("pairs", "method", *SHOWN, "seconds", "kB", "first set kept")
-    for count, name in sorted({(c["pairs"], c["row"]) for c in cells.of()}):
+    order = [*ROWS, "all pairs"]
+    for count, name in sorted({(c["pairs"], c["row"]) for c in cells.of()}, key=lambda x: (x[0], order.index(x[1]))):
         mine = cells.of(row=name, pairs=count)
         runs = {shown: 100 * np.concatenate([c[shown] for c in mine]) for shown in SHOWN}
         scores = [f"{np.mean(values):.1f} ± {np.std(values):.1f}" for values in runs.values()]
