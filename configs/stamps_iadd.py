@@ -5,7 +5,9 @@ Command    jaxdd --config stamps_iadd:pairs=20 --data.name pairs:FOLDER
 Data       FOLDER holds pictures and the dataset.json that says their captions and splits, as Karpathy's files do of
            Flickr30K (`jaxdd.data.pairs.read`); it is meant for some hundred pictures.
 Published  nothing for such data.
-Measured   not yet: see tests/benchmarks/pairs.py.
+Measured   mean recall 10.9, 13.9 and 15.1 % with 20, 50 and 100 pairs, random pairs 9.6, 11.2 and 12.4, herded
+           ones 11.5, 11.3 and 13.2, all pairs 21.6, guessing 7.6, on 638 stamps: by tests/benchmarks/pairs.py, with
+           these settings, three seeds and five networks each.
 Ours       everything: a ConvNet from nothing for the pictures, hashed captions, a temperature of 0.2, at which such
            networks start (0.07 is published, for image networks that were trained before).
 """
