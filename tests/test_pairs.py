@@ -136,6 +136,30 @@ def test_hashed_captions_are_near_where_they_share_words():
         text.embed("bert", ["a"])
 
 
+def test_captions_are_embedded_once(tmp_path, monkeypatch):
+    calls = []
+
+    def counting(captions):
+        calls.append(len(captions))
+        return np.full((len(captions), 2), len(calls), np.float32)
+
+    monkeypatch.setitem(text.ENCODERS, "counting", counting)
+    monkeypatch.setattr(text, "KEPT", str(tmp_path / "texts"))
+    np.testing.assert_array_equal(text.embed("counting", ["a", "b"]), np.ones((2, 2)))
+    assert not (tmp_path / "texts").exists()  # what took a moment is not kept
+    monkeypatch.setattr(text, "KEPT_ABOVE", 0.0)
+    first = text.embed("counting", ["a", "b"])
+    np.testing.assert_array_equal(text.embed("counting", ["a", "b"]), first)
+    assert calls == [2, 2]
+    text.embed("counting", ["b", "a"])  # other captions, and so are those of another order
+    assert calls == [2, 2, 2]
+    for file in (tmp_path / "texts").iterdir():
+        file.write_bytes(file.read_bytes()[:-50])
+    np.testing.assert_array_equal(text.embed("counting", ["a", "b"]), np.full((2, 2), 4))
+    monkeypatch.setattr(text, "KEPT", str(tmp_path / "texts" / file.name / "below a file"))
+    np.testing.assert_array_equal(text.embed("counting", ["a", "b"]), np.full((2, 2), 5))
+
+
 def test_embeddings_of_ones_own_are_looked_up(tmp_path):
     path, rows = tmp_path / "bert.npz", np.random.default_rng(0).normal(size=(3, 5))
     np.savez(path, captions=["a", "b", "c"], embeddings=rows)

@@ -3,7 +3,11 @@
 Axis letters: P captions, E text features.
 """
 
+import contextlib
+import importlib.metadata
 import importlib.util
+import io
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,15 +16,21 @@ import numpy as np
 
 from jaxdd.errors import SettingError
 from jaxdd.io import npz
+from jaxdd.io.files import atomic_write
+from jaxdd.io.integrity import digest
 
 HASHED = 512
 """E of `hashed`."""
+KEPT = "~/.cache/jaxdd/texts"
+"""Where embeddings are kept for the next start, each file by the digest of its encoder and captions; safe to delete."""
+KEPT_ABOVE = 1.0
+"""Seconds of embedding from which on. [our choice]"""
 IN_A_FILE = "file:"
 """What the name of an encoder begins with, before the path of an npz, whose embeddings were computed in advance."""
 
 
 def embed(encoder: str, captions: Sequence[str]) -> np.ndarray:
-    """Embed captions.
+    """Embed captions, or read what was made of the same ones before, see `KEPT`.
 
     Args:
         encoder: `hashed`, `wordllama`, or `file:NPZ`, see the functions of this module.
@@ -38,7 +48,25 @@ def embed(encoder: str, captions: Sequence[str]) -> np.ndarray:
         raise SettingError(
             f"no text encoder is called {encoder!r}; choose {', '.join(ENCODERS)}, or file:NPZ with embeddings of any"
         )
-    return ENCODERS[encoder](captions)
+    name = digest([encoder, _version(encoder), list(captions)])
+    file = Path(KEPT).expanduser() / f"{name}.npz"
+    with contextlib.suppress(OSError, KeyError, SettingError):  # there is none, or it is damaged: the captions are at hand
+        return npz.read(file, lambda name: name == "embeddings")["embeddings"]
+    began = time.monotonic()
+    rows = ENCODERS[encoder](captions)
+    if time.monotonic() - began > KEPT_ABOVE:
+        buffer = io.BytesIO()
+        np.savez(buffer, embeddings=rows)
+        with contextlib.suppress(OSError):  # a home that cannot be written to costs time alone
+            atomic_write(file, buffer.getvalue())
+    return rows
+
+
+def _version(encoder: str) -> str | None:
+    """Return the version of the package that an encoder comes from; None for jaxdd's own, which stay as they are."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(encoder)
+    return None
 
 
 def hashed(captions: Sequence[str]) -> np.ndarray:

@@ -20,7 +20,7 @@ class TextConfig(Settings, path="text"):
 
     encoder: str = "hashed"
     """What embeds them, once and for all: hashed, runs of their characters; wordllama (extra `text`); or file:NPZ,
-    embeddings of any other, see `jaxdd.data.text`."""
+    embeddings of any other, see `jaxdd.data.text`. What takes longer than a second is kept in ~/.cache/jaxdd/texts."""
     head: Head = "linear"
     """What is learned on top of it, see `dual`."""
     embedding: Annotated[int, AtLeast(1)] = 128
