@@ -50,7 +50,7 @@ def embed(encoder: str, captions: Sequence[str]) -> np.ndarray:
         )
     name = digest([encoder, _version(encoder), list(captions)])
     file = Path(KEPT).expanduser() / f"{name}.npz"
-    with contextlib.suppress(OSError, KeyError, SettingError):  # there is none, or it is damaged: the captions are at hand
+    with contextlib.suppress(OSError, KeyError, SettingError):  # there is none, or it is damaged
         return npz.read(file, lambda name: name == "embeddings")["embeddings"]
     began = time.monotonic()
     rows = ENCODERS[encoder](captions)
