@@ -315,7 +315,6 @@ def distill(
     check_task(task)
     check_data(dataset)
     check_argument("the method's config", config, MethodConfig, "give one such as jaxdd.methods.dm.Config(ipc=1)")
-    _check_hashable(config)
     method, real = built(config, task), dataset.real_set()
     sampling.check_per_class(real, config.items_per_class)
     have = 0 if trajectories is None else trajectories.num_snapshots
@@ -353,16 +352,6 @@ def distill(
             checkpoints=checkpoints,
             **hooks,
         )
-
-
-def _check_hashable(config: MethodConfig) -> None:
-    try:
-        hash(config)
-    except TypeError as error:
-        raise SettingError(
-            f"a setting of {config.name} cannot be hashed ({error}), and what is compiled is found again by the "
-            "settings; give a tuple in place of a list"
-        ) from error
 
 
 def gather(

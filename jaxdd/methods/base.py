@@ -174,6 +174,13 @@ class MethodConfig(Settings, path="method"):
     def __post_init__(self) -> None:
         super().__post_init__()
         dsa(self.augment, siamese=True)  # refuses an unknown operation now, before any work
+        try:
+            hash(self)
+        except TypeError as error:
+            raise SettingError(
+                f"a setting of {self.name} cannot be hashed ({error}), and what is compiled is found again by the "
+                "settings; give a tuple in place of a list"
+            ) from error
 
     def build(self, task: Task) -> Method:
         """Build the method for a task.
