@@ -1,37 +1,66 @@
-"""Progressive distillation: set after set, each for networks that the sets before have trained (PDD).
+"""Progressive distillation (PDD): set after set, each for networks that the sets before have trained.
 
-Stage p adds images to those of the stages before, which stay as they are, so that a network which has been trained on
-the union of stage p − 1 learns from the union of stage p what it does not know yet:
+What a stage poses to a method is in `jaxdd.core.progressive`; here is the loop over stages.
 
-    S_p = argmin_S  L(S_1 ∪ … ∪ S_{p−1} ∪ S; θ_{p−1}),    θ_p = train(θ_{p−1}; S_1 ∪ … ∪ S_p),    θ_0 fresh
-
-Nothing of a method is changed. What changes is the task: its networks begin at θ_{p−1}, which experts, matching and
-evaluation all ask `Model.init` for, and its examples carry no gradient to images of earlier stages.
-
-Axis letters: M distilled items, P stages.
+Axis letters: P stages.
 """
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import over_devices, to_host
+from jaxdd.core.progressive import after, check_stages, union
 from jaxdd.core.tasks import Task
-from jaxdd.core.training import Recipe, train
+from jaxdd.core.training import Recipe
 from jaxdd.data import Data
 from jaxdd.driver import Outcome, distill
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.experts import ExpertsConfig, train_experts
+from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
-from jaxdd.types import Array, Examples, Params
+from jaxdd.types import PyTree
+
+
+class Stage(NamedTuple):
+    """One of P distillations.
+
+    Attributes:
+        number: p, from 1.
+        task: That of networks which the stages before have trained.
+        config: The method; its `ipc` is that of the union of this stage and those before.
+        added: The same, its `ipc` that of this stage alone.
+        earlier: The union of the stages before, None in the first one.
+    """
+
+    number: int
+    task: Task
+    config: MethodConfig
+    added: MethodConfig
+    earlier: Distilled | None
+
+    def first_set(self, dataset: Data, trajectories: Trajectories | None, seed: int, lr: float) -> Distilled:
+        """Return the set that the stage starts from: the earlier items, and new ones as the method makes them.
+
+        Args:
+            dataset: The real data.
+            trajectories: Experts of the stage, if the method needs some.
+            seed: Root of the run's randomness.
+            lr: Learning rate of sets that learn none.
+        """
+        key, sources = stage_key(self.seed(seed), "initial"), Sources(dataset.real_set(), trajectories)
+        new: Distilled = to_host(initial_distilled(key, self.task, sources, self.added, lr=lr))
+        if self.earlier is None:
+            return new
+        joined: Distilled = to_host(union(self.earlier, new, self.task.items(1)))
+        return joined
+
+    def seed(self, root: int) -> int:
+        """Derive the seed of the stage's experts and new items from that of the run: in the first stage, that."""
+        return root + self.number - 1
 
 
 class Progress(NamedTuple):
@@ -48,61 +77,39 @@ class Progress(NamedTuple):
     task: Task
     outcomes: tuple[Outcome, ...]
 
+    @property
+    def learning_rates(self) -> tuple[PyTree, ...]:
+        """Of the union of each stage; a card that has them in its provenance tells how to train on the set."""
+        return tuple(outcome.distilled.lr for outcome in self.outcomes)
 
-def after(
-    task: Task,
-    earlier: Distilled,
-    per_class: int,
-    recipe: Recipe,
-    begin: Callable[[Array], Params] | None = None,
-) -> Task:
-    """Pose a task to networks that an earlier set has trained.
+
+def in_stages(
+    task: Task, config: MethodConfig, stages: int, recipe: Recipe, distill_stage: Callable[[Stage], Outcome]
+) -> Progress:
+    """Run a distillation for each stage.
 
     Args:
-        task: The task, as it was before all stages.
-        earlier: The set that they are then trained on, constant.
-        per_class: How many items of each class the set of the new task has: the first of them are the earlier ones.
-        recipe: That training; the learning rate is the set's.
-        begin: `(key) -> params`, how networks begin before it; as the task's do by default.
+        task: What networks do before all stages.
+        config: The method, its `ipc` that of all stages together.
+        stages: P; one is a distillation like any other.
+        recipe: How networks are trained on each union.
+        distill_stage: Distills the union of a stage.
 
-    Returns:
-        The task. `model.init` trains a network, whole, and `examples` stops gradients to the earlier items, so that an
-        optimizer without weight decay leaves them as they are.
-
-    References:
-        [published] PDD, Chen et al. 2024, ICLR. [derived] as a change of the task.
+    Raises:
+        SettingError: `ipc` does not divide by the number of stages.
     """
-    constant = jax.tree.map(np.asarray, earlier)
-    kept, begin = earlier.size // task.items(1), begin or task.model.init
-
-    def init(key: Array) -> Params:
-        init_key, train_key = jax.random.split(key)
-        begun = jax.tree.map(jnp.asarray, constant)
-        fetch = partial(task.examples, begun)
-        return train(train_key, begin(init_key), task.losses, fetch, earlier.size, recipe, lr=begun.lr)[0]
-
-    def examples(distilled: Distilled, indices: Array) -> Examples:
-        first = jnp.arange(distilled.size) % per_class < kept
-
-        def held(x: Array) -> Array:
-            mask = first.reshape(-1, *[1] * (x.ndim - 1))
-            return jnp.where(mask, jax.lax.stop_gradient(x), x)
-
-        inputs, labels = (jax.tree.map(held, tree) for tree in (distilled.inputs, distilled.labels))
-        return task.examples(distilled._replace(inputs=inputs, labels=labels), indices)
-
-    return dataclasses.replace(task, model=task.model._replace(init=init), examples=examples)
-
-
-def union(earlier: Distilled, new: Distilled, classes: int) -> Distilled:
-    """Put the items of a new set behind the earlier ones of their class; the learning rate is the new one."""
-
-    def joined(x: Array, y: Array) -> Array:
-        parts = [a.reshape(classes, -1, *a.shape[1:]) for a in (x, y)]
-        return jnp.concatenate(parts, axis=1).reshape(-1, *x.shape[1:])
-
-    inputs = jax.tree.map(joined, earlier.inputs, new.inputs)
-    return Distilled(inputs, jax.tree.map(joined, earlier.labels, new.labels), new.lr)
+    check_stages(stages, config.ipc, "method.ipc is that of all")
+    per_stage, posed = config.ipc // stages, task
+    added = dataclasses.replace(config, ipc=per_stage)
+    earlier: Distilled | None = None
+    outcomes: list[Outcome] = []
+    for number in range(1, stages + 1):
+        whole = dataclasses.replace(config, ipc=number * per_stage)
+        if earlier is not None:
+            posed = after(task, earlier, whole.items_per_class, recipe, posed.model.init)
+        outcomes.append(distill_stage(Stage(number, posed, whole, added, earlier)))
+        earlier = outcomes[-1].distilled
+    return Progress(outcomes[-1].distilled, posed, tuple(outcomes))
 
 
 @over_devices()
@@ -130,7 +137,7 @@ def progressive(
         recipe: How networks are trained on each union; that of evaluation by default.
         seed: Root of the randomness.
         evaluate: How sets are scored on the validation split, by networks of their stage.
-        hooks: See `jaxdd.distill`; without checkpoints, for each stage is a run of its own.
+        hooks: See `jaxdd.distill`; without checkpoints, for each stage is a run of its own. The launcher has them.
 
     Returns:
         The union of all stages, and the task to evaluate it with.
@@ -143,37 +150,19 @@ def progressive(
         networks trained on them, evaluation on growing unions. [our choice] each stage's set is the best one on the
         validation split.
     """
-    if stages < 1 or config.ipc % stages:
-        raise SettingError(f"stages is {stages}, and method.ipc {config.ipc} does not divide by it; change one of them")
     if config.needs_experts and experts is None:
         raise SettingError(f"{config.name} needs experts, of each stage: give experts=ExpertsConfig(…)")
     if "checkpoints" in hooks:
         raise SettingError("one folder of checkpoints cannot serve several stages, each a run of its own; leave it out")
-    added, recipe, now = config.ipc // stages, recipe or evaluate.recipe, task
-    earlier: Distilled | None = None
-    outcomes: list[Outcome] = []
-    for stage in range(1, stages + 1):
-        whole = dataclasses.replace(config, ipc=stage * added)
-        if earlier is not None:
-            now = after(task, earlier, whole.items_per_class, recipe, now.model.init)
+
+    def distill_stage(stage: Stage) -> Outcome:
         trajectories = None
         if config.needs_experts:
             assert experts is not None
-            trajectories = train_experts(now, dataset, experts, seed=seed + stage - 1)
-        part = dataclasses.replace(config, ipc=added)
-        key, sources = stage_key(seed + stage - 1, "initial"), Sources(dataset.real_set(), trajectories)
-        new = to_host(initial_distilled(key, now, sources, part, lr=evaluate.recipe.lr))
-        outcome = distill(
-            now,
-            dataset,
-            whole,
-            trajectories,
-            initial=new if earlier is None else to_host(union(earlier, new, task.items(1))),
-            seed=seed,
-            evaluate=evaluate,
-            **hooks,
+            trajectories = train_experts(stage.task, dataset, experts, seed=stage.seed(seed))
+        first = stage.first_set(dataset, trajectories, seed, evaluate.recipe.lr)
+        return distill(
+            stage.task, dataset, stage.config, trajectories, initial=first, seed=seed, evaluate=evaluate, **hooks
         )
-        outcomes.append(outcome)
-        earlier = outcome.distilled
-    assert earlier is not None
-    return Progress(earlier, now, tuple(outcomes))
+
+    return in_stages(task, config, stages, recipe or evaluate.recipe, distill_stage)

@@ -42,6 +42,7 @@ SLOW = {
     "test_stages": [
         "test_items_of_earlier_sets_are_constants",
         "test_networks_begin_where_the_earlier_set_leaves_them",
+        "test_a_dry_run_of_stages_counts_them",
     ],
     "test_linear_gradient": ["test_features_are_computed_once_and_are_those_of_the_backbone"],
     "test_main": [

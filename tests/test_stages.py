@@ -1,6 +1,8 @@
 """Progressive distillation: what the task of a later stage is, and that earlier images stay."""
 
 import dataclasses
+import json
+import shlex
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,20 @@ from jax.flatten_util import ravel_pytree
 
 import jaxdd
 from jaxdd import classification, models
+from jaxdd.app import evaluate as app_evaluate
+from jaxdd.app import run as app_run
+from jaxdd.app.config import parse
+from jaxdd.app.rehearsal import rehearse
+from jaxdd.app.sets import command_line
+from jaxdd.app.signals import StopSignal
+from jaxdd.core.distilled import Distilled
+from jaxdd.core.progressive import after, after_stages, union
 from jaxdd.core.tasks import all_items, mean_loss
+from jaxdd.core.training import train
+from jaxdd.errors import Interrupted
 from jaxdd.methods import Optimizer, Weighting, cafe, dc, dm, mtt
-from jaxdd.stages import after, progressive, union
+from jaxdd.report.metrics import read
+from jaxdd.stages import progressive
 from tests.helpers import distilled_set
 
 PLAIN = jaxdd.Recipe(epochs=3, batch=100, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", augment="none")
@@ -124,13 +137,126 @@ def test_stages_add_images_and_keep_those_before(stripes, name):
             np.testing.assert_array_equal(begun[:, :earlier], by_class(found.outcomes[stage - 1].distilled))
     scores = jaxdd.evaluate(found.task, stripes, found.distilled, SCORING)["distilled"]
     assert scores["mean"] > 0.7
+    # The set and its learning rates are all that it takes to train so again.
+    again = after_stages(task, found.distilled, found.learning_rates, SCORING.recipe)
+    assert jaxdd.evaluate(again, stripes, found.distilled, SCORING)["distilled"] == scores
 
 
 def test_what_cannot_be_staged_is_refused(stripes):
     task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
-    with pytest.raises(ValueError, match=r"stages is 4, and method.ipc 6 does not divide by it"):
+    with pytest.raises(ValueError, match=r"stages is 4, and method.ipc is that of all: 6, which does not divide by it"):
         progressive(task, stripes, METHODS["dm"], stages=4)
     with pytest.raises(ValueError, match="mtt needs experts, of each stage"):
         progressive(task, stripes, METHODS["mtt"], stages=2)
     with pytest.raises(ValueError, match="one folder of checkpoints cannot serve several stages"):
         progressive(task, stripes, METHODS["dm"], stages=2, checkpoints=None)
+
+
+# From the command line
+
+FLAGS = (
+    "--method mtt --method.ipc 4 --stages 2 --model mlp --model.width 8 --model.depth 1 "
+    "--method.steps 8 --method.student-steps 3 --method.expert-snapshots 2 --method.window.start 3 "
+    "--experts.count 2 --experts.per-dispatch 1 --experts.recipe.epochs 2 --experts.recipe.batch 256 "
+    "--evaluate.networks 2 --evaluate.validate-every 4 --evaluate.validate-networks 1 "
+    "--evaluate.recipe.epochs 5 --evaluate.recipe.augment none --evaluate.no-full-data"
+)
+
+
+def settings(workdir, *more):
+    return parse([*shlex.split(FLAGS), "--workdir", str(workdir), "--data.data-dir", str(workdir.parent), *more])
+
+
+def told(workdir):
+    """All that a run leaves, but for times."""
+    results = json.loads((workdir / "results.json").read_text())
+    lines = [{k: v for k, v in line.items() if k != "time"} for line in read(workdir / "metrics.jsonl")]
+    assert len({(line["stage"], line["step"]) for line in lines}) == len(lines)
+    order = sorted(lines, key=lambda line: (line["stage"], line["step"]))
+    return (workdir / "distilled.npz").read_bytes(), {**results, "seconds": 0}, order
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    """The workdir of a run in two stages that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("staged") / "run"
+    app_run.run(settings(workdir))
+    return workdir
+
+
+def test_a_staged_set_is_scored_from_its_file_as_in_its_run(staged):
+    results = json.loads((staged / "results.json").read_text())
+    distilled, card = Distilled.load(staged / "distilled.npz")
+    assert len(card.learning_rates) == 2 and list(card.learning_rates) == results["learning_rates"]
+    assert card.learning_rates[1] == float(distilled.lr) != card.learning_rates[0]
+    assert "made in 2 stages" in (staged / "README.md").read_text()
+    command = command_line([str(staged / "distilled.npz")], kind=app_evaluate.Evaluate)
+    cells = app_evaluate.evaluate(dataclasses.replace(command, networks=2))["cells"]
+    found = {cell["row"]["name"]: cell["accuracy"]["runs"] for cell in cells}
+    assert found == {"run": results["distilled"]["runs"], "random real": results["random_real"]["runs"]}
+    plain = dataclasses.replace(card, provenance={})
+    dataset = jaxdd.data.load("digits", data_dir=str(staged.parent))
+    networks = {"mlp": models.MLP(width=8, depth=1)}
+    config = jaxdd.TableConfig(networks=2, random_real=False, recipe=jaxdd.Recipe(**card.recipe))
+    [all_at_once] = jaxdd.evaluate_table({"run": (distilled, plain)}, networks, dataset, config)
+    assert all_at_once["accuracy"]["runs"] != found["run"]
+
+
+def test_a_network_trained_on_a_staged_set_has_learned_its_stages(staged):
+    distilled, card = Distilled.load(staged / "distilled.npz")
+    network = jaxdd.train_network(distilled, card, models.MLP(width=8, depth=1), seed=5)
+    task = classification(network.model, 10)
+    recipe = jaxdd.Recipe(**card.recipe)
+    learned = after_stages(task, distilled, card.learning_rates, recipe)
+    key = jax.random.split(jaxdd.core.keys.stage_key(5, "network"))
+    fetch = lambda indices: task.examples(distilled, indices)  # noqa: E731
+    begun = learned.model.init(key[0])
+    expected = train(key[1], begun, task.losses, fetch, distilled.size, recipe, lr=distilled.lr)[0]
+    np.testing.assert_allclose(ravel_pytree(network.params)[0], ravel_pytree(expected)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_stopped_staged_run_goes_on_as_if_it_had_not_been(staged, tmp_path, monkeypatch, asks):
+    class Stopping(StopSignal):
+        left = asks
+
+        def __call__(self):
+            self.left -= 1
+            return self.left <= 0
+
+    monkeypatch.setattr(app_run, "StopSignal", Stopping)
+    config, stops = settings(tmp_path / "run", "--data.data-dir", str(staged.parent)), 0
+    while not (tmp_path / "run/results.json").exists():
+        try:
+            app_run.run(config)
+        except Interrupted:
+            stops += 1
+    assert stops > 2
+    assert told(tmp_path / "run") == told(staged)
+
+
+def test_a_dry_run_of_stages_counts_them(staged):
+    assert "8 outer steps, in each of 2 stages" in rehearse(settings(staged, "--dry-run"))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("--stages 3", "stages is 3, and method.ipc is that of all: 4"),
+        ("--stages 0", "stages is 0"),
+        ("--initial zoo:digits-dm-ipc1", "initial is 'zoo:digits-dm-ipc1', and stages make their first sets"),
+        ("--data.name pairs:here", "stages is 2, and files of pairs do not tell of stages"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(staged, words, match):
+    with pytest.raises(ValueError, match=match):
+        app_run.run(settings(staged.parent / "refused", *shlex.split(words)))
+    assert not (staged.parent / "refused").exists()
+
+
+def test_a_card_with_impossible_stages_is_refused(staged):
+    distilled, card = Distilled.load(staged / "distilled.npz")
+    for rates, match in (([0.1] * 3, "stages is 3"), ([0.1, -1], "-1"), ("often", "often")):
+        wrong = dataclasses.replace(card, provenance={"learning_rates": rates})
+        with pytest.raises(ValueError, match=match):
+            jaxdd.train_network(distilled, wrong, models.MLP(width=8, depth=1))

@@ -41,7 +41,16 @@ def posed(dataset: Pairs, image: ModelConfig, text: TextConfig, config: Retrieva
 
 
 def problem(config: Config) -> tuple[Pairs, Task]:
-    """Read the captioned images of a run, and find texts of images and images of texts."""
+    """Read the captioned images of a run, and find texts of images and images of texts.
+
+    Raises:
+        SettingError: A setting is for labeled images.
+    """
+    if config.stages > 1:
+        raise SettingError(
+            f"stages is {config.stages}, and files of pairs do not tell of stages; leave it out, or call "
+            "jaxdd.progressive from Python"
+        )
     dataset = pairs.load(config.data, config.text.encoder)
     return dataset, posed(dataset, config.model, config.text, config.retrieval)
 

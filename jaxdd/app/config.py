@@ -39,7 +39,7 @@ from jaxdd.methods import (
 )
 from jaxdd.models import ConvNet, ModelConfig, from_name
 from jaxdd.models.dual import TextConfig
-from jaxdd.settings import Seed, Settings, by_name, literal
+from jaxdd.settings import AtLeast, Seed, Settings, by_name, literal
 
 IN_ORDER = (
     infmatch,
@@ -85,6 +85,9 @@ class Config(Common):
     initial: str | None = None
     """A saved set to start from, such as a distilled.npz or zoo:NAME; by default method.init and method.labels say what
     the first set is."""
+    stages: Annotated[int, AtLeast(1)] = 1
+    """PDD: make the set in so many stages (published: 5) of method.ipc / stages images per class and method.steps
+    steps each, for networks that the stages before have trained; networks learn it stage by stage, too."""
     seed: Annotated[int, Seed] = 0
     """Root of all randomness of the run, but for the validation split (data.split_seed)."""
     workdir: str = "runs/digits_infmatch"
@@ -105,6 +108,8 @@ class Config(Common):
         for name in ("workdir", "initial"):
             if (path := getattr(self, name)) is not None and (not path or "://" in path):
                 raise SettingError(f"{name} is {path!r}; give a path on this machine's disks")
+        if self.stages > 1 and self.initial is not None:
+            raise SettingError(f"initial is {self.initial!r}, and stages make their first sets; leave one of them out")
 
 
 C = TypeVar("C", bound=Config)

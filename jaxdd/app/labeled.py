@@ -109,13 +109,14 @@ def write_scores(path: Path, scores: np.ndarray, dataset: Dataset, **told: Any) 
 def write(dataset: Dataset, config: Config, done: Finished) -> None:
     """Write a set with its card, pictures, scores of the examples and the page of the run."""
     workdir, distilled, results = done.workdir, done.outcome.distilled, done.results
+    staged = {name: results[name] for name in ("learning_rates",) if name in results}
     card = Card(
         dataset=dataset.name,
         class_names=dataset.class_names,
         label_kind="hard" if config.method.labels == "hard" else "logits",
         normalization=dataset.normalization,
         recipe=plain(config.evaluate.recipe),
-        provenance={"config": record(config), "step": done.outcome.step, "versions": versions()},
+        provenance={"config": record(config), "step": done.outcome.step, "versions": versions(), **staged},
     )
     distilled.save(workdir / "distilled.npz", card)
     display = np.asarray(dataset.normalization.inverse(distilled.images))

@@ -76,6 +76,7 @@ def rehearse(config: Config) -> str:
         check_program(needs[-1])
         share = config.method.steps / min(config.method.steps, STEPS_PER_DISPATCH)
         times.append(Timed("distillation", share * seconds_of(call), "one dispatch"))
+    times = [each._replace(seconds=config.stages * each.seconds) for each in times]  # at most: the last one is largest
     times += time_scores(config, dataset, task, replicate(distilled))
     return "\n".join([*memory_lines(config, dataset, needs), "", *time_lines(config, times, compiling)])
 
@@ -152,12 +153,13 @@ def time_scores(config: Config, dataset: Data, task: Task, distilled: Distilled)
     def full(recipe: Recipe) -> float:
         return timed(full_data_scorer(task, recipe), keys, real, test)
 
-    rounds = -(-scoring.networks // devices)
+    rounds, stages = -(-scoring.networks // devices), config.stages
     one = extrapolate(small, scoring.recipe, MORE_EPOCHS)
     basis = f"{1 + MORE_EPOCHS} of {scoring.recipe.epochs} epochs"
-    times = [Timed("evaluation", (1 + scoring.random_real) * rounds * one, basis)]
+    learned = (stages + 1) / 2  # of the whole set, by a network that learns every union: Σ p / P
+    times = [Timed("evaluation", (learned + scoring.random_real) * rounds * one, basis)]
     if dataset.validation_set() is not None:
-        asked = 1 + math.ceil(config.method.steps / scoring.validate_every)
+        asked = (1 + math.ceil(config.method.steps / scoring.validate_every)) * learned * (stages + 2) / 3
         times.insert(0, Timed("validation", asked * -(-scoring.validate_networks // devices) * one, basis))
     if scoring.full_data:
         seconds = rounds * extrapolate(full, scoring.full_recipe, 1)
@@ -207,8 +209,9 @@ def memory_lines(config: Config, dataset: Data, needs: list[Need]) -> list[str]:
 def time_lines(config: Config, times: list[Timed], compiling: float) -> list[str]:
     """Write what takes how long."""
     rows = [f"{stage:24} {seconds:>12.1f}  from {basis}" for stage, seconds, basis in times]
+    staged = f", in each of {config.stages} stages" if config.stages > 1 else ""
     return [
-        f"{config.method.steps} outer steps, compiled in {compiling:.1f} s",
+        f"{config.method.steps} outer steps{staged}, compiled in {compiling:.1f} s",
         "",
         f"{'time, s':24} {'about':>12}",
         *rows,

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from jaxdd.app.signals import StopSignal
 from jaxdd.app.workdir import Progress, identity, opened, record, versions
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import over_devices
+from jaxdd.core.progressive import check_stages
 from jaxdd.core.tasks import Task
 from jaxdd.data import Data
 from jaxdd.data.pairs import PREFIX
@@ -33,6 +35,8 @@ from jaxdd.io.integrity import digest_of_arrays
 from jaxdd.methods.coresets import check_first
 from jaxdd.report.metrics import Metrics, read
 from jaxdd.report.tracking import Wandb
+from jaxdd.stages import Progress as Stages
+from jaxdd.stages import Stage, in_stages
 
 log = logging.getLogger("jaxdd")
 
@@ -94,11 +98,9 @@ def run(config: Config) -> dict[str, Any]:
         done = Progress(workdir / "progress.json", known_by)
         job = Job(config, dataset, task, known_by, metrics, done, stop)
         log.info("%r; a network of %d parameters; %d devices", dataset, task.size, jax.sharding.get_mesh().size)
-        trajectories = _experts(job) if config.method.needs_experts else None
-        outcome = _distill(job, trajectories)
-        scores = _evaluate(job, outcome)
-        results = _results(job, outcome, scores)
-        from_first(lambda: _write_outputs(job, outcome, results))
+        found = in_stages(task, config.method, config.stages, config.evaluate.recipe, partial(_distill, job))
+        results = _results(job, found, _evaluate(job, found))
+        from_first(lambda: _write_outputs(job, found.outcomes[-1], results))
     return results
 
 
@@ -133,6 +135,7 @@ def check(config: Config, dataset: Data, task: Task) -> None:
             the method, or more data or experts than the memory holds.
     """
     check_fits(estimate(config, dataset, task))
+    check_stages(config.stages, config.method.ipc, "method.ipc is that of all")
     config.method.build(task)
     check_first(task, config.method)
     if config.method.needs_validation:
@@ -154,9 +157,25 @@ def expert_store(config: Config, dataset: Data) -> ExpertStore:
     return ExpertStore(directory, describe(dataset, kind_of(config).network(config), config.experts, config.seed))
 
 
-def _experts(job: Job) -> Trajectories:
+def _store_of(job: Job, stage: Stage) -> ExpertStore:
+    """Open the store of a stage's experts: the run's in the first one, and in a later one a folder in the workdir."""
+    config = job.config
+    if stage.earlier is None:
+        return expert_store(config, job.dataset)
+    description = {
+        **describe(job.dataset, kind_of(config).network(config), config.experts, stage.seed(config.seed)),
+        "after": {"set": digest_of_arrays(stage.earlier), "stages": stage.number - 1, "recipe": config.evaluate.recipe},
+    }
+    return ExpertStore(job.workdir / "experts" / _folder(stage), description)
+
+
+def _folder(stage: Stage) -> str:
+    return f"stage_{stage.number}"
+
+
+def _experts(job: Job, stage: Stage) -> Trajectories:
     config, count = job.config, job.config.experts.count
-    store = expert_store(config, job.dataset)
+    store = _store_of(job, stage)
     clock = time.monotonic()
 
     def on_expert(index: int, _: Expert) -> None:
@@ -169,17 +188,18 @@ def _experts(job: Job) -> Trajectories:
 
     log.info("experts: %d of %d are in %s", count - len(store.missing(count)), count, store.directory)
     trajectories = train_experts(
-        job.task,
+        stage.task,
         job.dataset,
         config.experts,
-        seed=config.seed,
+        seed=stage.seed(config.seed),
         store=store,
         snapshots=max(config.method.snapshots_needed, 1),
         on_expert=on_expert,
         progress=not config.quiet,
     )
     steps = timeline(config.experts, job.dataset.real_set().size).steps
-    _write_losses(job.metrics, steps.tolist(), store.losses(count))
+    if stage.earlier is None:
+        _write_losses(job.metrics, steps.tolist(), store.losses(count))
     return trajectories
 
 
@@ -192,32 +212,41 @@ def _write_losses(metrics: Metrics, steps: list[int], losses: np.ndarray) -> Non
             metrics.write(step, "experts", loss=loss)
 
 
-def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
+def _distill(job: Job, stage: Stage) -> Outcome:
     config, metrics, kind = job.config, job.metrics, kind_of(job.config)
+    steps, checkpoints = config.method.steps, job.workdir / "checkpoints"
+    trajectories = _experts(job, stage) if config.method.needs_experts else None
+    before = (stage.number - 1) * (steps + 1)  # curves go on from stage to stage, each from its first set on
+    initial = None if config.initial is None else kind.initial_set(config.initial, job.dataset)
+    if stage.earlier is not None:
+        checkpoints = checkpoints / _folder(stage)
+        initial = stage.first_set(job.dataset, trajectories, config.seed, config.evaluate.recipe.lr)
 
     def on_resume(step: int) -> None:
-        log.info("distill: %s", "from the first step" if step < 0 else f"from the checkpoint of step {step}")
-        for stage in ("distill", "validate", "inspect", "set"):
-            metrics.rewind(stage, step)
+        where = f" of stage {stage.number}" if config.stages > 1 else ""
+        log.info("distill: %s%s", "from the first step" if step < 0 else f"from the checkpoint of step {step}", where)
+        for curve in ("distill", "validate", "inspect", "set"):
+            if step < steps:  # else what follows is of later stages
+                metrics.rewind(curve, before + step)
 
-    def on_metrics(step: int, stage: str, **values: Any) -> None:
-        metrics.write(step, stage, **kind.inspected(job.dataset, values))
+    def on_metrics(step: int, curve: str, **values: Any) -> None:
+        metrics.write(before + step, curve, **kind.inspected(job.dataset, values))
 
     def on_set(step: int, distilled: Distilled) -> None:
-        numbers, png = kind.shown(job.dataset, config.method, distilled)
-        metrics.write(step, "set", **numbers)
-        metrics.show(step, "set", "images", png)
+        numbers, png = kind.shown(job.dataset, stage.config, distilled)
+        metrics.write(before + step, "set", **numbers)
+        metrics.show(before + step, "set", "images", png)
 
     outcome = distill(
-        job.task,
+        stage.task,
         job.dataset,
-        config.method,
+        stage.config,
         trajectories,
-        initial=None if config.initial is None else kind.initial_set(config.initial, job.dataset),
+        initial=initial,
         seed=config.seed,
         evaluate=config.evaluate,
         residency=config.experts.residency,
-        checkpoints=Checkpoints(job.workdir / "checkpoints", job.run),
+        checkpoints=Checkpoints(checkpoints, job.run),
         on_resume=on_resume,
         on_metrics=on_metrics,
         on_set=on_set,
@@ -233,9 +262,9 @@ def _distill(job: Job, trajectories: Trajectories | None) -> Outcome:
     return outcome
 
 
-def _evaluate(job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
+def _evaluate(job: Job, found: Stages) -> dict[str, dict[str, Any]]:
     config, done = job.config.evaluate, job.done
-    done.score(digest_of_arrays(outcome.distilled))
+    done.score(digest_of_arrays(found.distilled))
     clock = time.monotonic()
     total = 1 + config.random_real + config.full_data
 
@@ -252,10 +281,11 @@ def _evaluate(job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
 
     leave("before its start")
     return evaluate(
-        job.task,
+        found.task,
         job.dataset,
-        outcome.distilled,
+        found.distilled,
         config,
+        compared=job.task,
         ipc=job.config.method.ipc,
         seed=job.config.seed,
         known=done.accuracies,
@@ -264,8 +294,9 @@ def _evaluate(job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
     )
 
 
-def _results(job: Job, outcome: Outcome, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    method = job.config.method
+def _results(job: Job, found: Stages, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    method, outcome = job.config.method, found.outcomes[-1]
+    staged = {"learning_rates": [float(lr) for lr in found.learning_rates]} if job.config.stages > 1 else {}
     return {
         "dataset": job.dataset.name,
         "method": method.title,
@@ -275,7 +306,8 @@ def _results(job: Job, outcome: Outcome, scores: dict[str, dict[str, Any]]) -> d
         "selected_on": "last step" if np.isnan(outcome.score) else "validation",
         "selected_step": outcome.step,
         "steps": method.steps,
-        "seconds": {**job.done.seconds, "distill": outcome.seconds},
+        **staged,
+        "seconds": {**job.done.seconds, "distill": sum(outcome.seconds for outcome in found.outcomes)},
         "versions": versions(),
     }
 

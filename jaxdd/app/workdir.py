@@ -76,6 +76,8 @@ def record(config: Config) -> dict[str, Any]:
     del fields["experts"]["residency"]
     for name in ("workdir", "dry_run", "log", "hosts", *(field.name for field in dataclasses.fields(Common))):
         del fields[name]
+    if config.stages == 1:  # as before there were stages
+        del fields["stages"]
     if not config.data.name.startswith(PREFIX):
         del fields["text"], fields["retrieval"]
     return fields

@@ -47,7 +47,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ from jaxdd.core.normalization import Normalization
 from jaxdd.errors import SettingError
 from jaxdd.io import npz
 from jaxdd.io.files import atomic_write, to_json
-from jaxdd.settings import check_choice
+from jaxdd.settings import Positive, check_choice, check_value
 from jaxdd.types import Array, PyTree
 
 LabelKind = Literal["hard", "logits", "probabilities"]
@@ -111,6 +111,18 @@ class Card(Made):
     normalization: Normalization
     recipe: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """Of each stage of a set that was made in stages, see `jaxdd.core.progressive`; of another set, none.
+
+        Raises:
+            SettingError: The card says what cannot be.
+        """
+        found = self.provenance.get("learning_rates", ())
+        found = tuple(found) if isinstance(found, list) else found
+        check_value("learning_rates in its card", found, tuple[Annotated[float, Positive], ...])
+        return cast(tuple[float, ...], found)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

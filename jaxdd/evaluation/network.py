@@ -19,6 +19,7 @@ from jaxdd.core import sampling
 from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
 from jaxdd.core.keys import stage_key
 from jaxdd.core.normalization import Normalization
+from jaxdd.core.progressive import after_stages
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import Recipe
@@ -141,7 +142,7 @@ def check_folder(folder: Path) -> None:
 def train_network(
     distilled: Distilled, card: Card, config: ModelConfig, recipe: Recipe | None = None, *, seed: int = 0
 ) -> Network:
-    """Train a network on a set, as evaluation does.
+    """Train a network on a set, as evaluation does; on a set that was made in stages, stage by stage.
 
     Args:
         distilled: A set of images.
@@ -161,7 +162,9 @@ def train_network(
     height, width, channels = distilled.images.shape[1:]
     model = models.build(config, (height, width, channels), len(card.class_names))
     task = classification(model, len(card.class_names))
-    lr = None if has_lr_of_recipe(distilled, card) else distilled.lr
+    lr, rates = (None if has_lr_of_recipe(distilled, card) else distilled.lr), card.learning_rates
+    if rates:
+        task = after_stages(task, distilled, rates if lr is not None else (recipe.lr,) * len(rates), recipe)
 
     def fit(key: Array, distilled: Distilled) -> Params:
         return trained(key, task, partial(task.examples, distilled), distilled.size, recipe, lr)[0]

@@ -17,8 +17,9 @@ from jaxdd.core import sampling
 from jaxdd.core.distilled import Card, Distilled, hard_labels, has_lr_of_recipe
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import replicate
+from jaxdd.core.progressive import after_stages
 from jaxdd.core.sampling import RealSet
-from jaxdd.core.tasks import classification
+from jaxdd.core.tasks import Task, classification
 from jaxdd.core.training import Recipe
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
@@ -79,7 +80,7 @@ class Row(NamedTuple):
         lr: The learning rate at the start, before any search.
         normalization: Kind and digest of the normalization that images are in; sets are compared with real images in
             their own.
-        digest: Of the set's arrays; empty for real images.
+        digest: Of the set's arrays, and of the learning rates of its stages; empty for real images.
     """
 
     name: str
@@ -99,11 +100,13 @@ class Entry(NamedTuple):
         row: What is shown of it.
         view: The dataset as its sets see it.
         sets: Makes the sets, stacked along an axis R; None for all real data.
+        posed: Makes of the task of a network that of networks which have learned the earlier stages of the set.
     """
 
     row: Row
     view: "View"
     sets: Callable[[], Distilled] | None
+    posed: Callable[[Task], Task] = lambda task: task
 
 
 class View:
@@ -204,9 +207,12 @@ def per_class(distilled: Distilled, card: Card) -> int:
 
 
 def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator[Entry]:
-    config, classes = view.config, len(card.class_names)
+    config, classes, rates = view.config, len(card.class_names), card.learning_rates
+    if config.tune and rates:
+        raise SettingError(f"{name} was made in {len(rates)} stages, each for its learning rate; leave table.tune out")
     if has_lr_of_recipe(distilled, card):  # not a learned one: the recipe given decides
         distilled = distilled._replace(lr=jnp.float32(config.recipe.lr))
+        rates = (config.recipe.lr,) * len(rates)
     own = "hard" if card.label_kind == "hard" else "own"
     ways: dict[str, Callable[[Distilled], Distilled]] = {
         own: lambda found: found,
@@ -217,7 +223,11 @@ def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator
     def sets(kind: str) -> Distilled:
         return stacked(ways[kind](distilled), config.networks)
 
-    digest = digest_of_arrays(distilled)
+    def posed(kind: str, augment: str, task: Task) -> Task:
+        recipe = dataclasses.replace(config.recipe, augment=augment)
+        return after_stages(task, ways[kind](distilled), rates, recipe) if rates else task
+
+    digest = digest_of_arrays((distilled, np.asarray(rates)) if rates else distilled)
     pixels = 4.0 * distilled.images.size / classes
     kinds = dict.fromkeys(own if kind == "own" else kind for kind in config.labels)
     for augment, kind in _combined(config, kinds):
@@ -225,7 +235,7 @@ def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator
         row = Row(
             name, kind, augment, per_class(distilled, card), size, float(distilled.lr), view.normalization, digest
         )
-        yield Entry(row, view, partial(sets, kind))
+        yield Entry(row, view, partial(sets, kind), partial(posed, kind, augment))
 
 
 def _of_real_images(count: int, view: View) -> Iterator[Entry]:

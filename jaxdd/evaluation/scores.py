@@ -231,6 +231,7 @@ def evaluate(
     distilled: Distilled,
     config: EvaluateConfig = EvaluateConfig(),
     *,
+    compared: Task | None = None,
     ipc: int | None = None,
     seed: int = 0,
     known: Mapping[str, Measures] | None = None,
@@ -244,6 +245,8 @@ def evaluate(
         dataset: Where the set came from.
         distilled: The set, equally many items of each class.
         config: Networks and recipes.
+        compared: What networks do that are trained on real examples, where those of the set have learned something
+            before, such as its earlier stages; by default the same.
         ipc: Random real examples per class; by default as many as the set has items. A set whose items are stored as
             fewer images (IDC) is compared with that number.
         seed: Root of the randomness; each of the three trains its networks from the same first parameters.
@@ -260,26 +263,28 @@ def evaluate(
         SettingError: An argument is something else.
         Diverged: The outputs of a network are not finite.
     """
+    compared = compared or task
     check_task(task)
+    check_task(compared)
     check_argument("config", config, EvaluateConfig, "give a jaxdd.EvaluateConfig")
     check_argument("the set", distilled, Distilled, "give a jaxdd.Distilled, such as the `distilled` of an outcome")
     check_data(dataset)
     keys = jax.random.split(stage_key(seed, "evaluate"), config.networks)
     split, real = replicate(dataset.test_set()), replicate(dataset.real_set())
-    small = distilled_scorer(task, config.recipe)
     per_class = ipc or distilled.size // task.items(1)
 
     def of_random_real() -> Scalars:
         key = stage_key(seed, "random real")
-        return small(keys, random_real(key, task, real, per_class, config.networks, config.recipe.lr), split)
+        drawn = random_real(key, compared, real, per_class, config.networks, config.recipe.lr)
+        return distilled_scorer(compared, config.recipe)(keys, drawn, split)
 
     scores: dict[str, Callable[[], Scalars]] = {
-        "distilled": lambda: small(keys, stacked(distilled, config.networks), split),
+        "distilled": lambda: distilled_scorer(task, config.recipe)(keys, stacked(distilled, config.networks), split),
     }
     if config.random_real:
         scores["random_real"] = of_random_real
     if config.full_data:
-        scores["full_data"] = lambda: full_data_scorer(task, config.full_recipe)(keys, real, split)
+        scores["full_data"] = lambda: full_data_scorer(compared, config.full_recipe)(keys, real, split)
     found = {name: dict(known[name]) for name in scores if known is not None and name in known}
     with progress_bar("evaluate", len(scores), len(found), enabled=progress) as bar:
         for name in (name for name in scores if name not in found):

@@ -148,7 +148,7 @@ class _Column:
             score = full_data_scorer(self.measured, config.full_recipe)
         else:
             sets, lr = self._tuned(entry.sets(), entry)
-            setting, score = "recipe.lr", self._scorer(row.augment, self.measured, config.points)
+            setting, score = "recipe.lr", self._scorer(row.augment, entry.posed(self.measured), config.points)
         count = config.networks
         at_a_time = lanes() if count % lanes() == 0 else count
         parts, seconds, memory = [], 0.0, 0
@@ -156,7 +156,7 @@ class _Column:
             part = slice(first, first + at_a_time)
             trained_on = view.real if sets is None else jax.tree.map(lambda x, part=part: x[part], sets)
             given = (self.keys[part], trained_on, view.split)
-            shapes = (row.augment, jax.tree.structure(given), *(x.shape for x in jax.tree.leaves(given)))
+            shapes = (score, jax.tree.structure(given), *(x.shape for x in jax.tree.leaves(given)))
             if shapes not in self._compiled:
                 self._compiled[shapes] = score.lower(*given).compile()  # type: ignore[attr-defined]
             memory = program_memory(self._compiled[shapes])

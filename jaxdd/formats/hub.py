@@ -195,6 +195,13 @@ def _recipe(distilled: Distilled, card: Card) -> str:
     words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card.recipe.items() if name != "lr")
     whose = "that of the recipe" if has_lr_of_recipe(distilled, card) else "the set's own"
     rate = f"Learning rate {float(distilled.lr):.6g}, {whose}."
+    if rates := card.learning_rates:
+        added = distilled.size // len(card.class_names) // len(rates)
+        rate = (
+            f"It was made in {len(rates)} stages, and networks learn it so: the whole training on the first {added} "
+            f"of each class, then from there on with the next {added} as well, and so on, each time as below"
+            f" (learning rates {', '.join(f'{one:.6g}' for one in rates)})."
+        )
     return f"SGD: {words}. {rate}" if words else f"No recipe is known. {rate}"
 
 
