@@ -65,6 +65,6 @@ def for_cpu(config: Config) -> Config:
     )
     window = Window(start=2, end=13, grow=200)
     method = dataclasses.replace(config.method, steps=300, checkpoints=1, window=window)
-    evaluate = dataclasses.replace(config.evaluate, validate_every=100, validate_networks=2)
+    evaluate = dataclasses.replace(config.evaluate, validate_every=50, validate_networks=2)
     data = DataConfig(name="cifar10")
     return dataclasses.replace(config, data=data, experts=experts, method=method, evaluate=evaluate)
