@@ -189,6 +189,7 @@ def test_a_staged_set_is_scored_from_its_file_as_in_its_run(staged):
     distilled, card = Distilled.load(staged / "distilled.npz")
     assert len(card.learning_rates) == 2 and list(card.learning_rates) == results["learning_rates"]
     assert card.learning_rates[1] == float(distilled.lr) != card.learning_rates[0]
+    assert results["method"] == "PDD around mtt"
     assert "made in 2 stages" in (staged / "README.md").read_text()
     command = command_line([str(staged / "distilled.npz")], kind=app_evaluate.Evaluate)
     cells = app_evaluate.evaluate(dataclasses.replace(command, networks=2))["cells"]

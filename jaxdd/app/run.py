@@ -295,11 +295,13 @@ def _evaluate(job: Job, found: Stages) -> dict[str, dict[str, Any]]:
 
 
 def _results(job: Job, found: Stages, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    method, outcome = job.config.method, found.outcomes[-1]
-    staged = {"learning_rates": [float(lr) for lr in found.learning_rates]} if job.config.stages > 1 else {}
+    method, outcome, title = job.config.method, found.outcomes[-1], job.config.method.title
+    staged: dict[str, Any] = {}
+    if job.config.stages > 1:
+        title, staged = f"PDD around {title}", {"learning_rates": [float(lr) for lr in found.learning_rates]}
     return {
         "dataset": job.dataset.name,
-        "method": method.title,
+        "method": title,
         "ipc": method.ipc,
         **kind_of(job.config).stored(method, outcome.distilled),
         **{name: scores.get(name) for name in ("distilled", "random_real", "full_data")},
