@@ -56,7 +56,7 @@ def get_config(ipc: int = 10, budget: Literal["full", "cpu"] = "full") -> Config
 
 
 def for_cpu(config: Config) -> Config:
-    """Take the experts of cifar10_mtt and as many steps as two cores have time for; channels are standardized."""
+    """Take as many experts and steps as two cores have time for; channels are standardized."""
     assert isinstance(config.method, ncfm.Config)
     recipe = Recipe(epochs=3, batch=256, lr=0.01, momentum=0.0, weight_decay=0.0, schedule="constant", augment=DSA)
     experts = ExpertsConfig(count=4, recipe=recipe, snapshot_every=44, keep=13)
