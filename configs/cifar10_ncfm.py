@@ -2,7 +2,7 @@
 
 Paper      Wang et al. 2025, Dataset Distillation with Neural Characteristic Function, arXiv 2502.20653.
 Command    jaxdd --config cifar10_ncfm:ipc=10
-CPU        cifar10_ncfm:ipc=1,budget=cpu has the 4 experts of 3 epochs of cifar10_mtt:ipc=1,budget=cpu, 300 steps with
+CPU        cifar10_ncfm:ipc=1,budget=cpu has 4 experts of 3 epochs with a snapshot every 44 steps, 300 steps with
            64 real images of each class and 1024 frequencies, and standardized channels.
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  49.5, 71.8 and 77.4 % test accuracy (random real images 14.4, 26.0 and 43.4, full data 84.8); with ten images
