@@ -63,7 +63,7 @@ class Stage(NamedTuple):
         return root + self.number - 1
 
 
-class Progress(NamedTuple):
+class StagedOutcome(NamedTuple):
     """What progressive distillation ends with.
 
     Attributes:
@@ -85,7 +85,7 @@ class Progress(NamedTuple):
 
 def in_stages(
     task: Task, config: MethodConfig, stages: int, recipe: Recipe, distill_stage: Callable[[Stage], Outcome]
-) -> Progress:
+) -> StagedOutcome:
     """Run a distillation for each stage.
 
     Args:
@@ -109,7 +109,7 @@ def in_stages(
             posed = after(task, earlier, whole.items_per_class, recipe, posed.model.init)
         outcomes.append(distill_stage(Stage(number, posed, whole, added, earlier)))
         earlier = outcomes[-1].distilled
-    return Progress(outcomes[-1].distilled, posed, tuple(outcomes))
+    return StagedOutcome(outcomes[-1].distilled, posed, tuple(outcomes))
 
 
 @over_devices()
@@ -124,7 +124,7 @@ def progressive(
     seed: int = 0,
     evaluate: EvaluateConfig = EvaluateConfig(),
     **hooks: Any,
-) -> Progress:
+) -> StagedOutcome:
     """Distill in stages, see the module.
 
     Args:

@@ -35,8 +35,7 @@ from jaxdd.io.integrity import digest_of_arrays
 from jaxdd.methods.coresets import check_first
 from jaxdd.report.metrics import Metrics, read
 from jaxdd.report.tracking import Wandb
-from jaxdd.stages import Progress as Stages
-from jaxdd.stages import Stage, in_stages
+from jaxdd.stages import Stage, StagedOutcome, in_stages
 
 log = logging.getLogger("jaxdd")
 
@@ -262,7 +261,7 @@ def _distill(job: Job, stage: Stage) -> Outcome:
     return outcome
 
 
-def _evaluate(job: Job, found: Stages) -> dict[str, dict[str, Any]]:
+def _evaluate(job: Job, found: StagedOutcome) -> dict[str, dict[str, Any]]:
     config, done = job.config.evaluate, job.done
     done.score(digest_of_arrays(found.distilled))
     clock = time.monotonic()
@@ -294,7 +293,7 @@ def _evaluate(job: Job, found: Stages) -> dict[str, dict[str, Any]]:
     )
 
 
-def _results(job: Job, found: Stages, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _results(job: Job, found: StagedOutcome, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
     method, outcome, title = job.config.method, found.outcomes[-1], job.config.method.title
     staged: dict[str, Any] = {}
     if job.config.stages > 1:
