@@ -1,14 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from jaxdd import formats, zoo
-from jaxdd.app import sets
+from jaxdd import data, formats, train_network, zoo
+from jaxdd.app import labeled, sets
 from jaxdd.app.command_line import read
 from jaxdd.app.evaluate import evaluate
 from jaxdd.core.distilled import Distilled
-from jaxdd.core.normalization import Standardize
+from jaxdd.core.normalization import Standardize, Unfitted, renormalized
 from jaxdd.errors import SettingError
 from jaxdd.main import main
+from jaxdd.models import MLP
 from tests.benchmarks.zoo import pack, without_paths
 
 LARGEST = 5_000_000
@@ -73,6 +76,34 @@ def test_a_packed_set_comes_back_rounded_and_without_paths(tmp_path):
     }
     assert given["config"]["data"]["data_dir"] == "/x"
     assert isinstance(same.normalization, Standardize)
+
+
+def test_a_packed_whitened_set_takes_its_matrices_from_the_data(tmp_path):
+    dataset = data.load("digits", data_dir=str(tmp_path), normalization="zca")
+    distilled, card = zoo.load(DIGITS[0])
+    whitened = distilled._replace(inputs=renormalized(distilled.images, card.normalization, dataset.normalization))
+    path = tmp_path / "set.npz"
+    pack(whitened, dataclasses.replace(card, normalization=dataset.normalization), path)
+    assert path.stat().st_size < 10_000
+    again, same = formats.read(path)
+    assert isinstance(same.normalization, Unfitted) and same.normalization.kind == "zca"
+    for use in (same.normalization, same.normalization.inverse, lambda images: train_network(again, same, MLP())):
+        with pytest.raises(SettingError, match="leaves out the matrix, which is fitted on the real train images again"):
+            use(again.images)
+    for given in (dataset, data.load("digits", data_dir=str(tmp_path))):
+        fitted = formats.read(path, data=given)[1].normalization
+        for ours, theirs in zip(fitted, dataset.normalization, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(SettingError, match="whitened by those of digits, and the data given are stripes"):
+        formats.read(path, data=dataclasses.replace(dataset, name="stripes"))
+    # Scored as a file that has its matrices, and a set to start from.
+    whole = tmp_path / "whole.npz"
+    again.save(whole, dataclasses.replace(same, normalization=fitted))
+    options = ["--no-random-real", "--networks", "1", "--quiet", "--data.normalization", "zca"]
+    options += ["--data.data-dir", str(tmp_path), "--recipe.epochs", "20"]
+    one, other = (evaluate(read(["evaluate", str(file), *options]))["cells"][0] for file in (path, whole))
+    assert one["accuracy"] == other["accuracy"] and one["row"]["normalization"] == other["row"]["normalization"]
+    np.testing.assert_array_equal(labeled.initial_set(str(path), dataset).images, again.images)
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def initial_set(path: str, dataset: Dataset) -> Distilled:
         SettingError: It cannot be read.
     """
     try:
-        distilled, card = formats.read(path)
+        distilled, card = formats.read(path, data=dataset)
     except FileNotFoundError as error:
         raise SettingError(f"--initial {path}: no such file; give a distilled.npz") from error
     return distilled._replace(inputs=renormalized(distilled.images, card.normalization, dataset.normalization))

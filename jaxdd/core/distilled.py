@@ -36,7 +36,7 @@ Its arrays:
 | `labels` | hard: `[M]` int32 class indices; logits: `[M,C]` float32 label logits; probabilities: their softmax |
 | `lr` | `[]` float32, the learning rate that the set was made for |
 | `dataset`, `class_names` | a string; `[C]` strings |
-| `normalization_kind`, `normalization_…` | the normalization and its arrays |
+| `normalization_kind`, `normalization_…` | the normalization and its arrays, which a ZCA may leave out |
 | `recipe`, `provenance` | JSON objects: how to train on the set; how it was made |
 
 Axis letters: M distilled items, C classes, H W K image height, width and channels.

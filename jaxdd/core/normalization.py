@@ -23,6 +23,11 @@ EPSILON = 0.1
 LARGEST_ZCA = 3 * 64 * 64
 """Largest D that `ZCA.fit` accepts: the three `[D, D]` float64 arrays of its eigendecomposition take 3.6 GB there."""
 
+UNFITTED = (
+    "its images are ZCA-whitened, and the file leaves out the matrix, which is fitted on the real train images again: "
+    "give the data, jaxdd.formats.read(path, data=jaxdd.data.load(NAME)), or --data.name and --data.data-dir"
+)
+
 CHUNK = 4096
 """Images whose float64 copies are in memory at once while the covariance is accumulated."""
 
@@ -186,7 +191,41 @@ class ZCA(NamedTuple):
         return {"kind": np.asarray(self.kind), **arrays}
 
 
-Normalization = Standardize | ZCA
+class Unfitted(NamedTuple):
+    """ZCA whitening whose arrays a file leaves out: they are larger than many sets, and real data give them again.
+
+    It says what it is and cannot be used; `jaxdd.formats.read` with the data puts the fitted one in its place.
+    """
+
+    @property
+    def kind(self) -> Kind:
+        """Name of this normalization in `DataConfig`."""
+        return "zca"
+
+    def __call__(self, images: np.ndarray | Array) -> Array:
+        """Refuse to normalize.
+
+        Raises:
+            SettingError: always.
+        """
+        del images
+        raise SettingError(UNFITTED)
+
+    def inverse(self, images: np.ndarray | Array) -> Array:
+        """Refuse to undo a normalization.
+
+        Raises:
+            SettingError: always.
+        """
+        del images
+        raise SettingError(UNFITTED)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Export the kind alone; `from_arrays` reads it back."""
+        return {"kind": np.asarray(self.kind)}
+
+
+Normalization = Standardize | ZCA | Unfitted
 
 KINDS: dict[str, type[Standardize] | type[ZCA]] = {"standard": Standardize, "zca": ZCA}
 
@@ -229,7 +268,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Normalization:
         arrays: the entry `"kind"` and one array for every field; further entries are ignored.
 
     Returns:
-        The normalization.
+        The normalization; `Unfitted` for a ZCA without any of its arrays.
 
     Raises:
         ValueError: if the kind is unknown, or an array is missing or cannot be one of a normalization.
@@ -238,6 +277,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Normalization:
         raise SettingError(f"no entry 'kind' among {sorted(arrays)}; pass the arrays that to_arrays() returned")
     kind = str(arrays["kind"])
     check_choice("normalization", kind, KINDS)
+    if kind == "zca" and not arrays.keys() & {*ZCA._fields}:
+        return Unfitted()
     missing = [name for name in KINDS[kind]._fields if name not in arrays]
     if missing:
         raise SettingError(f"the {kind!r} normalization lacks {missing}; pass all arrays that to_arrays() returned")

@@ -18,7 +18,7 @@ from jaxdd.core import normalization as normalizations
 from jaxdd.core import sampling
 from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
 from jaxdd.core.keys import stage_key
-from jaxdd.core.normalization import Normalization
+from jaxdd.core.normalization import UNFITTED, Normalization, Unfitted
 from jaxdd.core.progressive import after_stages
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import classification
@@ -155,9 +155,12 @@ def train_network(
         The network after the last epoch.
 
     Raises:
-        SettingError: The network cannot be built on such images, or its outputs are not finite.
+        SettingError: The network cannot be built on such images, its outputs are not finite, or the normalization is
+            not known.
     """
     check_argument("the set", distilled, Distilled, "give a jaxdd.Distilled, as jaxdd.formats.read returns")
+    if isinstance(card.normalization, Unfitted):
+        raise SettingError(UNFITTED)
     recipe = recipe or (Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe)
     height, width, channels = distilled.images.shape[1:]
     model = models.build(config, (height, width, channels), len(card.class_names))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.normalization import ZCA, Unfitted
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.formats import ddranking, folders, formations, frepo, native, tfds_folder, trajectories, vico
@@ -79,12 +80,23 @@ def read_as(path: str | Path, format: str, asked: Reading, data: Dataset | None 
     file = File(located(path))
     file.path.stat()  # raises FileNotFoundError
     try:
-        return READERS[_detected(file) if format == "auto" else format].read(file, asked, data)
+        distilled, card = READERS[_detected(file) if format == "auto" else format].read(file, asked, data)
+        return distilled, card if data is None else _fitted(card, data)
     except IsADirectoryError:
         raise SettingError(f"{path} is a folder, and the format {format} is a file") from None
     except SettingError as error:
         told = str(error)
         raise SettingError(told if str(path) in told else f"cannot load a distilled set from {path}: {told}") from error
+
+
+def _fitted(card: Card, data: Dataset) -> Card:
+    """Put the normalization in place that a file leaves out; that of the data if it is of its kind."""
+    if not isinstance(card.normalization, Unfitted):
+        return card
+    if data.name != card.dataset:
+        raise SettingError(f"its images are whitened by those of {card.dataset}, and the data given are {data.name}")
+    ours = data.normalization
+    return dataclasses.replace(card, normalization=ours if isinstance(ours, ZCA) else ZCA.fit(data.train.images))
 
 
 def detect(path: str | Path) -> str:
