@@ -3,7 +3,8 @@
 Paper      Cazenavette et al. 2022, Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932.
 Command    jaxdd --config cifar10_mtt:ipc=10
 CPU        cifar10_mtt:ipc=1,budget=cpu has 2 experts of 3 epochs with a snapshot every 44 steps (starts at the first 5,
-           targets 8 on: two epochs, as published) and 200 outer steps.
+           targets 8 on: two epochs, as published) and 200 outer steps: 39.9 ± 1.3 % on 2 cores, after 22 minutes of
+           experts and 34 of distillation.
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  46.3 ± 0.8, 65.3 and 71.6 % test accuracy (random real images 14.4, 26.0 and 43.4, full data 84.8).
 Measured   44.1 ± 0.3 % with one image per class from 20 experts of 4 epochs after 3000 steps, in 9 minutes on a shared
