@@ -216,7 +216,8 @@ def test_a_network_trained_on_a_staged_set_has_learned_its_stages(staged):
     np.testing.assert_allclose(ravel_pytree(network.params)[0], ravel_pytree(expected)[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("asks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asks", [2, 3])
 def test_a_stopped_staged_run_goes_on_as_if_it_had_not_been(staged, tmp_path, monkeypatch, asks):
     class Stopping(StopSignal):
         left = asks

@@ -1,7 +1,8 @@
 """The sets of `jaxdd.zoo`: `python -m tests.benchmarks.zoo WORKDIR NAME` packs that of a finished run.
 
 Images become float16, the matrices of a ZCA are left out, settings that are paths of this machine are dropped, and the
-set is scored from its new file by `jaxdd evaluate` with what its card says; that accuracy goes into the card.
+set is scored from its new file by `jaxdd evaluate` with what its card says; that accuracy goes into the card. With
+`--picture FILE` in place of WORKDIR the set is drawn, below random real images: the picture of the README.
 """
 
 import argparse
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from jaxdd import zoo
 from jaxdd.app.command_line import read
 from jaxdd.app.evaluate import evaluate
 from jaxdd.core.distilled import Card, Distilled, to_arrays
 from jaxdd.core.normalization import ZCA, Unfitted
+from jaxdd.data import load
 from jaxdd.io.files import atomic_write
 
 
@@ -37,12 +40,30 @@ def without_paths(provenance: dict[str, Any]) -> dict[str, Any]:
     return {**provenance, "config": config}
 
 
+def draw(name: str, path: str, data_dir: str | None) -> None:
+    """Draw a set of one image per class, and above it a random real one of each class."""
+    settings = zoo.load(name)[1].settings("data")
+    dataset = load(**{**settings, "data_dir": data_dir})
+    distilled, card = zoo.load(name, dataset)
+    random, labels = np.random.default_rng(0), dataset.train.labels
+    chosen = [random.choice(np.flatnonzero(labels == label)) for label in range(len(card.class_names))]
+    learned = np.clip(np.asarray(card.normalization.inverse(distilled.images)), 0, 1)
+    rows = [np.hstack(list(images)) for images in (dataset.train.images[chosen] / 255, learned)]
+    gap = np.ones((4, *rows[0].shape[1:]))
+    pixels = np.vstack([rows[0], gap, rows[1]]).repeat(3, axis=0).repeat(3, axis=1)
+    Image.fromarray(np.uint8(255 * pixels + 0.5)).save(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("workdir")
+    parser.add_argument("workdir", nargs="?")
     parser.add_argument("name")
     parser.add_argument("--data-dir")
+    parser.add_argument("--picture")
     arguments = parser.parse_args()
+    if arguments.picture is not None:
+        draw(arguments.name, arguments.picture, arguments.data_dir)
+        return
     distilled, card = Distilled.load(Path(arguments.workdir) / "distilled.npz")
     card = dataclasses.replace(card, provenance=without_paths(card.provenance))
     path = Path(zoo.__file__).parent / f"{arguments.name}.npz"
