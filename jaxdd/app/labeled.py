@@ -109,7 +109,7 @@ def write_scores(path: Path, scores: np.ndarray, dataset: Dataset, **told: Any) 
 def write(dataset: Dataset, config: Config, done: Finished) -> None:
     """Write a set with its card, pictures, scores of the examples and the page of the run."""
     workdir, distilled, results = done.workdir, done.outcome.distilled, done.results
-    staged = {name: results[name] for name in ("learning_rates",) if name in results}
+    staged = {"learning_rates": results["learning_rates"]} if config.stages > 1 else {}
     card = Card(
         dataset=dataset.name,
         class_names=dataset.class_names,

@@ -247,6 +247,18 @@ def has_lr_of_recipe(distilled: Distilled, card: Card) -> bool:
     return bool(np.float32(card.recipe.get("lr", np.nan)) == distilled.lr)
 
 
+def learning_rates_of_stages(distilled: Distilled, card: Card, recipe_lr: float) -> tuple[float, ...]:
+    """Return the learning rates of the stages of a set that was made so, or the recipe's where none is learned.
+
+    Args:
+        distilled: The set.
+        card: What it says of itself.
+        recipe_lr: The learning rate of the recipe that it is trained on with.
+    """
+    rates = card.learning_rates
+    return (recipe_lr,) * len(rates) if has_lr_of_recipe(distilled, card) else rates
+
+
 def hard_labels(classes: Array | np.ndarray, num_classes: int) -> Array:
     """Return label logits whose softmax is exactly one-hot, `HARD_LABEL_SCALE · onehot(classes)`.
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxdd import models
 from jaxdd.core import normalization as normalizations
 from jaxdd.core import sampling
-from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
+from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe, learning_rates_of_stages
 from jaxdd.core.keys import stage_key
 from jaxdd.core.normalization import UNFITTED, Normalization, Unfitted
 from jaxdd.core.progressive import after_stages
@@ -165,9 +165,9 @@ def train_network(
     height, width, channels = distilled.images.shape[1:]
     model = models.build(config, (height, width, channels), len(card.class_names))
     task = classification(model, len(card.class_names))
-    lr, rates = (None if has_lr_of_recipe(distilled, card) else distilled.lr), card.learning_rates
-    if rates:
-        task = after_stages(task, distilled, rates if lr is not None else (recipe.lr,) * len(rates), recipe)
+    lr = None if has_lr_of_recipe(distilled, card) else distilled.lr
+    if rates := learning_rates_of_stages(distilled, card, recipe.lr):
+        task = after_stages(task, distilled, rates, recipe)
 
     def fit(key: Array, distilled: Distilled) -> Params:
         return trained(key, task, partial(task.examples, distilled), distilled.size, recipe, lr)[0]

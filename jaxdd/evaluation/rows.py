@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdd import models
 from jaxdd.core import sampling
-from jaxdd.core.distilled import Card, Distilled, hard_labels, has_lr_of_recipe
+from jaxdd.core.distilled import Card, Distilled, hard_labels, has_lr_of_recipe, learning_rates_of_stages
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import replicate
 from jaxdd.core.progressive import after_stages
@@ -207,12 +207,12 @@ def per_class(distilled: Distilled, card: Card) -> int:
 
 
 def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator[Entry]:
-    config, classes, rates = view.config, len(card.class_names), card.learning_rates
+    config, classes = view.config, len(card.class_names)
+    rates = learning_rates_of_stages(distilled, card, config.recipe.lr)
     if config.tune and rates:
         raise SettingError(f"{name} was made in {len(rates)} stages, each for its learning rate; leave table.tune out")
     if has_lr_of_recipe(distilled, card):  # not a learned one: the recipe given decides
         distilled = distilled._replace(lr=jnp.float32(config.recipe.lr))
-        rates = (config.recipe.lr,) * len(rates)
     own = "hard" if card.label_kind == "hard" else "own"
     ways: dict[str, Callable[[Distilled], Distilled]] = {
         own: lambda found: found,

@@ -199,7 +199,7 @@ def _recipe(distilled: Distilled, card: Card) -> str:
         added = distilled.size // len(card.class_names) // len(rates)
         rate = (
             f"It was made in {len(rates)} stages, and networks learn it so: the whole training on the first {added} "
-            f"of each class, then from there on with the next {added} as well, and so on, each time as below"
+            f"of each class, then from there on with the next {added} as well, and so on, each time so"
             f" (learning rates {', '.join(f'{one:.6g}' for one in rates)})."
         )
     return f"SGD: {words}. {rate}" if words else f"No recipe is known. {rate}"

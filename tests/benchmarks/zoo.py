@@ -64,6 +64,8 @@ def main() -> None:
     if arguments.picture is not None:
         draw(arguments.name, arguments.picture, arguments.data_dir)
         return
+    if arguments.workdir is None:
+        parser.error("give the WORKDIR of a run and a NAME, or a NAME and --picture")
     distilled, card = Distilled.load(Path(arguments.workdir) / "distilled.npz")
     card = dataclasses.replace(card, provenance=without_paths(card.provenance))
     path = Path(zoo.__file__).parent / f"{arguments.name}.npz"
