@@ -186,8 +186,12 @@ def test_dry_run_is_no_part_of_a_runs_identity():
     assert record(Config(dry_run=True)) == record(Config()) and "dry_run" not in record(Config())
     with pytest.raises(SettingError, match="rehearse"):
         jaxdd.run(Config(dry_run=True))
-    with pytest.raises(SettingError, match="only `jaxdd run` has a dry run"):
-        dataclasses.replace(Influence(), dry_run=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("dry_run", True), ("initial", "distilled.npz"), ("stages", 5)])
+def test_influence_refuses_what_only_runs_read(name, value):
+    with pytest.raises(SettingError, match=rf"{name} is {value!r}, which only `jaxdd run` reads"):
+        dataclasses.replace(Influence(), **{name: value})
 
 
 def test_time_grows_by_the_epochs_beyond_the_first():

@@ -14,6 +14,7 @@ import jaxdd
 from jaxdd import classification, models
 from jaxdd.app import evaluate as app_evaluate
 from jaxdd.app import run as app_run
+from jaxdd.app.command_line import read as read_words
 from jaxdd.app.config import parse
 from jaxdd.app.rehearsal import rehearse
 from jaxdd.app.sets import command_line
@@ -201,6 +202,19 @@ def test_a_staged_set_is_scored_from_its_file_as_in_its_run(staged):
     config = jaxdd.TableConfig(networks=2, random_real=False, recipe=jaxdd.Recipe(**card.recipe))
     [all_at_once] = jaxdd.evaluate_table({"run": (distilled, plain)}, networks, dataset, config)
     assert all_at_once["accuracy"]["runs"] != found["run"]
+
+
+@pytest.mark.slow
+def test_a_staged_set_that_learns_no_rate_is_scored_at_the_rate_of_the_recipe(tmp_path):
+    flags = FLAGS.replace("--method mtt", "--method dm").split("--method.student-steps")[0]
+    flags += "--evaluate.networks 2 --evaluate.recipe.epochs 5 --evaluate.recipe.augment none --evaluate.no-full-data"
+    results = app_run.run(
+        parse([*shlex.split(flags), "--workdir", str(tmp_path / "run"), "--data.data-dir", str(tmp_path)])
+    )
+    for asked, same in [([], True), (["--recipe.lr", "0.3"], False)]:
+        command = read_words(["evaluate", str(tmp_path / "run" / "distilled.npz"), "--networks", "2", *asked])
+        found = {cell["row"]["name"]: cell["accuracy"]["runs"] for cell in app_evaluate.evaluate(command)["cells"]}
+        assert (found["run"] == results["distilled"]["runs"]) is same
 
 
 def test_a_network_trained_on_a_staged_set_has_learned_its_stages(staged):

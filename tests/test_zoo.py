@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxdd import data, formats, train_network, zoo
+from jaxdd import Network, data, formats, train_network, zoo
 from jaxdd.app import labeled, sets
 from jaxdd.app.command_line import read
 from jaxdd.app.evaluate import evaluate
@@ -104,6 +104,11 @@ def test_a_packed_whitened_set_takes_its_matrices_from_the_data(tmp_path):
     one, other = (evaluate(read(["evaluate", str(file), *options]))["cells"][0] for file in (path, whole))
     assert one["accuracy"] == other["accuracy"] and one["row"]["normalization"] == other["row"]["normalization"]
     np.testing.assert_array_equal(labeled.initial_set(str(path), dataset).images, again.images)
+    # The network of `jaxdd train` has them, too, where nothing is scored.
+    options = ["--no-score", "--data.data-dir", str(tmp_path), "--recipe.epochs", "2", "--out", str(tmp_path / "net")]
+    assert main(["train", str(path), *options]) == 0
+    for ours, theirs in zip(Network.load(tmp_path / "net").normalization, dataset.normalization, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.slow

@@ -26,6 +26,9 @@ from jaxdd.report.scores_page import check_table
 
 log = logging.getLogger("jaxdd")
 
+OF_RUNS = ("dry_run", "initial", "stages")
+"""Settings of a run that scores have no use for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
@@ -45,8 +48,9 @@ class Influence(Config, Scoring):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dry_run:
-            raise SettingError("dry_run is True, but only `jaxdd run` has a dry run; leave it out")
+        for field in dataclasses.fields(Config):
+            if field.name in OF_RUNS and (value := getattr(self, field.name)) != field.default:
+                raise SettingError(f"{field.name} is {value!r}, which only `jaxdd run` reads; leave it out")
         check_table(self.table)
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated
 from jaxdd.app import sets
 from jaxdd.app.common import Common
 from jaxdd.app.sets import Given
+from jaxdd.core.normalization import Unfitted
 from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
@@ -32,7 +33,8 @@ class Train(Given, Common):
     recipe: Recipe = EvaluateConfig().recipe
     """The training; that of the set by default. A learning rate that was learned with the set takes precedence."""
     data: DataConfig = DataConfig()
-    """The dataset that the set was distilled from, for its test split."""
+    """The dataset that the set was distilled from: for its test split, and for the matrices of a whitening that the
+    set's file leaves out."""
     read: Reading = Reading()
     """What a file in a peer's format does not say of itself."""
 
@@ -52,9 +54,12 @@ def train(command: Train) -> float | None:
     network.check_folder(Path(command.out))
     dataset = sets.load(command.data) if command.score else None
     [(name, (distilled, card))] = sets.read(command.sets, dataset, command.read).items()
+    if isinstance(card.normalization, Unfitted):  # by the data, which are read only when they are needed
+        dataset = sets.load(command.data)
+        [(name, (distilled, card))] = sets.read(command.sets, dataset, command.read).items()
     if dataset is not None:
         check_fits(name, distilled, dataset)
     fitted = network.train_network(distilled, card, command.model, command.recipe, seed=command.seed)
-    accuracy = None if dataset is None else fitted.accuracy(dataset.test_set())
+    accuracy = fitted.accuracy(dataset.test_set()) if dataset is not None and command.score else None
     fitted.save(command.out, trained_on=command.sets[0], dataset=card.dataset, accuracy=accuracy)
     return accuracy
