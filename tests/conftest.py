@@ -30,7 +30,16 @@ from jaxdd.models import MLP, ConvNet  # noqa: E402
 from jaxdd.types import Examples  # noqa: E402
 
 SLOW = {
+    "test_compiled_once": [
+        "test_another_seed_compiles_nothing[mtt]",
+        "test_another_seed_compiles_nothing[infmatch, released]",
+    ],
+    "test_formation": [
+        "test_a_method_on_stored_images_is_that_on_what_they_make[dc]",
+        "test_a_method_on_stored_images_is_that_on_what_they_make[ncfm]",
+    ],
     "test_cafe": [
+        "test_a_network_that_has_settled_is_replaced[0.5-True]",
         "test_networks_are_trained_until_they_move[2.0]",
         "test_objective_is_that_of_explicit_loops",
     ],
@@ -80,6 +89,7 @@ SLOW = {
         "test_dry_run_writes_nothing_and_tells_memory_and_time",
     ],
     "test_autodiff": [
+        "test_finite_difference_hvp_agrees_with_the_exact_one",
         "test_finite_difference_hvp_in_float32_is_good_to_a_thousandth",
         "test_hvp_is_the_dense_hessian_times_the_vector",
         "test_hessian_form_is_the_dense_bilinear_form",
@@ -253,6 +263,7 @@ SLOW = {
         "test_a_step_descends_the_objective[2-learned]",
     ],
     "test_mtt": [
+        "test_gradient_agrees_with_finite_differences[chord]",
         "test_gradient_agrees_with_finite_differences[full]",
         "test_the_nearest_step_is_matched[full]",
         *(

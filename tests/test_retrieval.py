@@ -389,7 +389,8 @@ def test_pairs_are_distilled_and_evaluated(dataset, trained, similarity):
     assert all(caption in dataset.train.texts for caption in dataset.nearest(outcome.distilled.inputs["text"]))
 
 
-@pytest.mark.parametrize("module", [analytic_parameters, pytest.param(cross_covariance, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [analytic_parameters, cross_covariance])
 def test_methods_of_pairs_alone_are_distilled(dataset, trained, module):
     task, experts = trained
     losses = []

@@ -78,34 +78,60 @@ def test_a_packed_set_comes_back_rounded_and_without_paths(tmp_path):
     assert isinstance(same.normalization, Standardize)
 
 
-def test_a_packed_whitened_set_takes_its_matrices_from_the_data(tmp_path):
-    dataset = data.load("digits", data_dir=str(tmp_path), normalization="zca")
+@pytest.fixture(scope="module")
+def whitened(tmp_path_factory):
+    """A packed set in whitened images of digits, and these, in whose folder it lies."""
+    folder = tmp_path_factory.mktemp("whitened")
+    dataset = data.load("digits", data_dir=str(folder), normalization="zca")
     distilled, card = zoo.load(DIGITS[0])
-    whitened = distilled._replace(inputs=renormalized(distilled.images, card.normalization, dataset.normalization))
-    path = tmp_path / "set.npz"
-    pack(whitened, dataclasses.replace(card, normalization=dataset.normalization), path)
+    images = renormalized(distilled.images, card.normalization, dataset.normalization)
+    pack(
+        distilled._replace(inputs=images),
+        dataclasses.replace(card, normalization=dataset.normalization),
+        folder / "set.npz",
+    )
+    return folder / "set.npz", dataset
+
+
+def test_a_packed_whitened_set_takes_its_matrices_from_the_data(whitened):
+    path, dataset = whitened
     assert path.stat().st_size < 10_000
     again, same = formats.read(path)
     assert isinstance(same.normalization, Unfitted) and same.normalization.kind == "zca"
     for use in (same.normalization, same.normalization.inverse, lambda images: train_network(again, same, MLP())):
         with pytest.raises(SettingError, match="leaves out the matrix, which is fitted on the real train images again"):
             use(again.images)
-    for given in (dataset, data.load("digits", data_dir=str(tmp_path))):
+    for given in (dataset, data.load("digits", data_dir=str(path.parent))):
         fitted = formats.read(path, data=given)[1].normalization
         for ours, theirs in zip(fitted, dataset.normalization, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(SettingError, match="whitened by those of digits, and the data given are stripes"):
         formats.read(path, data=dataclasses.replace(dataset, name="stripes"))
-    # Scored as a file that has its matrices, and a set to start from.
-    whole = tmp_path / "whole.npz"
-    again.save(whole, dataclasses.replace(same, normalization=fitted))
+    np.testing.assert_array_equal(labeled.initial_set(str(path), dataset).images, again.images)
+
+
+@pytest.mark.slow
+def test_a_packed_whitened_set_is_scored_as_a_file_that_has_its_matrices(whitened, tmp_path):
+    path, dataset = whitened
+    whole, (again, fitted) = tmp_path / "whole.npz", formats.read(path, data=dataset)
+    again.save(whole, fitted)
     options = ["--no-random-real", "--networks", "1", "--quiet", "--data.normalization", "zca"]
-    options += ["--data.data-dir", str(tmp_path), "--recipe.epochs", "20"]
+    options += ["--data.data-dir", str(path.parent), "--recipe.epochs", "20"]
     one, other = (evaluate(read(["evaluate", str(file), *options]))["cells"][0] for file in (path, whole))
     assert one["accuracy"] == other["accuracy"] and one["row"]["normalization"] == other["row"]["normalization"]
-    np.testing.assert_array_equal(labeled.initial_set(str(path), dataset).images, again.images)
-    # The network of `jaxdd train` has them, too, where nothing is scored.
-    options = ["--no-score", "--data.data-dir", str(tmp_path), "--recipe.epochs", "2", "--out", str(tmp_path / "net")]
+
+
+def test_the_network_of_a_packed_whitened_set_has_its_matrices_where_nothing_is_scored(whitened, tmp_path):
+    path, dataset = whitened
+    options = [
+        "--no-score",
+        "--data.data-dir",
+        str(path.parent),
+        "--recipe.epochs",
+        "2",
+        "--out",
+        str(tmp_path / "net"),
+    ]
     assert main(["train", str(path), *options]) == 0
     for ours, theirs in zip(Network.load(tmp_path / "net").normalization, dataset.normalization, strict=True):
         np.testing.assert_array_equal(ours, theirs)
