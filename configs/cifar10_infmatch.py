@@ -12,7 +12,8 @@ Published  72.5 % test accuracy (random real images 26.0, full data 84.8). The p
 Measured   not yet as it stands: it needs an accelerator. With one image per class on two cores learning rates of 0.1
            gain nothing with either estimator (20.3 ± 0.2 % with second_order: the first set was kept): the whitened
            images, which have a root mean square of 0.25, drown in noise of 1.7. See README.md here.
-Ours       the second-order estimator, Adam on images and labels, the number of experts, checkpoints and steps.
+Ours       the second-order estimator, Adam on images and labels and its learning rates, the number of experts,
+           checkpoints and steps.
 """
 
 import dataclasses

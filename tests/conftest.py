@@ -89,7 +89,6 @@ SLOW = {
         "test_dry_run_writes_nothing_and_tells_memory_and_time",
     ],
     "test_autodiff": [
-        "test_finite_difference_hvp_agrees_with_the_exact_one",
         "test_finite_difference_hvp_in_float32_is_good_to_a_thousandth",
         "test_hvp_is_the_dense_hessian_times_the_vector",
         "test_hessian_form_is_the_dense_bilinear_form",

@@ -123,16 +123,8 @@ def test_a_packed_whitened_set_is_scored_as_a_file_that_has_its_matrices(whitene
 
 def test_the_network_of_a_packed_whitened_set_has_its_matrices_where_nothing_is_scored(whitened, tmp_path):
     path, dataset = whitened
-    options = [
-        "--no-score",
-        "--data.data-dir",
-        str(path.parent),
-        "--recipe.epochs",
-        "2",
-        "--out",
-        str(tmp_path / "net"),
-    ]
-    assert main(["train", str(path), *options]) == 0
+    options = ["--no-score", "--data.data-dir", str(path.parent), "--recipe.epochs", "2"]
+    assert main(["train", str(path), *options, "--out", str(tmp_path / "net")]) == 0
     for ours, theirs in zip(Network.load(tmp_path / "net").normalization, dataset.normalization, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -48,9 +48,9 @@ class Influence(Config, Scoring):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in dataclasses.fields(Config):
-            if field.name in OF_RUNS and (value := getattr(self, field.name)) != field.default:
-                raise SettingError(f"{field.name} is {value!r}, which only `jaxdd run` reads; leave it out")
+        for name in OF_RUNS:
+            if (value := getattr(self, name)) != getattr(Config, name):
+                raise SettingError(f"{name} is {value!r}, which only `jaxdd run` reads; leave it out")
         check_table(self.table)
 
     @property
