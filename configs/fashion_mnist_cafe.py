@@ -4,8 +4,8 @@ Paper      Wang et al. 2022, arXiv 2203.01531: 77.1 ± 0.9 % with a ConvNet of w
 Command    jaxdd --config fashion_mnist_cafe
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   not yet
-Ours       Adam on the images, real images first, smaller real batches and fewer queries, and 20 epochs of the network between two
-           steps at most: the published bound of movement is seldom reached before, and without it a step takes 20 s.
+Ours       Adam on the images, real images first, smaller real batches and fewer queries. Between two steps the network
+           trains for 20 epochs at most: it seldom moves as far as published before, and a step would take 20 s.
 """
 
 from jaxdd import Config, DataConfig, EvaluateConfig, Recipe
