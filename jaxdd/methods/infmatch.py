@@ -85,7 +85,7 @@ class Config(MethodConfig):
             if self.estimator == "released" and getattr(self, name) is not None:
                 raise SettingError(
                     f"method.{name} is {getattr(self, name)}; estimator released matches features of fresh real "
-                    "images, class by class: leave it out"
+                    "images, class by class: set it to None"
                 )
         if self.cache is not None and self.cache < self.real_batch:
             raise SettingError(
