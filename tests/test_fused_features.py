@@ -35,7 +35,8 @@ def setting(toy, name="mlp", influence=0.2, calibration=1.0, **settings):
     where = jnp.zeros(2, jnp.int32)
     batch = Batch(
         class_batch(5, 3),
-        jax.random.split(jax.random.key(9), (3, 2)),
+        jax.random.split(jax.random.key(9), 3),
+        jax.random.key(10),
         Snapshots(where, where, networks[:2]),
         networks[2],
     )
@@ -55,7 +56,7 @@ def oracle(s, weights):
             (s.state.distilled.images[mine], targets[0][mine], np.full(2, 0.5)),
             (s.batch.real.inputs[c], targets[1][c], np.asarray(weights)[c]),
         ]:
-            images, parts = augment(s.batch.keys[c, 0], images), []
+            images, parts = augment(s.batch.keys[c], images), []
             for flat in s.batch.states.params:
                 params = s.task.unravel(flat)
                 phi, z = np.asarray(model.features(params, images)), np.asarray(model.apply(params, images))
@@ -67,11 +68,11 @@ def oracle(s, weights):
                     rows.append(fused / np.linalg.norm(fused))
                 parts.append(np.average(rows, axis=0, weights=w) * np.sum(w))
             means.append(np.concatenate(parts))
-        probes = np.asarray(jax.random.normal(s.batch.keys[c, 1], (7, len(means[0])), jnp.float64))
+        probes = np.asarray(jax.random.normal(s.batch.probes, (7, len(means[0])), jnp.float64))
         a, b = (probes / np.linalg.norm(probes, axis=1, keepdims=True) @ mean for mean in means)
         total += 100 * np.mean((a - b) ** 2 / (a**2 + b**2 + 1e-8))
         logits = np.asarray(
-            model.apply(s.task.unravel(s.batch.final), augment(s.batch.keys[c, 0], s.state.distilled.images[mine]))
+            model.apply(s.task.unravel(s.batch.final), augment(s.batch.keys[c], s.state.distilled.images[mine]))
         )
         log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         total -= released.calibration * (targets[0][mine] * log_p).sum(1).mean()

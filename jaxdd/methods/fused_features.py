@@ -32,7 +32,7 @@ class Released(Settings, path="method.released"):
     influence: Annotated[float, NonNegative] = 0.2
     """ρ, weight of the gradient in the features; 0 matches features alone."""
     probes: Annotated[int, AtLeast(1)] = 4096
-    """D, random directions that mean features are compared along, drawn anew for every class and step."""
+    """D, random directions that mean features are compared along, drawn anew for every step."""
     calibration: Annotated[float, NonNegative] = 1.0
     """Weight of the cross-entropy of the distilled images in a trained expert; 0 for none."""
 
@@ -42,14 +42,15 @@ class Batch(NamedTuple):
 
     Attributes:
         real: `[C, B]` real examples of every class.
-        keys: `[C, 2]` keys of the augmentation, which the real and the distilled images of a class share, and of the
-            probes.
+        keys: `[C]` keys of the augmentation, which the real and the distilled images of a class share.
+        probes: Key of the probes, which all classes share.
         states: θ^t, m snapshots of one expert.
         final: `[P]` its last parameters.
     """
 
     real: Examples
     keys: Array
+    probes: Array
     states: Snapshots
     final: Array
 
@@ -103,45 +104,52 @@ def matching_fused_features(
     References:
         [published] both terms, the released code of Inf-Match. [our choice] one step on the sum of both terms and of
         all classes, where that code takes one for each class and term, with AdamW on clamped pixels and images made of
-        2 × 2 (the `factor` of classwise methods); a fixed number of checkpoints, drawn with replacement.
+        2 × 2 (the `factor` of classwise methods); a fixed number of checkpoints, drawn with replacement; one draw of
+        probes for all classes, where that code draws anew for each. What a class descends is distributed as there, for
+        its own term is all that its images and labels are in, and C times fewer numbers are drawn.
     """
     require_classes(task, config.name)
     classes, augment = task.items(1), dsa(config.augment, siamese=True)
 
     def sample(key: Array, step: Array, sources: Sources) -> Batch:
-        expert_key, start_key, real_key, class_key = jax.random.split(key, 4)
+        expert_key, start_key, real_key, class_key, probe_key = jax.random.split(key, 5)
         rows = sampling.classwise(real_key, sources.examples, real_batch)
         expert = jax.random.randint(expert_key, (), 0, sources.experts.num_experts)
         positions = window.sample(start_key, step, config.steps, (checkpoints,))
         return Batch(
             sampling.take(sources.examples, rows),
-            jax.random.split(class_key, (classes, 2)),
+            jax.random.split(class_key, classes),
+            probe_key,
             Snapshots(jnp.full_like(positions, expert), positions),
             jnp.asarray(sources.experts.final)[expert],
         )
 
-    def of_class(distilled: Distilled, real: Examples, keys: Array, states: Array, final: Array) -> Array:
-        augment_key, probe_key = keys
+    def of_class(distilled: Distilled, real: Examples, key: Array, states: Array, final: Array, probes: Array) -> Array:
         synthetic = all_items(task, distilled)
-        synthetic, real = (e._replace(inputs=augment(augment_key, e.inputs)) for e in (synthetic, real))
+        synthetic, real = (e._replace(inputs=augment(key, e.inputs)) for e in (synthetic, real))
 
-        def mean(examples: Examples) -> Array:
+        def projected(examples: Examples) -> Array:
             fused = [fused_features(task, task.unravel(flat), examples, released.influence) for flat in states]
-            return examples.weights @ jnp.concatenate(fused, axis=1)
+            return probes @ (examples.weights @ jnp.concatenate(fused, axis=1))
 
-        mean_s, mean_r = mean(synthetic), mean(real)
-        probes = unit_norm(jax.random.normal(probe_key, (released.probes, len(mean_s)), mean_s.dtype))
-        distance = 100 * relative_distance(probes @ mean_s, probes @ mean_r)
+        distance = 100 * relative_distance(projected(synthetic), projected(real))
         return distance + released.calibration * mean_loss(task.losses, synthetic)(task.unravel(final))
+
+    def given(batch: Batch) -> tuple[tuple[Examples, Array], Array, Array, Array]:
+        """What every class has of its own, and what all share: networks and probes."""
+        some = jax.tree.map(lambda x: x[0], batch.real)
+        params = task.unravel(batch.final)
+        features = jax.eval_shape(lambda: fused_features(task, params, some, released.influence))
+        size = (released.probes, checkpoints * features.shape[-1])
+        probes = unit_norm(jax.random.normal(batch.probes, size, features.dtype))
+        return (batch.real, batch.keys), batch.states.params, batch.final, probes
 
     def objective(distilled: Distilled, state: State, batch: Batch) -> Array:
         del state
-        entries = (batch.real, batch.keys)
-        return sum_over_classes(of_class, distilled, classes, entries, batch.states.params, batch.final)
+        return sum_over_classes(of_class, distilled, classes, *given(batch))
 
     def slope(distilled: Distilled, batch: Batch) -> tuple[Array, Distilled]:
-        entries = (batch.real, batch.keys)
-        return slope_over_classes(of_class, distilled, classes, entries, batch.states.params, batch.final)
+        return slope_over_classes(of_class, distilled, classes, *given(batch))
 
     optimizer = outer_optimizer(config.image_optimizer, config.label_optimizer if config.labels == "learned" else None)
     init, step = descent(optimizer, slope)
