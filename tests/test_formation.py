@@ -9,10 +9,11 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd.core.distilled import Distilled
-from jaxdd.methods import cafe, dc, dm, ncfm
+from jaxdd.methods import Optimizer, cafe, dc, dm, fused_features, infmatch, ncfm
 from jaxdd.methods.formation import decode, encode
 from jaxdd.types import Snapshots
 from tests.helpers import class_batch, distilled_set
+from tests.test_infmatch import windows_of
 
 
 def test_decode_by_hand():
@@ -110,3 +111,44 @@ def test_a_method_on_stored_images_is_that_on_what_they_make(x64, toy, name):
     np.testing.assert_allclose(info["image_gradient"], np.linalg.norm(slope.inputs), rtol=1e-12)
     if config.image_optimizer.name == "sgd":
         np.testing.assert_allclose(after.distilled.images, stored.images - rate * slope.inputs, rtol=1e-9, atol=1e-12)
+
+
+def draw_released(task):
+    networks = jax.vmap(lambda key: ravel_pytree(task.model.init(key))[0])(jax.random.split(jax.random.key(5), 3))
+    where = jnp.zeros(2, jnp.int32)
+    states = Snapshots(where, where, networks[:2])
+    return fused_features.Batch(class_batch(5, 3), KEYS, jax.random.key(10), states, networks[2])
+
+
+@pytest.mark.parametrize("estimator", ["second_order", "released"])
+def test_inf_match_on_stored_images_is_that_on_what_they_make(x64, toy, estimator):
+    task = toy(jnp.float64)[0]
+    rates = {"image_optimizer": Optimizer("sgd", 0.1, 0), "label_optimizer": Optimizer("sgd", 0.2, 0)}
+    released = infmatch.Released(probes=7)
+    config = infmatch.Config(estimator=estimator, released=released, checkpoints=2, labels="learned", **rates)
+
+    def batch(items):
+        if estimator == "released":
+            return draw_released(task)
+        return infmatch.Batch(windows_of(estimator, 2, 1, task.size), jnp.arange(items))
+
+    key = jax.random.key(0)
+    parts = dataclasses.replace(config, ipc=2, factor=2).build(task)
+    plain = dataclasses.replace(config, ipc=8).build(task)
+    begin = parts.init(key, distilled_set(8), None)
+    stored, made = begin.distilled, decode(begin.distilled, 2)
+    after, info = jax.jit(parts.step)(key, begin, batch(6))
+    alike, expected = jax.jit(plain.step)(key, plain.init(key, made, None), batch(24))
+    np.testing.assert_allclose(info["loss"], expected["loss"], rtol=1e-12)
+    steps = jax.tree.map(jnp.subtract, alike.distilled, made)
+    (pulled,) = jax.vjp(lambda stored: decode(stored, 2), stored)[1](steps)
+    assert np.abs(pulled.inputs).max() > 1e-4
+    assert np.abs(pulled.labels).max() > 1e-4
+    np.testing.assert_allclose(after.distilled.inputs, stored.inputs + pulled.inputs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(after.distilled.labels, stored.labels + pulled.labels, rtol=1e-9, atol=1e-12)
+
+
+def test_a_task_without_classes_is_refused(toy):
+    task = dataclasses.replace(toy(jnp.float32)[0], classes=None)
+    with pytest.raises(ValueError, match=r"method.factor is 2.*has no classes"):
+        infmatch.Config(factor=2).build(task)

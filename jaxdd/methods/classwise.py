@@ -18,22 +18,19 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.core.tasks import Task, mean_loss
 from jaxdd.errors import SettingError
-from jaxdd.methods.base import Method, MethodConfig
-from jaxdd.methods.formation import formed
+from jaxdd.methods.base import Method
+from jaxdd.methods.formation import FormationConfig, formed
 from jaxdd.methods.weighting import Weighting, weighted
 from jaxdd.settings import AtLeast
 from jaxdd.types import Array, Examples, Losses, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class ClasswiseConfig(MethodConfig):
+class ClasswiseConfig(FormationConfig):
     """Settings of every method that matches class by class."""
 
     real_batch: Annotated[int, AtLeast(1)] = 256
     """B, real examples of each class."""
-    factor: Annotated[int, AtLeast(1)] = 1
-    """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class make
-    ipc · f² to train on (published for IDC and NCFM: 2)."""
     weighting: Weighting | None = None
     """Weigh the real examples by their influence (IWD); any option of it, such as --method.weighting.temperature 2,
     turns it on. By default all weigh the same."""
@@ -42,11 +39,6 @@ class ClasswiseConfig(MethodConfig):
     def title(self) -> str:
         """The name, and whether real examples are weighed."""
         return self.name if self.weighting is None else f"{self.name} with influence weights"
-
-    @property
-    def items_per_class(self) -> int:
-        """Images of each class to train on: f² for each stored one."""
-        return self.ipc * self.factor**2
 
     @property
     def needs_validation(self) -> bool:

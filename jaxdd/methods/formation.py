@@ -9,6 +9,7 @@ Axis letters: M stored images, C classes, H W K image, f factor.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,23 @@ import jax.numpy as jnp
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.tasks import Task
 from jaxdd.errors import SettingError
-from jaxdd.methods.base import Method, Sources
+from jaxdd.methods.base import Method, MethodConfig, Sources
+from jaxdd.settings import AtLeast
 from jaxdd.types import Array, Examples, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class FormationConfig(MethodConfig):
+    """Settings of a method whose stored images may make several to train on."""
+
+    factor: Annotated[int, AtLeast(1)] = 1
+    """f: each stored image is cut into f × f patches, enlarged to images, so that `ipc` stored images of a class make
+    ipc · f² to train on (published for IDC, NCFM, and Inf-Match as released: 2)."""
+
+    @property
+    def items_per_class(self) -> int:
+        """Images of each class to train on: f² for each stored one."""
+        return self.ipc * self.factor**2
 
 
 def formed(build: Callable[[Task], Method], task: Task, factor: int) -> Method:
@@ -31,9 +47,17 @@ def formed(build: Callable[[Task], Method], task: Task, factor: int) -> Method:
     Returns:
         The method: its state has stored images, its objective is a function of them, and it begins with the items
         that it is given, see `encode`, and shows those that it has made, see `decode`.
+
+    Raises:
+        ValueError: f is not 1, and the task has no classes.
     """
     if factor == 1:
         return build(task)
+    if task.classes is None:
+        raise SettingError(
+            f"method.factor is {factor}, which makes several images of a class from one, and the task {task.name!r} "
+            "has no classes; leave it out"
+        )
 
     def examples(stored: Distilled, indices: Array) -> Examples:
         items = factor**2 * indices[:, None] + jnp.arange(factor**2)[None]

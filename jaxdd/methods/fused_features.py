@@ -103,10 +103,10 @@ def matching_fused_features(
 
     References:
         [published] both terms, the released code of Inf-Match. [our choice] one step on the sum of both terms and of
-        all classes, where that code takes one for each class and term, with AdamW on clamped pixels and images made of
-        2 × 2 (the `factor` of classwise methods); a fixed number of checkpoints, drawn with replacement; one draw of
-        probes for all classes, where that code draws anew for each. What a class descends is distributed as there, for
-        its own term is all that its images and labels are in, and C times fewer numbers are drawn.
+        all classes, where that code takes one for each class and term, with AdamW on clamped pixels; a fixed number of
+        checkpoints, drawn with replacement; one draw of probes for all classes, where that code draws anew for each.
+        What a class descends is distributed as there, for its own term is all that its images and labels are in, and
+        C times fewer numbers are drawn. Its stored images make 2 × 2 each, here with `factor=2`.
     """
     require_classes(task, config.name)
     classes, augment = task.items(1), dsa(config.augment, siamese=True)

@@ -32,7 +32,8 @@ from jaxdd.core.tasks import Task, all_items, mean_loss
 from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
-from jaxdd.methods.base import Method, MethodConfig, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.methods.base import Method, Optimizer, Sources, descent, outer_optimizer
+from jaxdd.methods.formation import FormationConfig, formed
 from jaxdd.methods.fused_features import Released, matching_fused_features
 from jaxdd.settings import AtLeast, Positive
 from jaxdd.types import AnyArray, Array, Examples, Snapshots
@@ -41,7 +42,7 @@ Loss = Callable[[Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MethodConfig):
+class Config(FormationConfig):
     """Settings of Inf-Match."""
 
     name: ClassVar[str] = "infmatch"
@@ -66,7 +67,8 @@ class Config(MethodConfig):
     """B, real examples per gradient and, drawn independently, per Hessian; of each class, for released (published:
     1024)."""
     batch: Annotated[int | None, AtLeast(1)] = None
-    """Distilled items per outer step, drawn without replacement; all by default (published: 50)."""
+    """Distilled items (stored images, with a factor) per outer step, drawn without replacement; all by default
+    (published: 50)."""
     cache: Annotated[int | None, AtLeast(1)] = None
     """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples drawn without replacement (all,
     if there are fewer); by default every step draws its own. Without augmentation, and with the experts on the devices
@@ -103,7 +105,15 @@ class Config(MethodConfig):
         return self.window.last + (self.horizon if self.estimator == "unroll" else 0)
 
     def build(self, task: Task) -> Method:
-        """Build Inf-Match for a task, see `matching_influence`, and `matching_fused_features` for released."""
+        """Build Inf-Match for a task, see `matching_influence`, and `matching_fused_features` for released.
+
+        Raises:
+            ValueError: The task has no classes, and released or `factor` asks for them.
+        """
+        return formed(self.on_items, task, self.factor)
+
+    def on_items(self, task: Task) -> Method:
+        """Build the method whose items are what it stores."""
         if self.estimator == "released":
             return matching_fused_features(
                 task,
