@@ -3,7 +3,8 @@
 Paper      Influence-weighted distillation, arXiv 2510.27253; it reports neither Fashion-MNIST nor DM.
 Command    jaxdd --config fashion_mnist_dm_iwd
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
-Measured   not yet
+Measured   Over 5 seeds with clean labels: 68.8 % test accuracy, DM 69.4, 95 % interval of the difference −1.7 to +0.3:
+           python -m tests.benchmarks.gains fashion_mnist --ipc 1 --base DM --only "IWD (default)"
 Ours       all settings: those of DM beside it, the explicit score and τ = 2.
 """
 
