@@ -14,7 +14,8 @@ Measured   28.5 ± 0.6 % with one image per class and budget=cpu, in 50 minutes 
            With learning rates of 0.1 second_order gains nothing there (20.3 ± 0.2 %, the first set): the whitened
            images, which have a root mean square of 0.25, drown in noise of 1.7. See README.md here.
 Ours       the second-order estimator, Adam on images and labels and its learning rates, the number of experts,
-           checkpoints and steps.
+           checkpoints and steps. With budget=cpu, against the released code: 256 of 4096 probes, 64 of 1024 real images
+           of a class, ZCA, no augmentation, and one image of a stored one where it makes four (--method.factor 2).
 """
 
 import dataclasses
