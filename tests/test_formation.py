@@ -9,10 +9,11 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd.core.distilled import Distilled
-from jaxdd.methods import Optimizer, cafe, dc, dm, fused_features, infmatch, ncfm
+from jaxdd.methods import Optimizer, cafe, dc, dm, infmatch, ncfm
 from jaxdd.methods.formation import decode, encode
 from jaxdd.types import Snapshots
 from tests.helpers import class_batch, distilled_set
+from tests.test_fused_features import released_batch
 from tests.test_infmatch import windows_of
 
 
@@ -113,13 +114,6 @@ def test_a_method_on_stored_images_is_that_on_what_they_make(x64, toy, name):
         np.testing.assert_allclose(after.distilled.images, stored.images - rate * slope.inputs, rtol=1e-9, atol=1e-12)
 
 
-def draw_released(task):
-    networks = jax.vmap(lambda key: ravel_pytree(task.model.init(key))[0])(jax.random.split(jax.random.key(5), 3))
-    where = jnp.zeros(2, jnp.int32)
-    states = Snapshots(where, where, networks[:2])
-    return fused_features.Batch(class_batch(5, 3), KEYS, jax.random.key(10), states, networks[2])
-
-
 @pytest.mark.parametrize("estimator", ["second_order", "released"])
 def test_inf_match_on_stored_images_is_that_on_what_they_make(x64, toy, estimator):
     task = toy(jnp.float64)[0]
@@ -129,7 +123,7 @@ def test_inf_match_on_stored_images_is_that_on_what_they_make(x64, toy, estimato
 
     def batch(items):
         if estimator == "released":
-            return draw_released(task)
+            return released_batch(task)
         return infmatch.Batch(windows_of(estimator, 2, 1, task.size), jnp.arange(items))
 
     key = jax.random.key(0)

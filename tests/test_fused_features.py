@@ -17,6 +17,13 @@ from jaxdd.types import Snapshots
 from tests.helpers import class_batch, distilled_set, dot, finite_difference, random_like
 
 
+def released_batch(task):
+    networks = jax.vmap(lambda key: ravel_pytree(task.model.init(key))[0])(jax.random.split(jax.random.key(5), 3))
+    where, keys = jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(9), 3)
+    states = Snapshots(where, where, networks[:2])
+    return Batch(class_batch(5, 3), keys, jax.random.key(10), states, networks[2])
+
+
 def setting(toy, name="mlp", influence=0.2, calibration=1.0, **settings):
     task = toy(jnp.float64, name=name)[0]
     released = infmatch.Released(influence=influence, probes=7, calibration=calibration)
@@ -30,17 +37,7 @@ def setting(toy, name="mlp", influence=0.2, calibration=1.0, **settings):
     )
     method = config.build(task)
     state = jax.jit(method.init)(jax.random.key(0), distilled_set(2), None)
-    networks = jax.vmap(lambda key: ravel_pytree(task.model.init(key))[0])(jax.random.split(jax.random.key(5), 3))
-
-    where = jnp.zeros(2, jnp.int32)
-    batch = Batch(
-        class_batch(5, 3),
-        jax.random.split(jax.random.key(9), 3),
-        jax.random.key(10),
-        Snapshots(where, where, networks[:2]),
-        networks[2],
-    )
-    return SimpleNamespace(task=task, config=config, method=method, state=state, batch=batch)
+    return SimpleNamespace(task=task, config=config, method=method, state=state, batch=released_batch(task))
 
 
 def oracle(s, weights):
