@@ -316,7 +316,7 @@ def distill(
     check_data(dataset)
     check_argument("the method's config", config, MethodConfig, "give one such as jaxdd.methods.dm.Config(ipc=1)")
     method, real = built(config, task), dataset.real_set()
-    sampling.check_per_class(real, config.items_per_class)
+    config.check(real)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         given = "none" if trajectories is None else f"some of {have}"

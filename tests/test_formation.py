@@ -9,6 +9,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxdd.core.distilled import Distilled
+from jaxdd.core.normalization import fit
+from jaxdd.core.sampling import real_set
 from jaxdd.methods import Optimizer, cafe, dc, dm, infmatch, ncfm
 from jaxdd.methods.formation import decode, encode
 from jaxdd.types import Snapshots
@@ -66,6 +68,18 @@ def test_images_that_do_not_divide_are_refused(toy):
         method.init(jax.random.key(0), distilled, None)
     with pytest.raises(ValueError, match="method.factor is 3"):
         decode(distilled, 3)
+
+
+def test_real_images_that_do_not_divide_are_refused_before_any_work():
+    images = np.zeros((27, 6, 8, 1), np.uint8)
+    real = real_set(images, np.repeat(np.arange(3), 9), 3, fit("standard", images))
+    for config in (infmatch.Config, dm.Config):
+        config(ipc=9).check(real)
+        config(ipc=2, factor=2).check(real)
+        with pytest.raises(ValueError, match="method.factor is 3 and images are 6×8.*choose another factor"):
+            config(factor=3).check(real)
+        with pytest.raises(ValueError, match="cannot draw 12 examples per class"):
+            config(ipc=3, factor=2).check(real)
 
 
 def draw_ncfm(task, queries):

@@ -420,6 +420,7 @@ def test_another_configuration_is_refused_naming_its_fields(copy, flags, one_dev
     ("arguments", "message"),
     [
         ("--method.ipc 150", "cannot draw 150 examples per class .* class 8 has 126"),
+        ("--config digits_infmatch --method.factor 3", "method.factor is 3 and images are 8×8.*choose another factor"),
         ("--method.window.start 8", "reads 8 snapshots of every expert, .* have 7; .* epochs .experts.recipe.epochs."),
         ("--data.name digitz", "unknown dataset 'digitz'"),
         ("--model convnet --model.depth 4", "depth"),

@@ -141,7 +141,7 @@ def check(config: Config, dataset: Data, task: Task) -> None:
         data.sampling.check_validation(dataset.validation_set())
     if config.initial is not None:
         kind_of(config).initial_set(config.initial, dataset)
-    data.sampling.check_per_class(dataset.real_set(), config.method.items_per_class)
+    config.method.check(dataset.real_set())
     if config.method.needs_experts:
         check_length(config.experts, dataset.real_set().size, config.method.snapshots_needed)
 

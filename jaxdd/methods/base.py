@@ -12,7 +12,7 @@ import optax
 
 from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
-from jaxdd.core.sampling import RealSet
+from jaxdd.core.sampling import RealSet, check_per_class
 from jaxdd.core.tasks import Task
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Trajectories
@@ -190,6 +190,14 @@ class MethodConfig(Settings, path="method"):
         """
         del task
         raise SettingError(f"{type(self).__qualname__} belongs to no method: give it build(task) -> Method, and a name")
+
+    def check(self, real: RealSet) -> None:
+        """Refuse real examples that the distilled set cannot be made of, on the host, before anything is computed.
+
+        Raises:
+            ValueError: A class has fewer than `items_per_class`.
+        """
+        check_per_class(real, self.items_per_class)
 
     @property
     def title(self) -> str:

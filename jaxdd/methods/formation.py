@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdd.core.distilled import Distilled
+from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task
 from jaxdd.errors import SettingError
 from jaxdd.methods.base import Method, MethodConfig, Sources
@@ -34,6 +35,13 @@ class FormationConfig(MethodConfig):
     def items_per_class(self) -> int:
         """Images of each class to train on: f² for each stored one."""
         return self.ipc * self.factor**2
+
+    def check(self, real: RealSet) -> None:
+        """Refuse what every method does, and images that do not divide into f × f patches."""
+        super().check(real)
+        if self.factor > 1:
+            height, breadth = real.inputs.shape[1:3]
+            _check_divisible(height, breadth, self.factor)
 
 
 def formed(build: Callable[[Task], Method], task: Task, factor: int) -> Method:
