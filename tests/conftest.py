@@ -59,7 +59,9 @@ SLOW = {
         "test_compiled_programs_are_kept_for_the_next_start[none-False]",
     ],
     "test_hosts": [
-        "test_processes_compute_what_one_does",
+        "test_processes_compute_what_one_does[dm]",
+        "test_processes_compute_what_one_does[infmatch]",
+        "test_processes_compute_what_one_does[dc]",
         "test_four_processes_on_disks_of_their_own",
         "test_all_stop_where_one_is_asked_to_and_another_number_goes_on",
         "test_a_lost_process_ends_the_others_in_time",

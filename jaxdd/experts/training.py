@@ -135,10 +135,10 @@ def _train(
     if not todo:
         return
     real, mesh = dataset.real_set(), make_mesh(jax.sharding.get_mesh().local_devices)
-    line, key = timeline(config, real.size), stage_key(seed, "experts")
+    line = timeline(config, real.size)
     run = trainer(task, config.recipe, real.size, len(line.steps), line.every)
-    with jax.set_mesh(mesh):
-        on_device = replicate(real)
+    with jax.set_mesh(mesh):  # also for the key: an array belongs to the mesh that it was made under
+        on_device, key = replicate(real), stage_key(seed, "experts")
     processes = jax.process_count()
     group = (config.per_dispatch or mesh.size) * processes
 
