@@ -5,7 +5,8 @@ Command    jaxdd --config fashion_mnist_rat_bptt, or fashion_mnist_rat_bptt:ipc=
 Data       Fashion-MNIST in the TFDS directory as array_record; the first run says how to get it there.
 Measured   68.5 ± 1.2 % test accuracy over 5 networks (65.2 ± 2.6 at an earlier commit); random real images 51.8 ± 5.7
            (5 draws, one network each). With schedule=adaptive 67.1 ± 1.2.
-           With :ipc=10 --method.steps 100: 77.0 ± 0.8, with schedule=adaptive 76.6 ± 0.6, random real images 73.0 ± 0.7.
+           With :ipc=10 --method.steps 100: 77.0 ± 0.8, and 76.6 ± 0.6 with schedule=adaptive; random real images 73.0 ±
+           0.7.
            On 2 CPU cores that had other work to do, jax 0.10.2, --evaluate.no-full-data.
 Ours       all settings: half the steps and half the window of the paper, larger learning rates inside and outside.
 """
