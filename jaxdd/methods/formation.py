@@ -37,7 +37,11 @@ class FormationConfig(MethodConfig):
         return self.ipc * self.factor**2
 
     def check(self, real: RealSet) -> None:
-        """Refuse what every method does, and images that do not divide into f × f patches."""
+        """Refuse what every method does, and images that do not divide into f × f patches, see `decode`.
+
+        Raises:
+            ValueError: A class has fewer than `items_per_class`, or f does not divide H and W.
+        """
         super().check(real)
         if self.factor > 1:
             height, breadth = real.inputs.shape[1:3]
