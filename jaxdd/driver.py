@@ -24,6 +24,7 @@ from jaxdd.io.hosts import anywhere
 from jaxdd.io.progress import progress_bar
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
 from jaxdd.methods.base import Method, Prepare
+from jaxdd.methods.coresets import check_first
 from jaxdd.settings import check_argument
 from jaxdd.types import Array, PyTree, Scalars
 
@@ -61,6 +62,22 @@ class Outcome(NamedTuple):
 def built(config: MethodConfig, task: Task) -> Method:
     """Build a method, or return the one that was built for a task of late."""
     return config.build(task)
+
+
+def method_for(config: MethodConfig, task: Task, dataset: Data) -> Method:
+    """Build a method, and refuse what it cannot do for a task on a dataset, before anything is computed.
+
+    Raises:
+        SettingError: The method does not suit the task, or the task has no such first items or labels; a class has too
+            few examples, or stored images do not divide; or the method learns from a validation split that lacks a
+            class.
+    """
+    method = built(config, task)
+    check_first(task, config)
+    config.check(dataset.real_set())
+    if config.needs_validation:
+        sampling.check_validation(dataset.validation_set())
+    return method
 
 
 @lru_cache(maxsize=8)
@@ -308,15 +325,14 @@ def distill(
         The best set on the validation split, and the last one.
 
     Raises:
-        ValueError: The method does not suit the task, or needs experts, or longer ones, or more examples of a class
-            than there are; or the initial set does not fit.
+        ValueError: What `method_for` refuses; the method needs experts, or longer ones; they are of another network; or
+            the initial set does not fit.
         Diverged: A loss is not finite; the checkpoints before it are kept.
     """
     check_task(task)
     check_data(dataset)
     check_argument("the method's config", config, MethodConfig, "give one such as jaxdd.methods.dm.Config(ipc=1)")
-    method, real = built(config, task), dataset.real_set()
-    config.check(real)
+    method = method_for(config, task, dataset)
     have = 0 if trajectories is None else trajectories.num_snapshots
     if config.needs_experts and (trajectories is None or have < config.snapshots_needed):
         given = "none" if trajectories is None else f"some of {have}"
@@ -361,16 +377,13 @@ def gather(
 
     Returns:
         The sources, and the experts' snapshots `[E, T, P]` if they stay on the host.
-
-    Raises:
-        SettingError: The method learns from a validation split that lacks a class.
     """
     snapshots = None
     if trajectories is not None:  # devices need not hold what the method never reads
         trajectories = trajectories.first(max(config.snapshots_needed, 1))
         if resolve(residency, trajectories.recorded, jax.sharding.get_mesh()) == "host":
             snapshots, trajectories = np.asarray(trajectories.snapshots), trajectories._replace(snapshots=None)
-    validation = sampling.check_validation(dataset.validation_set()) if config.needs_validation else None
+    validation = dataset.validation_set() if config.needs_validation else None
     return on_devices(Sources(dataset.real_set(), trajectories, validation=validation)), snapshots
 
 

@@ -1,5 +1,6 @@
 """Whatever cannot work is refused in one line, which names it and says what to give: a row for each case."""
 
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import jaxdd
 from jaxdd import Card, Config, Distilled, EvaluateConfig, InfluenceConfig, Recipe, Weighting, Window, data, influence
 from jaxdd.core.distilled import hard_labels
 from jaxdd.core.normalization import Standardize
+from jaxdd.data.splits import subset
 from jaxdd.errors import Diverged, SettingError
 from jaxdd.influence import Solver
 from jaxdd.main import main
@@ -120,7 +122,7 @@ def api(call):
     return call
 
 
-NONE = "--method.steps 0 --experts.count 1"
+TRUSTING = Weighting(score="implicit", evaluated_on="validation")
 
 ROWS = {
     # Settings, in a notebook or a config file.
@@ -249,6 +251,16 @@ ROWS = {
         api(lambda task, dataset, distilled, model: jaxdd.distill(task, dataset, dm)),
         "the method's config is the module jaxdd.methods.dm; give one such as jaxdd.methods.dm.Config(ipc=1)",
     ),
+    "nothing to learn from": (
+        api(
+            lambda task, dataset, distilled, model: jaxdd.distill(
+                task,
+                dataclasses.replace(dataset, validation=subset(dataset.validation, slice(0))),
+                dm.Config(weighting=TRUSTING),
+            )
+        ),
+        "the method learns from the validation split, which is empty; raise data.validation",
+    ),
     "set a path": (
         api(lambda task, dataset, distilled, model: jaxdd.evaluate(task, dataset, "distilled.npz")),
         "the set is 'distilled.npz'; give a jaxdd.Distilled",
@@ -344,6 +356,10 @@ ROWS = {
     "--data.split-seed": ("--data.split-seed -1", "data.split_seed is -1; give one in [0, 4294967295]"),
     "--data.image-size": ("--data.image-size 100000", "data.image_size is 100000, and 1797 images of that size take"),
     "--data.validation": ("--data.validation 0.999", "10 training examples"),
+    "--data.validation 0": (
+        "--method dm --data.validation 0 --method.weighting.score implicit --method.weighting.evaluated-on validation",
+        "the method learns from the validation split, which is empty; raise data.validation",
+    ),
     "--data.name empty": ("--data.name ''", "data.name is ''; give digits, folder:PATH or the name of a TFDS dataset"),
     "--data.name a path": ("--data.name ../../etc/passwd", "data.name is '../../etc/passwd'; give digits, folder:PATH"),
     "--data.name a folder": ("--data.name here", "data.name is 'here', a folder; to read its images give folder:here"),

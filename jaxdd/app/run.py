@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdd import data
 from jaxdd.app import captioned, labeled
 from jaxdd.app.config import Config
 from jaxdd.app.kind import Finished, Kind
@@ -22,7 +21,7 @@ from jaxdd.core.progressive import check_stages
 from jaxdd.core.tasks import Task
 from jaxdd.data import Data
 from jaxdd.data.pairs import PREFIX
-from jaxdd.driver import Outcome, distill
+from jaxdd.driver import Outcome, distill, method_for
 from jaxdd.errors import Interrupted, SettingError
 from jaxdd.evaluation import Measures, evaluate
 from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
@@ -32,7 +31,6 @@ from jaxdd.io.checkpoint import Checkpoints
 from jaxdd.io.files import write_json
 from jaxdd.io.hosts import anywhere, from_first, is_first
 from jaxdd.io.integrity import digest_of_arrays
-from jaxdd.methods.coresets import check_first
 from jaxdd.report.metrics import Metrics, read
 from jaxdd.report.tracking import Wandb
 from jaxdd.stages import Stage, StagedOutcome, in_stages
@@ -135,13 +133,9 @@ def check(config: Config, dataset: Data, task: Task) -> None:
     """
     check_fits(estimate(config, dataset, task))
     check_stages(config.stages, config.method.ipc, "method.ipc is that of all")
-    config.method.build(task)
-    check_first(task, config.method)
-    if config.method.needs_validation:
-        data.sampling.check_validation(dataset.validation_set())
+    method_for(config.method, task, dataset)
     if config.initial is not None:
         kind_of(config).initial_set(config.initial, dataset)
-    config.method.check(dataset.real_set())
     if config.method.needs_experts:
         check_length(config.experts, dataset.real_set().size, config.method.snapshots_needed)
 
