@@ -47,8 +47,7 @@ class Recipe(Settings, path="recipe"):
     augment: str = DSA
     """Differentiable siamese augmentation, its operations joined by underscores; none for no augmentation."""
     cutmix: Annotated[float, Between(0, 1)] = dataclasses.field(default=0.0, metadata=UNSAID)
-    """Probability that a batch is mixed by `core.augment.cutmix`, after `augment` (published for IDC: 1, in
-    NCFM's released settings 0.5)."""
+    """Probability that a batch is mixed by `core.augment.cutmix`, after `augment` (published for IDC and NCFM: 0.5)."""
     sharpness: Annotated[float, NonNegative] = 0.0
     """ρ of sharpness-aware minimization: each step's gradient is taken at θ + ρ ∇L / ‖∇L‖, which costs a second
     gradient and leads to flatter minima; 0 for none. Matching experts trained so is the idea of FTD (ρ = 0.01), whose

@@ -74,7 +74,7 @@ class Config(ClasswiseConfig):
     """Augmentation of the network's training; by default that of the matching (published for IDC: that without cutout,
     color+crop)."""
     network_cutmix: Annotated[float, Between(0, 1)] = 0.0
-    """Probability that a batch of the network's training is mixed by cutmix (published for IDC: 1)."""
+    """Probability that a batch of the network's training is mixed by cutmix (published for IDC: 0.5)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

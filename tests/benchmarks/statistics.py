@@ -33,8 +33,8 @@ from tests.benchmarks.table import add_run_flags, configured, header, percent, r
 
 IDC = "dc --method.network real --method.distance convolution_mse --method.factor 2 --method.network-batch 64"
 RECIPE = "dc --method.network real --method.distance convolution_l1 --method.factor 2 --method.network-batch 64"
-RECIPE += " --method.network-optimizer.momentum 0.9 --method.network-weight-decay 5e-4 --method.network-cutmix 1"
-RECIPE += " --method.augment color+crop+cutout --method.network-augment color+crop --evaluate.recipe.cutmix 1"
+RECIPE += " --method.network-optimizer.momentum 0.9 --method.network-weight-decay 5e-4 --method.network-cutmix 0.5"
+RECIPE += " --method.augment color+crop+cutout --method.network-augment color+crop --evaluate.recipe.cutmix 0.5"
 RECIPE += " --evaluate.recipe.schedule two_steps --evaluate.recipe.augment color+crop_scale_rotate"
 METHODS = {
     "DC": "dc",
