@@ -32,7 +32,7 @@ class Recipe(Settings, path="recipe"):
     """SGD as the field's evaluation protocol sets it."""
 
     epochs: Annotated[int, Between(1, 10**6)] = 1000
-    """Passes over the training set."""
+    """Passes over the training set. What a validation split holds out makes each of them shorter."""
     batch: Annotated[int, AtLeast(1)] = 256
     """Largest batch; an epoch is cut into equal batches of at most this size."""
     lr: Annotated[float, Positive] = 0.01

@@ -33,7 +33,8 @@ class Unroll(Settings, path="unroll"):
     """full stores every step's activations; steps the parameters before each step, and computes every step once more;
     segmented those between segments of steps, and computes every step twice more (the same gradient in less and less
     memory); auto the first of these that fits. truncated differentiates the last steps only, tesla every step as if its
-    parameters were constant (biased)."""
+    parameters were constant (biased; TESLA's code takes half of that gradient, so that its image learning rates are to
+    be halved here)."""
     segment: Annotated[int | None, AtLeast(1)] = None
     """Student steps per segment of recomputation; the square root of their number by default."""
     last: Annotated[int, AtLeast(1)] = 10

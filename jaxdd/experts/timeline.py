@@ -27,7 +27,8 @@ class ExpertsConfig(Settings, path="experts"):
     )
     """Training of one expert."""
     snapshot_every: Annotated[int | None, AtLeast(1)] = 2
-    """SGD steps between snapshots; one snapshot per epoch if None."""
+    """SGD steps between snapshots, whatever a validation split makes of the length of an epoch (the field's epoch of
+    CIFAR-10 has 196, in batches of 256); one snapshot per epoch if None."""
     keep: Annotated[int | None, AtLeast(1)] = None
     """Keep only this many snapshots, the earliest; all if None. The last parameters are kept always."""
     storage: Literal["float32", "bfloat16_delta"] = "float32"

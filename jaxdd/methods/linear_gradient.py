@@ -105,7 +105,7 @@ def matching_head_gradients(task: Task, config: Config) -> Method:
     if model.head is None:
         raise SettingError(
             "linear_gradient matches the gradients of a head on features that stay as they are, and this network has "
-            "other parameters, too: build it by jaxdd.models.frozen(network, params, classes)"
+            "other parameters, too: build it by jaxdd.models.frozen(network, params, image_shape, classes)"
         )
     on_features = cross_entropy(model._replace(apply=model.head))
     still = config.augment in NONE

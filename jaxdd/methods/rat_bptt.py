@@ -70,7 +70,7 @@ class Config(MethodConfig):
     clip: Annotated[float | None, Positive] = 2.0
     """The gradient of an outer step is cut to so many times the running mean of its norm; None for never."""
     clip_memory: Annotated[float, Fraction] = 0.9
-    """Decay of that running mean. [our choice] The code leaves it to its command line."""
+    """Decay of that running mean (published: 0.9, the default of the code's command line)."""
     unroll: Unroll = Unroll()
     """How to differentiate through the window; memory does not depend on T."""
 
@@ -193,7 +193,8 @@ def through_windows(task: Task, config: Config) -> Method:
     References:
         [published] arXiv 2311.07025, §4, and its code: Adam inside and outside, both batches augmented, gradients cut
         to twice the running mean of their norm, before the step of the optimizer. The published first set is noise of
-        norm 1. [our choice] Real batches are drawn with replacement.
+        norm 1. [our choice] Real batches are drawn with replacement, and a window for each step (the code draws one
+        for each epoch, or with `--complete_random` one for each step).
     """
     augment = dsa(config.augment, siamese=False)
     learned_labels = config.label_optimizer if config.labels == "learned" else None

@@ -4,7 +4,7 @@ A statistic of the real examples of a class, `Σ_i w_i φ_i`, has uniform weight
 are `w = softmax(s / τ)` within the class: an example counts the more, the more beneficial its influence s on the
 objective is, and none is discarded.
 
-`weighted(task, method, Weighting())` wraps a method; the settings of DC, DM and NCFM have a field for it.
+`weighted(task, method, Weighting())` wraps a method; the settings of DC, DM, NCFM and CAFE have a field for it.
 
 Axis letters: B real batch, C classes, N real examples, n steps of the evaluated network.
 """
@@ -232,7 +232,9 @@ def weighted(task: Task, base: Method, weighting: Weighting) -> Method:
     """
     base_objective = base.objective
     if base_objective is None:
-        raise SettingError("this method has no objective that depends on weights of real examples; wrap dc, dm or ncfm")
+        raise SettingError(
+            "this method has no objective that depends on weights of real examples; wrap dc, dm, ncfm or cafe"
+        )
     uniform = weighting.selection == "none" and math.isinf(weighting.temperature)
 
     def init(key: Array, distilled: Distilled, sources: Sources) -> State:

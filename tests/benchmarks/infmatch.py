@@ -3,7 +3,7 @@
 The paper adds real first images, checkpoints that grow later along the run, and learned labels, to matching alone
 (CIFAR-100 at 50 images per class, published: 52.2 none, 53.7 real, 55.0 real and schedule, 54.6 real and labels, 57.4
 all). Every row is a run of `python -m jaxdd.main` with the flags that the table gives, in a workdir of its own, and
-goes on where it was stopped; all share one set of experts.
+goes on where it was stopped; all but one share one set of experts.
 """
 
 import argparse
@@ -22,8 +22,8 @@ ROWS = {
     "all": f"{SCHEDULE} {LABELS}",
     "estimator `published`": "--method.estimator published",
     "estimator `first_order`": "--method.estimator first_order",
-    "estimator `unroll`": "--method.estimator unroll",
-    "estimator `released`": "--method.estimator released --method.checkpoints 2 --method.released.probes 256",
+    "estimator `unroll`": "--method.estimator unroll --experts.keep 24",
+    "estimator `released`": "--method.estimator released --method.checkpoints 2 --method.released.probes 256 --method.cache None",
 }
 
 
@@ -39,7 +39,8 @@ def main() -> None:
             if not wanted(name, arguments):
                 continue
             workdir = folder / f"{name.replace(', ', '_').replace(' ', '_').replace('`', '')}_ipc{ipc}"
-            more = f"{arguments.add} --method.ipc {ipc} --experts.directory {folder / 'experts'}"
+            experts = folder / ("longer_experts" if "keep" in flags else "experts")  # it reads beyond its window
+            more = f"{arguments.add} --method.ipc {ipc} --experts.directory {experts}"
             more += " --evaluate.no-random-real --evaluate.no-full-data"
             results = run(configured(arguments.data, f"infmatch {flags} {more}", workdir))
             row(name, f"`{flags}`", ipc, percent(results["distilled"]["runs"]))

@@ -8,8 +8,8 @@ appends what a finished run has reached, with its versions, device, seconds, cur
 A line of the file is an object: `group` (a table of the page), `method`, `data`, `ipc`, `labels` (of the train split,
 where they were replaced), `network` (where a table is over networks), `mean` and `std` of the test accuracy in per
 cent over `networks`, `runs` (each network), `published` (per cent), `command`, `commit`, `device`, `versions`,
-`seconds` of distillation, `curve` (accuracy on validation by step), `note` (what differs from what is published, or
-was tested as the cause of a gap).
+`seconds` of distillation and of experts that were trained for it, `curve` (accuracy on validation by step), `note`
+(what differs from what is published, or was tested as the cause of a gap).
 """
 
 import argparse
@@ -26,7 +26,9 @@ GROUPS = {
     "cifar10": (
         "CIFAR-10: published, and ours",
         "ConvNet of width 128 and depth 3. The set is chosen on a validation split of a tenth of the training images, "
-        "the papers choose on test or take the last one. Published numbers are those of the methods' papers.",
+        "the papers choose on test or take the last one. Published numbers are those of the methods' papers. *Took* is "
+        "distillation, and the training of experts where there were none yet. What influence scores say of CIFAR-10: "
+        "[influence](../jaxdd/influence/README.md#what-it-says-of-cifar-10).",
     ),
     "presets": (
         "Digits and Fashion-MNIST: the presets",
@@ -37,9 +39,10 @@ GROUPS = {
         "The trajectory family, under identical settings",
         "Four experts, ten student steps, targets four snapshots ahead, Adam on the images. Digits: ConvNet of width "
         "32 and depth 2, 300 outer steps. Fashion-MNIST: width 16 and depth 3, 200 outer steps at one image per class, "
-        "100 at ten. Unrolling in segments; others round otherwise, and 300 steps of Adam then end elsewhere within "
-        "the spread. All rows: `python -m tests.benchmarks.trajectories digits`, and `fashion_mnist`. What follows "
-        "from it: [methods](../jaxdd/methods/README.md#iadd).",
+        "100 at ten. Unrolling as the commands say; other ways round otherwise, and 300 steps of Adam then end "
+        "elsewhere within the spread. All rows, unrolled as the presets are: `python -m "
+        "tests.benchmarks.trajectories digits`, and `fashion_mnist`. What follows from it: "
+        "[methods](../jaxdd/methods/README.md#iadd).",
     ),
     "statistics": (
         "Statistic matching, under identical settings",
@@ -110,7 +113,7 @@ def page(results: list[dict[str, Any]]) -> str:
 
 def listed(found: list[dict[str, Any]]) -> str:
     """Write a line for each result, published beside measured."""
-    head = ["method", "ipc", "published", "ours", "distilled in", "on", "what differs", "command"]
+    head = ["method", "ipc", "published", "ours", "took", "on", "what differs", "command"]
     lines = []
     for row in found:
         took = f"{row['seconds'] / 60:.1f} min" if "seconds" in row else ""
