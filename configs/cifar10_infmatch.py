@@ -19,7 +19,7 @@ Measured   28.5 ± 0.6 % with one image per class and budget=cpu, in 50 minutes 
            images, which have a root mean square of 0.25, drown in noise of 1.7. See README.md here.
 Ours       the second-order estimator, Adam on images and labels and its learning rates, the number of experts,
            checkpoints and steps. With budget=cpu, against the released code: 256 of 4096 probes, 64 of 1024 real images
-           of a class, 800 of 200 000 steps, one checkpoint a step, learned labels in place of hard ones, Adam at 0.01 in
+           of a class, 800 of 200 000 steps, one checkpoint a step, learned labels in place of hard ones, Adam in
            place of AdamW, ZCA, no augmentation, and one image of a stored one where it makes four (--method.factor 2).
 """
 

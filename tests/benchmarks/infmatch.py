@@ -13,6 +13,7 @@ from jaxdd.app.run import run
 from tests.benchmarks.table import add_run_flags, configured, header, percent, row, wanted
 
 SCHEDULE = "--method.window.start 4 --method.window.end 16"
+RELEASED = "--method.estimator released --method.checkpoints 2"
 LABELS = "--method.labels learned"
 ROWS = {
     "none": "--method.init noise",
@@ -23,7 +24,7 @@ ROWS = {
     "estimator `published`": "--method.estimator published",
     "estimator `first_order`": "--method.estimator first_order",
     "estimator `unroll`": "--method.estimator unroll --experts.keep 24",
-    "estimator `released`": "--method.estimator released --method.checkpoints 2 --method.released.probes 256 --method.cache None",
+    "estimator `released`": f"{RELEASED} --method.released.probes 256 --method.cache None",
 }
 
 
