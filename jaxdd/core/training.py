@@ -42,8 +42,9 @@ class Recipe(Settings, path="recipe"):
     weight_decay: Annotated[float, NonNegative] = 5e-4
     """Weight decay, added to the gradient."""
     schedule: Schedule = "step"
-    """constant; step: a tenth from the middle on; cosine: to zero; two_steps: a fifth from two thirds on, and a fifth
-    of that from five sixths on (published for IDC)."""
+    """constant; step: a tenth from the middle on (the field's code two epochs later, with the momentum begun anew, and
+    one epoch more in all); cosine: to zero; two_steps: a fifth from two thirds on, and a fifth of that from five sixths
+    on (published for IDC)."""
     augment: str = DSA
     """Differentiable siamese augmentation, its operations joined by underscores; none for no augmentation."""
     cutmix: Annotated[float, Between(0, 1)] = dataclasses.field(default=0.0, metadata=UNSAID)
