@@ -8,7 +8,8 @@ CPU        cifar10_rat_bptt:ipc=1,budget=cpu has 300 outer steps at ten times th
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  53.2, 69.4 and 75.3 % test accuracy; with the adaptive schedule 53.9, 70.6 and 76.2 (as AT-BPTT's authors
            print both).
-Measured   not yet.
+Measured   29.9 ± 0.6 % with one image per class and budget=cpu, in 26 minutes on two cores, other work beside: it still
+           rose. As it stands not yet.
 Ours       outer steps: 30 000 are 3333 passes over the training images that the validation split leaves, the authors
            let 60 000 passes run. The first images are real, theirs are noise of norm 1. Networks are evaluated by SGD
            with DSA for 1000 epochs, theirs by Adam with flip and rotate for 300 to 3000, the best on test. The
