@@ -317,7 +317,7 @@ def test_what_it_is_around_is_in_its_name_and_settings(problem):
     assert (config.name, config.ipc, config.weighting.temperature) == ("dm", 3, 5.0)
     assert config.title == "dm with influence weights" and dm.Config().title == "dm"
     assert dc.Config(weighting=Weighting()).title == "dc with influence weights"
-    with pytest.raises(ValueError, match="has no objective .* wrap dc, dm or ncfm"):
+    with pytest.raises(ValueError, match="has no objective .* wrap dc, dm, ncfm or cafe"):
         weighted(problem.task, mtt.Config().build(problem.task), Weighting())
 
 
