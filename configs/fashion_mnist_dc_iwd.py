@@ -6,6 +6,7 @@ Data       Fashion-MNIST in the TFDS directory as array_record; the first run sa
 Measured   One seed: 68.6 % test accuracy with clean labels (DC 69.2), 67.7 with 20 % symmetric noise (DC 67.6), 60.2
            with 40 % asymmetric noise (DC 56.2): python -m tests.benchmarks.statistics noise fashion_mnist --base dc
            --seeds 1 --only alike "explicit, τ 2" --add "--evaluate.validate-networks 1"
+           As it stands 70.5 ± 0.7 over 5 networks.
 Ours       all settings: those of DC beside it, the explicit score and τ = 2.
 """
 
