@@ -176,6 +176,27 @@ PUBLISHED = {
         "data.normalization": "published",
         "data.validation": 0.0,
     },
+    # arXiv 2311.07025, and the command for CIFAR-10 in its code's README
+    "cifar10_rat_bptt": {
+        "model.width": 128,
+        "model.depth": 3,
+        "evaluate.recipe.augment": "flip_rotate",
+        "method.steps": 600_000,  # 60 000 passes, ten batches each
+        "method.student_steps": 200,
+        "method.window": 60,
+        "method.schedule": "random",
+        "method.student_optimizer.name": "adam",
+        "method.student_optimizer.lr": 0.001,
+        "method.image_optimizer.name": "adam",
+        "method.image_optimizer.lr": 0.001,
+        "method.real_batch": 5000,
+        "method.augment": "flip_rotate",
+        "method.clip": 2.0,
+        "method.clip_memory": 0.9,
+        "method.init": "noise",
+        "data.normalization": "zca",
+        "data.validation": 0.0,
+    },
     # arXiv 2203.01531, and distill.py of its code
     "cifar10_cafe": {
         **MOMENTUM,
@@ -217,6 +238,12 @@ DIFFERS = {
         "method.image_optimizer.name": "Adam in place of AdamW",
         "method.image_optimizer.lr": "0.001 for pixels in [0, 1], is 0.005 for standardized ones",
     },
+    "cifar10_rat_bptt": {
+        "data.validation": STATISTICS["data.validation"],
+        "method.steps": "30 000 are 3333 passes over the training images",
+        "method.init": "The first images are real, theirs are noise of norm 1",
+        "evaluate.recipe.augment": "theirs by Adam with flip and rotate",
+    },
     "cifar10_cafe": STATISTICS | {"method.steps": "published are 2000 networks"},
     "cifar10_mtt": {"data.validation": STATISTICS["data.validation"]},
     "cifar10_iadd": {"data.validation": "validation split and positive student learning rate as for MTT"},
@@ -229,7 +256,6 @@ OTHERS = {
     "cifar10_random": "no method",
     "cifar10_dc_iwd": "those of IWD are not public",
     "cifar10_infmatch": "the paper leaves most out, and its released code runs another method",
-    "cifar10_rat_bptt": "its header says what differs; a full run is 60 000 passes over the data",
 }
 """Presets of CIFAR-10 that have no row here, and why."""
 
