@@ -21,6 +21,7 @@ def test_a_result_says_how_it_came_about(row):
     assert row["method"] in ("random real", "full data") or row["command"].startswith(
         ("jaxdd ", "python -m tests.bench")
     )
+    assert "seed" in row or row["group"] != "cifar10"
     if "runs" in row:
         assert len(row["runs"]) == row["networks"]
         assert row["mean"] == pytest.approx(sum(row["runs"]) / len(row["runs"]), abs=0.11)
@@ -41,6 +42,7 @@ def test_a_run_is_added(tmp_path, monkeypatch):
     seconds = {"distill": 100.4, "experts": 20.0, "evaluate": 5.0}
     record = {"dataset": "cifar10", "ipc": 1, "distilled": score, "versions": versions, "seconds": seconds}
     (tmp_path / "run" / "results.json").write_text(results.json.dumps(record))
+    (tmp_path / "run" / "config.json").write_text('{"seed": 3}')
     (tmp_path / "run" / "metrics.jsonl").write_text(
         '{"step": 0, "stage": "validate", "time": 1.0, "accuracy": 0.2}\n'
         '{"step": 5, "stage": "distill", "time": 1.0, "loss": 0.2}\n'
@@ -66,6 +68,7 @@ def test_a_run_is_added(tmp_path, monkeypatch):
         "std": 0.3,
         "networks": 2,
         "runs": [43.8, 44.4],
+        "seed": 3,
         "commit": "abcdef1",
         "device": "a device",
         "versions": dict.fromkeys(("jax", "flax", "optax", "python"), "1"),

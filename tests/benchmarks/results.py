@@ -7,9 +7,9 @@ appends what a finished run has reached, with its versions, device, seconds, cur
 
 A line of the file is an object: `group` (a table of the page), `method`, `data`, `ipc`, `labels` (of the train split,
 where they were replaced), `network` (where a table is over networks), `mean` and `std` of the test accuracy in per
-cent over `networks`, `runs` (each network), `published` (per cent), `command`, `commit`, `device`, `versions`,
-`seconds` of distillation and of experts that were trained for it, `curve` (accuracy on validation by step), `note`
-(what differs from what is published, or was tested as the cause of a gap).
+cent over `networks`, `runs` (each network), `published` (per cent), `command`, `seed` (of experts, distillation and
+evaluation), `commit`, `device`, `versions`, `seconds` of distillation and of experts that were trained for it, `curve`
+(accuracy on validation by step), `note` (what differs from what is published, or was tested as the cause of a gap).
 """
 
 import argparse
@@ -26,8 +26,9 @@ GROUPS = {
     "cifar10": (
         "CIFAR-10: published, and ours",
         "ConvNet of width 128 and depth 3. The set is chosen on a validation split of a tenth of the training images, "
-        "the papers choose on test or take the last one. Published numbers are those of the methods' papers. *Took* is "
-        "distillation, and the training of experts where there were none yet. What influence scores say of CIFAR-10: "
+        "the papers choose on test or take the last one. Published numbers are those of the methods' papers. The seed "
+        "is 0 where a command does not say another. *Took* is distillation, and the training of experts where there "
+        "were none yet. What influence scores say of CIFAR-10: "
         "[influence](../jaxdd/influence/README.md#what-it-says-of-cifar-10).",
     ),
     "presets": (
@@ -181,6 +182,7 @@ def add(arguments: argparse.Namespace) -> None:
         "data": results["dataset"],
         "ipc": results["ipc"],
         **reached(results[arguments.of]),
+        "seed": json.loads((workdir / "config.json").read_text())["seed"],
         "commit": arguments.commit or git("rev-parse", "--short", "HEAD"),
         "device": arguments.device or results["versions"]["device"],
         "versions": {name: results["versions"][name] for name in ("jax", "flax", "optax", "python")},
