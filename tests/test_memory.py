@@ -13,10 +13,11 @@ from jaxdd import Config, classification, data, models
 from jaxdd.app import memory
 from jaxdd.app.influence import Influence
 from jaxdd.app.memory import check_fits, estimate, of_program
-from jaxdd.app.rehearsal import extrapolate, first_dispatch, rehearse, untrained
+from jaxdd.app.rehearsal import extrapolate, few, first_dispatch, rehearse, untrained
 from jaxdd.app.workdir import record
 from jaxdd.core.parallel import make_mesh
-from jaxdd.core.training import Recipe
+from jaxdd.core.sampling import RealSet
+from jaxdd.core.training import Recipe, batching
 from jaxdd.data import DataConfig
 from jaxdd.driver import advance, gather
 from jaxdd.errors import SettingError
@@ -197,3 +198,14 @@ def test_influence_refuses_what_only_runs_read(name, value):
 def test_time_grows_by_the_epochs_beyond_the_first():
     recipe = Recipe(epochs=101)
     assert extrapolate(lambda short: 3.0 + 0.5 * short.epochs, recipe, 10) == pytest.approx(3.0 + 0.5 * 101)
+    assert extrapolate(lambda short: 3.0 + 0.5 * short.epochs, recipe, 1, 9.0) == pytest.approx(3.0 + 0.5 * 909)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "kept", "longer"), [(1299, 128, 595, 11 / 5), (1299, 1000, 1299, 1.0), (7, 128, 7, 1.0)]
+)
+def test_a_step_of_a_short_epoch_is_one_of_a_whole_one(size, batch, kept, longer, one_device):
+    real = RealSet(np.zeros((size, 2, 2, 1), np.uint8), np.arange(size))
+    part, times = few(real, batch)
+    assert part.inputs.shape == (kept, 2, 2, 1) and part.targets.tolist() == list(range(kept)) and times == longer
+    assert batching(kept, batch)[1] == batching(size, batch)[1]

@@ -21,8 +21,9 @@ from jaxdd.app.run import kind_of, problem
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import device_memory, host_memory, over_devices, replicate
+from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task
-from jaxdd.core.training import Recipe
+from jaxdd.core.training import Recipe, batching
 from jaxdd.data import Data
 from jaxdd.driver import STEPS_PER_DISPATCH, advance, built, draw, for_steps, gather, with_cache
 from jaxdd.evaluation import distilled_scorer, full_data_scorer, stacked
@@ -33,7 +34,9 @@ from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import initial_distilled
 
 MORE_EPOCHS = 10
-"""Epochs on a small set that are timed beyond the first."""
+"""Epochs on a distilled set that are timed beyond the first."""
+BATCHES = 5
+"""Of real data, as many at most are an epoch that is timed: a step on them takes as long as one on all of it."""
 PATIENCE = 0.3
 """Seconds after which a timed call is not repeated."""
 
@@ -127,9 +130,9 @@ def first_dispatch(
 
 
 def time_experts(config: Config, dataset: Data, task: Task) -> Timed:
-    """Estimate the training of all experts from epochs of one on each device."""
+    """Estimate the training of all experts from a little of that of one on each device."""
     experts, devices = config.experts, jax.sharding.get_mesh().size
-    real = replicate(dataset.real_set())
+    real, longer = few(dataset.real_set(), experts.recipe.batch)
     keys = jax.random.split(stage_key(config.seed, "experts"), devices)
 
     def short(recipe: Recipe) -> float:
@@ -138,14 +141,14 @@ def time_experts(config: Config, dataset: Data, task: Task) -> Timed:
 
     group = experts.per_dispatch or devices
     rounds = -(-experts.count // group) * -(-group // devices)
-    return Timed("experts", rounds * extrapolate(short, experts.recipe, 1), f"2 of {experts.recipe.epochs} epochs")
+    return Timed("experts", rounds * extrapolate(short, experts.recipe, 1, longer), two_epochs(real, experts.recipe))
 
 
 def time_scores(config: Config, dataset: Data, task: Task, distilled: Distilled) -> list[Timed]:
     """Estimate validation and evaluation from epochs of one network on each device."""
     scoring, devices = config.evaluate, jax.sharding.get_mesh().size
     keys = jax.random.split(stage_key(config.seed, "evaluate"), devices)
-    test, real = replicate(dataset.test_set()), replicate(dataset.real_set())
+    test, (real, longer) = replicate(dataset.test_set()), few(dataset.real_set(), scoring.full_recipe.batch)
 
     def small(recipe: Recipe) -> float:
         return timed(distilled_scorer(task, recipe), keys, stacked(distilled, devices), test)
@@ -162,15 +165,38 @@ def time_scores(config: Config, dataset: Data, task: Task, distilled: Distilled)
         asked = (1 + math.ceil(config.method.steps / scoring.validate_every)) * learned * (stages + 2) / 3
         times.insert(0, Timed("validation", asked * -(-scoring.validate_networks // devices) * one, basis))
     if scoring.full_data:
-        seconds = rounds * extrapolate(full, scoring.full_recipe, 1)
-        times.append(Timed("full data", seconds, f"2 of {scoring.full_recipe.epochs} epochs"))
+        seconds = rounds * extrapolate(full, scoring.full_recipe, 1, longer)
+        times.append(Timed("full data", seconds, two_epochs(real, scoring.full_recipe)))
     return times
 
 
-def extrapolate(seconds: Callable[[Recipe], float], recipe: Recipe, more: int) -> float:
-    """Estimate the seconds of a recipe from those of its first epoch, and of so many more."""
-    few, many = (seconds(dataclasses.replace(recipe, epochs=epochs)) for epochs in (1, 1 + more))
-    return few + (recipe.epochs - 1) * max(many - few, 0) / more
+def few(real: RealSet, batch: int) -> tuple[RealSet, float]:
+    """Put an epoch of `BATCHES` batches of real examples on the devices, and say how many of them make a whole one."""
+    steps, each = batching(real.size, batch)
+    inputs, targets = (jax.tree.map(lambda x: x[: BATCHES * each], tree) for tree in (real.inputs, real.targets))
+    part = real._replace(inputs=inputs, targets=targets)
+    return replicate(part), steps / batching(part.size, batch)[0]
+
+
+def two_epochs(real: RealSet, recipe: Recipe) -> str:
+    """Say what was timed."""
+    return f"2 epochs of {batching(real.size, recipe.batch)[0]} batches"
+
+
+def extrapolate(seconds: Callable[[Recipe], float], recipe: Recipe, more: int, longer: float = 1.0) -> float:
+    """Estimate the seconds of a recipe.
+
+    Args:
+        seconds: Time some epochs of it.
+        recipe: The recipe.
+        more: Epochs that are timed beyond the first.
+        longer: How many of the epochs that are timed make one.
+
+    Returns:
+        The seconds of the first, and for the others what those beyond it took.
+    """
+    first, many = (seconds(dataclasses.replace(recipe, epochs=epochs)) for epochs in (1, 1 + more))
+    return first + (longer * recipe.epochs - 1) * max(many - first, 0) / more
 
 
 def compiled(function: Any, *arguments: Any) -> Any:
