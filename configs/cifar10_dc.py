@@ -2,7 +2,8 @@
 
 Paper      Zhao et al. 2021, Dataset Condensation with Gradient Matching, arXiv 2006.05929.
 Command    jaxdd --config cifar10_dc:ipc=10
-CPU        cifar10_dc:ipc=1,budget=cpu has 300 steps.
+CPU        cifar10_dc:ipc=1,budget=cpu has 300 steps on 64 real images of each class: 27.0 ± 0.3 % in 19 minutes on one
+           of two cores, flat on validation from step 150 on.
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  28.3 ± 0.5, 44.9 ± 0.5 and 53.9 ± 0.5 % test accuracy (random real images 14.4, 26.0 and 43.4, full data
            84.8).
@@ -56,6 +57,7 @@ def get_config(ipc: int = 10, budget: Literal["full", "cpu"] = "full") -> Config
 
 
 def for_cpu(config: Config) -> Config:
-    """Take as many steps as two cores have time for."""
-    method = dataclasses.replace(config.method, steps=300)
+    """Take as many steps and real images as two cores have time for."""
+    assert isinstance(config.method, dc.Config)
+    method = dataclasses.replace(config.method, steps=300, real_batch=64)
     return dataclasses.replace(config, method=method, evaluate=dataclasses.replace(config.evaluate, validate_every=150))

@@ -2,7 +2,7 @@
 
 Paper      Influence-weighted distillation, arXiv 2510.27253.
 Command    jaxdd --config cifar10_dc_iwd:ipc=10, with the paper's other network cifar10_dc_iwd:ipc=10,network=resnet10
-CPU        cifar10_dc_iwd:ipc=1,budget=cpu has 300 steps, as cifar10_dc has there.
+CPU        cifar10_dc_iwd:ipc=1,budget=cpu has 300 steps on 64 real images of each class, as cifar10_dc has there.
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  52.7 % test accuracy with ten images per class (DC alone 44.9 ± 0.5); others are not available to us.
 Measured   not yet. Needs an accelerator: with ten images per class 10 000 steps, each with gradients of 2560 real
@@ -61,6 +61,7 @@ def get_config(ipc: int = 10, network: str = "convnet", budget: Literal["full", 
 
 
 def for_cpu(config: Config) -> Config:
-    """Take as many steps as two cores have time for."""
-    method = dataclasses.replace(config.method, steps=300)
+    """Take as many steps and real images as two cores have time for."""
+    assert isinstance(config.method, dc.Config)
+    method = dataclasses.replace(config.method, steps=300, real_batch=64)
     return dataclasses.replace(config, method=method, evaluate=dataclasses.replace(config.evaluate, validate_every=150))
