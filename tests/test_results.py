@@ -1,9 +1,12 @@
 """The page of results is what the file of results says."""
 
 import re
+import shlex
 
 import pytest
 
+from jaxdd import Config
+from jaxdd.app.command_line import read
 from tests.benchmarks import results
 
 ROWS = results.rows()
@@ -25,6 +28,15 @@ def test_a_result_says_how_it_came_about(row):
     if "runs" in row:
         assert len(row["runs"]) == row["networks"]
         assert row["mean"] == pytest.approx(sum(row["runs"]) / len(row["runs"]), abs=0.11)
+
+
+def test_the_command_of_a_run_is_still_one():
+    commands = {row["command"]: row for row in ROWS if row.get("command", "").startswith("jaxdd --")}
+    for command, row in commands.items():
+        config = read(shlex.split(command)[1:])
+        assert isinstance(config, Config)
+        if row["group"] == "cifar10":
+            assert (config.data.name, config.method.ipc, config.seed) == (row["data"], row["ipc"], row["seed"]), command
 
 
 def test_the_front_page_tells_results_of_the_file():
