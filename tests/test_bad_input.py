@@ -417,6 +417,18 @@ def test_a_dataset_shows_itself_in_a_line(things):
     assert repr(things[1]) == "<Dataset 'arrays': 3 classes, images (8, 8, 3), 33 train, 3 validation, 9 test>"
 
 
+def test_images_of_train_in_another_split_are_said(caplog):
+    fresh = np.random.default_rng(1).integers(0, 256, (9, 8, 8, 3), np.uint8)
+    dataset = data.from_arrays(IMAGES, LABELS, fresh, LABELS[:9])
+    assert not caplog.text
+    copied = np.concatenate([dataset.train.images[[5, 5, 8]], dataset.validation.images[:1], fresh])
+    data.from_arrays(IMAGES, LABELS, copied, LABELS[:13])
+    assert "3 of the 13 test images are train images, too, pixel by pixel" in caplog.text
+    caplog.clear()
+    data.from_arrays(IMAGES.repeat(2, axis=0), LABELS.repeat(2), fresh, LABELS[:9])
+    assert "validation images are train images, too" in caplog.text and "test images" not in caplog.text
+
+
 def test_no_validation_split_is_said(caplog):
     data.from_arrays(IMAGES[:6], LABELS[:6], *TEST)
     assert "no validation split: every class has too few examples to hold out 0.1 of them" in caplog.text

@@ -27,6 +27,7 @@ from jaxdd.data.splits import (
     draw_held_out,
     draw_long_tail,
     subset,
+    warn_of_copies,
 )
 from jaxdd.errors import SettingError
 from jaxdd.settings import AtLeast, Fraction, Seed, Settings, check_argument
@@ -442,6 +443,7 @@ def _assemble(
     mislabeled, true_labels = (wrong, train.labels) if wrong.any() else (None, None)
     train = train._replace(labels=noisy)
     held = subset(raw.train, there[held_out])
+    warn_of_copies(train.images, validation=held.images, test=raw.test.images)
     files = None if raw.files is None else np.array(raw.files)[positions]
     return Dataset(
         raw.name,

@@ -19,7 +19,7 @@ from jaxdd.core.sampling import RealSet
 from jaxdd.data import text
 from jaxdd.data.dataset import DataConfig
 from jaxdd.data.sources.decode import check_memory, decode, stack
-from jaxdd.data.splits import checked_positions
+from jaxdd.data.splits import checked_positions, warn_of_copies
 from jaxdd.errors import SettingError
 from jaxdd.io.integrity import digest, digest_of_arrays
 
@@ -275,6 +275,7 @@ def from_arrays(
 def _assemble(name: str, found: Mapping[str, Captioned], encoder: str) -> Pairs:
     validation = found["validation"] if len(found["validation"].images) else None
     normalization = normalizations.fit("standard", found["train"].images)
+    warn_of_copies(found["train"].images, validation=found["validation"].images, test=found["test"].images)
     return Pairs(name, found["train"], validation, found["test"], encoder, normalization)
 
 

@@ -1,10 +1,13 @@
 """Labeled uint8 images on the host, and the stratified draw that carves one split out of another."""
 
+import logging
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxdd.errors import SettingError
+
+log = logging.getLogger("jaxdd")
 
 TEST_FRACTION = 0.2
 """Part of every class that becomes the test split where the set brings none. [our choice]"""
@@ -48,6 +51,25 @@ class RawDataset(NamedTuple):
 def subset(split: Split, indices: np.ndarray) -> Split:
     """Return the examples of a split at positions `[n]`, in their order."""
     return Split(split.images[indices], split.labels[indices])
+
+
+def warn_of_copies(train: np.ndarray, **others: np.ndarray) -> None:
+    """Say which splits have train images, pixel by pixel, whatever their labels.
+
+    Args:
+        train: `[N, H, W, K]` images of the train split.
+        others: those of the splits on which sets are judged, by name.
+    """
+    known = {hash(image.tobytes()) for image in train}  # 64 bits each, where the images would be a second copy
+    for name, images in others.items():
+        if copies := sum(hash(image.tobytes()) in known for image in images):
+            log.warning(
+                "%d of the %d %s images are train images, too, pixel by pixel, and accuracies are too good by what "
+                "networks remember of them; keep one copy of each image",
+                copies,
+                len(images),
+                name,
+            )
 
 
 def checked_positions(name: str, positions: Any, count: int) -> np.ndarray:
