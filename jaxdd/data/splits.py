@@ -64,8 +64,8 @@ def warn_of_copies(train: np.ndarray, **others: np.ndarray) -> None:
     for name, images in others.items():
         if copies := sum(hash(image.tobytes()) in known for image in images):
             log.warning(
-                "%d of the %d %s images are train images, too, pixel by pixel, and accuracies are too good by what "
-                "networks remember of them; keep one copy of each image",
+                "%d of the %d %s images are train images, too, pixel by pixel: networks may remember them, and scores "
+                "are too good; keep one copy of each image",
                 copies,
                 len(images),
                 name,
