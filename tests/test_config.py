@@ -235,6 +235,9 @@ def test_a_file_takes_arguments_too(tmp_path):
         ("--config cifar10_mtt:ipx=10", "get_config() got an unexpected keyword argument 'ipx'"),
         ("--config cifar10_mtt:ipc=3", "ipc is 3; settings are published for 1, 10 and 50"),
         ("--config digits_mtt:ipc=0", "method.ipc is 0"),
+        ("--config digits_mtt:ipc=one", "ipc is 'one'; give a whole number"),
+        ("--config cifar10_mtt:ipc=1,budget=gpu", "budget is 'gpu'; choose one of full, cpu"),
+        ("--config cifar10_dc:method=dm", "method is 'dm'; choose one of dc, dsa"),
         ("--config digits_mtt --method dm", "--config digits_mtt chooses a method as well as --method dm"),
     ],
 )
@@ -343,7 +346,7 @@ VARIANTS = [
 ]
 
 
-VARIANTS += ["cifar10_iadd:ipc=1,network=resnet18", "cifar10_dc_iwd:ipc=1,network=resnet10"]
+VARIANTS += ["cifar10_dc:method=dsa", "cifar10_iadd:ipc=1,network=resnet18", "cifar10_dc_iwd:ipc=1,network=resnet10"]
 BUDGETED = ("mtt", "iadd", "infmatch", "dc", "dc_iwd", "dm", "ncfm", "rat_bptt")
 VARIANTS += [f"cifar10_{name}:ipc=1,budget=cpu" for name in BUDGETED]
 

@@ -39,7 +39,7 @@ from jaxdd.methods import (
 )
 from jaxdd.models import ConvNet, ModelConfig, from_name
 from jaxdd.models.dual import TextConfig
-from jaxdd.settings import AtLeast, Seed, Settings, by_name, literal
+from jaxdd.settings import AtLeast, Seed, Settings, by_name, check_value, literal
 
 IN_ORDER = (
     infmatch,
@@ -209,7 +209,8 @@ def load_config(source: str | Path) -> Config:
         What `get_config` returns; arguments that were given end the name of its workdir, as `runs/cifar10_mtt_ipc10`.
 
     Raises:
-        SettingError: There is no such preset or file, it fails, or what it returns is no `Config`.
+        SettingError: There is no such preset or file, an argument is none that `get_config` is annotated to take, it
+            fails, or what it returns is no `Config`.
     """
     name, words = re.fullmatch(r"(.*?)(?::(\w+=.*))?", str(source), re.DOTALL).groups()  # type: ignore[union-attr]
     path = _find(name)
@@ -218,6 +219,8 @@ def load_config(source: str | Path) -> Config:
     try:
         get_config = getattr(import_file(path), "get_config", None)
         values = {key: literal(word) for key, word in arguments.items()}
+        for key, value in values.items():
+            check_value(key, value, getattr(get_config, "__annotations__", {}).get(key))
         config = get_config(**values) if callable(get_config) else None
     except Exception as error:
         raise SettingError(
