@@ -26,13 +26,13 @@ LOOPS = {1: (1, 1), 10: (10, 50), 50: (50, 10)}
 NETWORKS: dict[str, ModelConfig] = {"convnet": ConvNet(width=128, depth=3), "resnet10": ResNet(depth=10, width=32)}
 
 
-def get_config(ipc: int = 10, network: str = "convnet", budget: Literal["full", "cpu"] = "full") -> Config:
+def get_config(
+    ipc: int = 10, network: Literal["convnet", "resnet10"] = "convnet", budget: Literal["full", "cpu"] = "full"
+) -> Config:
     if ipc not in LOOPS:
         raise ValueError(
             f"ipc is {ipc}; settings are published for 1, 10 and 50; take one of these and change --method.ipc"
         )
-    if network not in NETWORKS:
-        raise ValueError(f"network is {network!r}; the paper has convnet and resnet10, and --model takes any")
     outer_loop, inner_loop = LOOPS[ipc]
     config = Config(
         data=DataConfig(name="cifar10"),

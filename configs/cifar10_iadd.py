@@ -44,9 +44,9 @@ SETTINGS = {
 NETWORKS: dict[str, ModelConfig] = {"convnet": ConvNet(width=128, depth=3), "resnet18": ResNet(depth=18)}
 
 
-def get_config(ipc: int = 10, network: str = "convnet", budget: Literal["full", "cpu"] = "full") -> Config:
-    if network not in NETWORKS:
-        raise ValueError(f"network is {network!r}; the paper has convnet and resnet18, and --model takes any")
+def get_config(
+    ipc: int = 10, network: Literal["convnet", "resnet18"] = "convnet", budget: Literal["full", "cpu"] = "full"
+) -> Config:
     if ipc not in SETTINGS:
         raise ValueError(
             f"ipc is {ipc}; there are settings for 1, 10 and 50; take one of these and change --method.ipc"
