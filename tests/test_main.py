@@ -188,6 +188,7 @@ def test_the_list_has_every_method_preset_network_and_kind_of_data_in_a_line_eac
     kinds = {"digits", "folder:PATH", "pairs:PATH", "NAME"}
     assert status == 0 and set(lines) == {*METHODS, *PRESETS, *MODELS, *kinds, *jaxdd.zoo.FILES}
     assert "MTT on CIFAR-10, 1, 10 or 50 images per class" in lines["cifar10_mtt"]
+    assert lines["cifar10_dc"].endswith(" [ipc=10, method=dc|dsa, budget=full|cpu]")
     assert all(len(line.split()) > 2 for line in lines.values())
 
 

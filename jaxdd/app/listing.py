@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import inspect
-from pathlib import Path
 
 from jaxdd import zoo
 from jaxdd.app.config import METHODS, PRESETS
@@ -26,12 +25,12 @@ class List:
 def listing() -> str:
     """Name methods, presets, networks and data, each with the first line of its docstring, and sets with scores."""
     methods = {name: _first_line(inspect.getdoc(module)) for name, module in METHODS.items()}
-    presets = {name: _first_line(_docstring(file)) for name, file in PRESETS.items()}
+    presets = {name: _preset(ast.parse(file.read_text(encoding="utf-8"))) for name, file in PRESETS.items()}
     networks = {name: _first_line(inspect.getdoc(type(config))) for name, config in MODELS.items()}
     return "\n\n".join(
         [
             _table("Methods: --method NAME, with settings of its own by --method.…", methods),
-            _table("Presets: --config NAME, with another number of images per class NAME:ipc=N", presets),
+            _table("Presets: --config NAME, with other values than those in brackets NAME:ipc=1,budget=cpu", presets),
             _table("Networks: --model NAME, with other sizes NAME:width=16,norm=group", networks),
             _table("Data: --data.name NAME", DATA),
             _table("Sets: jaxdd evaluate zoo:NAME", {name: _score(name) for name in zoo.FILES}),
@@ -48,8 +47,18 @@ def _score(name: str) -> str:
     return f"{distilled.size} images{stored} for {card.dataset}: test accuracy {percent}"
 
 
-def _docstring(file: Path) -> str | None:
-    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+def _preset(file: ast.Module) -> str:
+    """Write what a preset is, and the arguments of its `get_config`."""
+    (arguments,) = (part.args for part in file.body if isinstance(part, ast.FunctionDef) and part.name == "get_config")
+    given = zip(arguments.args, arguments.defaults, strict=True)
+    taken = ", ".join(f"{argument.arg}={_choices(argument.annotation, default)}" for argument, default in given)
+    return f"{_first_line(ast.get_docstring(file))} [{taken}]"
+
+
+def _choices(annotation: ast.expr | None, default: ast.expr) -> str:
+    """Write what a `Literal` allows, or else the default."""
+    choices = annotation.slice if isinstance(annotation, ast.Subscript) else default
+    return "|".join(str(ast.literal_eval(each)) for each in getattr(choices, "elts", [choices]))
 
 
 def _first_line(text: str | None) -> str:
