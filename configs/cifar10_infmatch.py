@@ -12,7 +12,7 @@ Published  72.5 % test accuracy (random real images 26.0, full data 84.8). The p
            50), but neither the number of checkpoints and iterations nor the normalization of its objective, on which
            those learning rates depend.
 Measured   38.9 ± 0.4 % with one image per class, budget=cpu and --method.steps 400, in 44 minutes on one of two cores,
-           20 of them for experts (MTT on such experts 39.9 ± 1.3). Before, 28.5 ± 0.6 % after 800 steps with
+           24 of them for experts (MTT on such experts 39.9 ± 1.3). Before, 28.5 ± 0.6 % after 800 steps with
            --method.factor 1; with the field's constants of normalization, and 400 steps, 33.1 ± 0.3 (22.2 ± 0.5 with
            factor 1). As it stands not yet: it needs an accelerator.
            With learning rates of 0.1 second_order gains nothing there (20.3 ± 0.2 %, the first set): the whitened

@@ -38,45 +38,36 @@ STUDENT = {
     "method.lr_optimizer.momentum": 0.5,
     "method.lr_optimizer.lr": (1e-7, 1e-5, 1e-5),
 }
+GRADIENTS = {
+    **MOMENTUM,
+    **EVALUATION,
+    "method.image_optimizer.lr": 0.1,
+    "method.outer_loop": (1, 10, 50),
+    "method.inner_loop": (1, 50, 10),
+    "method.steps": (1000, 10_000, 50_000),
+    "method.real_batch": 256,
+    "method.network_batch": 256,
+    "method.network_optimizer.lr": 0.01,
+    "method.network_optimizer.momentum": 0.0,
+    "method.distance": "cosine",
+    "data.normalization": "published",
+    "data.validation": 0.0,
+}
 PUBLISHED = {
     # arXiv 2006.05929, and main.py and utils.py of its code
     "cifar10_dc": {
-        **MOMENTUM,
-        **EVALUATION,
+        **GRADIENTS,
         "evaluate.recipe.epochs": 300,
         "evaluate.recipe.augment": "none",
-        "method.image_optimizer.lr": 0.1,
-        "method.outer_loop": (1, 10, 50),
-        "method.inner_loop": (1, 50, 10),
-        "method.steps": (1000, 10_000, 50_000),
-        "method.real_batch": 256,
-        "method.network_batch": 256,
-        "method.network_optimizer.lr": 0.01,
-        "method.network_optimizer.momentum": 0.0,
         "method.init": "noise",
-        "method.distance": "cosine",
         "method.augment": "none",
-        "data.normalization": "published",
-        "data.validation": 0.0,
     },
     # arXiv 2102.08259, and the command in its code's README
     "cifar10_dc:method=dsa": {
-        **MOMENTUM,
-        **EVALUATION,
+        **GRADIENTS,
         **AUGMENTED,
-        "method.image_optimizer.lr": 0.1,
-        "method.outer_loop": (1, 10, 50),
-        "method.inner_loop": (1, 50, 10),
-        "method.steps": (1000, 10_000, 50_000),
-        "method.real_batch": 256,
-        "method.network_batch": 256,
         "method.network_augment": None,  # that of the matching
-        "method.network_optimizer.lr": 0.01,
-        "method.network_optimizer.momentum": 0.0,
         "method.init": "real",
-        "method.distance": "cosine",
-        "data.normalization": "published",
-        "data.validation": 0.0,
     },
     # arXiv 2110.04181, and main_DM.py of its code
     "cifar10_dm": {
