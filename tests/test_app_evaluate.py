@@ -192,6 +192,14 @@ def test_the_recipes_learning_rate_gives_way_to_a_learned_one_only(saved, monkey
     np.testing.assert_allclose([cell["lr"] for cell in results["cells"]], [used, 0.2], rtol=1e-6)
 
 
+def test_a_set_that_is_named_twice_is_one_row(saved):
+    path = saved()
+    command = parse([path, path, "--recipe.epochs", "1", "--networks", "1"])
+    results = evaluate(command)
+    assert [*results["sets"].values()] == [path]
+    assert [cell["row"]["name"] for cell in results["cells"]] == [*results["sets"], "random real"]
+
+
 def test_another_folder_of_data_than_the_authors_is_made_nowhere(saved, tmp_path):
     config = {"data": {"name": "digits", "data_dir": str(tmp_path / "theirs")}}
     path = saved(provenance={"config": config})

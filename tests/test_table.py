@@ -189,6 +189,8 @@ def test_a_stopped_table_goes_on(cells, sets, stripes, monkeypatch, capfd):
     again = evaluate_table({"soft": sets["soft"]}, {"small": NETWORK}, stripes, fewer, out=out, seed=3, progress=True)
     assert capfd.readouterr().err.splitlines()[-1].startswith("evaluate full data, hard labels, on small: 6/6")
     assert [cell["row"]["name"] for cell in again] == ["soft", "random real", "full data"]
+    spelled = evaluate_table({"soft": sets["soft"]}, {"a": NETWORK, "b": NETWORK}, stripes, fewer, out=out, seed=3)
+    assert spelled == [{**cell, "network": name} for cell in again for name in "ab"]
     with pytest.raises(pytest.fail.Exception):
         evaluate_table(sets, {"small": NETWORK}, stripes, CONFIG, out=out, seed=4)
 

@@ -115,7 +115,8 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
     if command.out is not None:
         Path(command.out).mkdir(parents=True, exist_ok=True)
     dataset = sets.load(command.data)
-    found = sets.read(command.sets, dataset, command.read)
+    paths = [*dict.fromkeys(command.sets)]
+    found = sets.read(paths, dataset, command.read)
     first, *others = command.networks_named or (str(command.model),)
     networks = {first: command.model, **{name: from_name(name) for name in others}}
     config = TableConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TableConfig)})
@@ -124,7 +125,7 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
     )
     cards = {name: card for name, (_, card) in found.items()}
     results = {
-        "sets": dict(zip(found, command.sets, strict=True)),
+        "sets": dict(zip(found, paths, strict=True)),
         "dataset": dataset.name,
         "networks": {name: plain(network) for name, network in networks.items()},
         "cells": cells,

@@ -114,7 +114,7 @@ def evaluate_table(
                     known[key] = cells.compute(entry, bar.update)
                     if path is not None:
                         write_sealed(path, known)
-                found.append(known[key])
+                found.append({**known[key], "network": name})  # it may be kept under another spelling
         bar.update(bar.total - bar.n)
     if not _scored(found):
         raise Diverged(found[0]["diverged"])
