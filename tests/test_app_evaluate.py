@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import jaxdd
-from jaxdd import Card, Distilled, Recipe, classification, data, models
+from jaxdd import Card, Distilled, EvaluateConfig, Recipe, classification, data, formats, models, train_network
 from jaxdd.app.command_line import read
 from jaxdd.app.evaluate import Evaluate, evaluate
 from jaxdd.core.distilled import hard_labels
 from jaxdd.errors import SettingError
+from jaxdd.formats import torch_file
 from jaxdd.io.files import plain
 from jaxdd.main import main
 from jaxdd.models import MLP
@@ -190,6 +191,21 @@ def test_the_recipes_learning_rate_gives_way_to_a_learned_one_only(saved, monkey
     recipe = dataclasses.replace(RECIPE, epochs=1, lr=0.2)
     results = evaluate(dataclasses.replace(parse([path]), recipe=recipe, networks=1))
     np.testing.assert_allclose([cell["lr"] for cell in results["cells"]], [used, 0.2], rtol=1e-6)
+
+
+def test_a_learning_rate_that_no_file_gave_is_the_recipes(digits, tmp_path):
+    theirs, ours = tmp_path / "data.pt", tmp_path / "data.npz"
+    torch_file.save(theirs, (np.random.default_rng(0).random((10, 1, 8, 8), np.float32), np.arange(10)))
+    distilled, card = formats.read(theirs, data=digits, factor=1, mean=(0.5,), std=(0.5,))
+    formats.write(ours, distilled, card)
+    asked = "--data.name digits --model mlp:width=2 --networks 1 --recipe.epochs 1 --recipe.augment none --recipe.lr"
+    command, converted = (parse([str(path), *asked.split(), "0.2"]) for path in (theirs, ours))
+    recipe = dataclasses.replace(EvaluateConfig().recipe, epochs=1, augment="none", lr=0.2)
+    assert command.recipe == converted.recipe == recipe
+    assert [cell["lr"] for cell in evaluate(converted)["cells"]] == pytest.approx([0.2, 0.2])
+    network = train_network(distilled, card, MLP(width=2), recipe)
+    learned = train_network(distilled._replace(lr=np.float32(0.2)), card, MLP(width=2), recipe)
+    jax.tree.map(np.testing.assert_array_equal, network.params, learned.params)
 
 
 def test_a_set_that_is_named_twice_is_one_row(saved):

@@ -72,7 +72,9 @@ def test_dc_as_torch_wrote_it():
         assert card.class_names[:2] == ("airplane", "automobile") and distilled.lr == np.float32(0.01)
     with pytest.raises(SettingError, match="experiment is 2, and it holds 2"):
         formats.read(path, experiment=2)
-    assert formats.read(path, dataset="svhn", lr=0.5)[1].dataset == "svhn_cropped"
+        assert card.recipe == {"lr": 0.01}  # which is no more than the recipe's
+    given, card = formats.read(path, dataset="svhn", lr=0.5)
+    assert (card.dataset, card.recipe, given.lr) == ("svhn_cropped", {}, np.float32(0.5))
     _, card = formats.read(path, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     np.testing.assert_array_equal(card.normalization.mean, np.float32([0.5, 0.5, 0.5]))
 
@@ -132,7 +134,7 @@ def test_datm(tmp_path, real):
         formats.read(folder, zca=True)
     distilled, card = formats.read(folder, zca=True, data=real)
     np.testing.assert_array_equal(distilled.labels, logits)
-    assert card.label_kind == "logits" and distilled.lr == np.float32(0.02)
+    assert card.label_kind == "logits" and distilled.lr == np.float32(0.02) and card.recipe == {}
     np.testing.assert_array_equal(distilled.images, TENSOR.transpose(0, 2, 3, 1))
     with pytest.raises(SettingError, match="if they are logits, read it as datm"):
         formats.read(folder, "mtt", zca=False)

@@ -66,7 +66,7 @@ def defaults(path: str) -> Defaults:
         return Defaults(
             data=dataset,
             model=from_settings(card.settings("model")),
-            recipe=Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe,
+            recipe=dataclasses.replace(EvaluateConfig().recipe, **card.recipe),
             full_recipe=Recipe(**full_recipe) if full_recipe else EvaluateConfig().full_recipe,
             seed=seed,
         )

@@ -161,7 +161,7 @@ def train_network(
     check_argument("the set", distilled, Distilled, "give a jaxdd.Distilled, as jaxdd.formats.read returns")
     if isinstance(card.normalization, Unfitted):
         raise SettingError(UNFITTED)
-    recipe = recipe or (Recipe(**card.recipe) if card.recipe else EvaluateConfig().recipe)
+    recipe = recipe or dataclasses.replace(EvaluateConfig().recipe, **card.recipe)
     height, width, channels = distilled.images.shape[1:]
     model = models.build(config, (height, width, channels), len(card.class_names))
     task = classification(model, len(card.class_names))

@@ -207,7 +207,7 @@ def as_set(
         source: The dataset.
         normalization: What the images are normalized by.
         kind: What the labels are; by default hard or logits, as their axes say.
-        lr: Learning rate, `LR` by default.
+        lr: Learning rate; by default `LR`, as that of the recipe.
         provenance: Where the set comes from.
 
     Raises:
@@ -219,7 +219,8 @@ def as_set(
         images, labels = images[order], labels[order]
     else:
         labels = np.asarray(labels, np.float32)
-    card = Card(source.name, source.class_names, kind, normalization, provenance=dict(provenance))
+    recipe = {"lr": LR} if lr is None else {}  # a rate that no file gave was not learned with the set
+    card = Card(source.name, source.class_names, kind, normalization, recipe, dict(provenance))
     return assemble(images, labels, np.asarray(LR if lr is None else lr, np.float32), card), card
 
 

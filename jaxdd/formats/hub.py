@@ -202,7 +202,7 @@ def _recipe(distilled: Distilled, card: Card) -> str:
             f"of each class, then from there on with the next {added} as well, and so on, each time so"
             f" (learning rates {', '.join(f'{one:.6g}' for one in rates)})."
         )
-    return f"SGD: {words}. {rate}" if words else f"No recipe is known. {rate}"
+    return f"SGD: {words}. {rate}" if words else f"{rate} No more is known of a recipe."
 
 
 def _license(dataset: str) -> str:

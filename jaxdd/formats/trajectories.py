@@ -14,7 +14,6 @@ from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
 from jaxdd.formats import torch_file
 from jaxdd.formats.base import (
-    LR,
     File,
     Reader,
     Reading,
@@ -93,9 +92,9 @@ def _why_zca(file: File, asked: Reading) -> str | None:
     )
 
 
-def _lr(parts: dict[str, Path], asked: Reading) -> float:
+def _lr(parts: dict[str, Path], asked: Reading) -> float | None:
     if asked.lr is not None or "lr" not in parts:
-        return asked.lr or LR
+        return asked.lr
     value = np.asarray(array_of(torch_file.load(parts["lr"]), "the learning rate"), np.float32)
     if value.size != 1:
         raise SettingError(f"{parts['lr'].name} is {list(value.shape)}, and one learning rate is needed")
