@@ -225,6 +225,21 @@ def test_folders_of_numbers(tmp_path, name, pattern):
     np.testing.assert_allclose(distilled.images[0], (first / 255 - MEAN) / STD, atol=1e-5)
 
 
+def test_folders_of_single_digits_are_numbers(tmp_path, real):
+    names = tuple("abcdefghijkl")
+    named = dataclasses.replace(real, class_names=names)
+    numbered = dataclasses.replace(real, class_names=(*map(str, range(1, 13)),))
+    for number in range(1, 12):
+        (tmp_path / str(number)).mkdir()
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(tmp_path / str(number) / "a.png")
+    for dataset, classes in ((named, range(1, 12)), (numbered, range(11))):
+        distilled, card = formats.read(tmp_path, data=dataset)
+        assert card.class_names == dataset.class_names
+        np.testing.assert_array_equal(distilled.targets.argmax(-1), classes)
+        pixels = np.asarray(real.normalization.inverse(distilled.images))[:, 0, 0, 0]
+        np.testing.assert_allclose(255 * pixels, range(1, 12), atol=1e-3)
+
+
 def test_folders_of_anyone(tmp_path, real):
     for name in ("dog", "cat"):
         (tmp_path / name).mkdir()

@@ -1,5 +1,6 @@
 """Networks that are trained on a set and kept; sets from one format to another."""
 
+import dataclasses
 import json
 
 import jax
@@ -75,6 +76,14 @@ def test_the_command_trains_the_network_of_the_set_and_says_how_good_it_is(saved
     assert main(["train", str(saved), "--out", str(tmp_path / "other"), "--model", "mlp:width=2", "--no-score"]) == 0
     assert jaxdd.Network.load(tmp_path / "other").config == MLP(width=2)
     assert json.loads((tmp_path / "other" / "network.json").read_text())["accuracy"] is None
+
+
+@pytest.mark.parametrize("words", [["train"], ["evaluate", "--networks", "1", "--no-random-real"]])
+def test_a_set_of_another_dataset_is_doubted(saved, tmp_path, caplog, capsys, words):
+    distilled, card = Distilled.load(saved)
+    distilled.save(tmp_path / "d.npz", dataclasses.replace(card, dataset="mnist"))
+    assert main([*words, str(tmp_path / "d.npz"), "--recipe.epochs", "1", "--out", str(tmp_path / "out")]) == 0
+    assert "d: its card says that it is of mnist, and the data are digits" in caplog.text + capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["network.json", "arrays"])

@@ -32,7 +32,7 @@ from jaxdd.evaluation import (
     table,
 )
 from jaxdd.evaluation.attack import accuracy_under_attack, confusion
-from jaxdd.evaluation.rows import per_class
+from jaxdd.evaluation.rows import check_fits, per_class
 from jaxdd.methods.coresets import GREEDY
 from jaxdd.models import MLP
 from jaxdd.report.table import write
@@ -335,8 +335,8 @@ def test_scores_of_a_table_take_the_rows_that_they_need(cells):
 
 
 def test_sets_of_other_seeds_are_put_together():
-    def card(seed, lr=1.0):
-        return Card("d", ("x",), "hard", None, {}, {"config": {"seed": seed, "method": {"lr": lr}}})
+    def card(seed, lr=1.0, dataset="d"):
+        return Card(dataset, ("x",), "hard", None, {}, {"config": {"seed": seed, "method": {"lr": lr}}})
 
     def cell(name, network, mean):
         return {
@@ -346,14 +346,15 @@ def test_sets_of_other_seeds_are_put_together():
         }
 
     cards = {"a": card(0), "b": card(1), "other": card(2, lr=2.0), "foreign": Card("d", ("x",), "hard", None)}
+    cards |= {"a again": card(0), "of other data": card(3, dataset="e")}
     cells = [cell("a", "n", 0.2), cell("b", "n", 0.4), cell("a", "m", 0.5), cell("b", "m", 0.5)]
-    cells += [cell("other", "n", 0.9), cell("random real", "n", 0.1)]
+    cells += [cell(name, "n", 0.9) for name in ("other", "a again", "of other data", "random real")]
     about = {"names": ["a", "b"], "labels": "hard", "augment": "none"}
     assert over_seeds(cells, cards) == [
         {**about, "network": "n", "mean": pytest.approx(0.3), "std": pytest.approx(0.1)},
         {**about, "network": "m", "mean": 0.5, "std": 0.0},
     ]
-    assert over_seeds(cells, {"a": card(0)}) == []
+    assert over_seeds(cells, {"a": card(0), "a again": card(0)}) == []
 
 
 def test_what_is_implausible_is_said():
@@ -379,6 +380,9 @@ def test_what_is_implausible_is_said():
     assert doubts(fine, {"a": card}) == [
         "a: the best set on validation was the first one; distillation improved nothing"
     ]
+    cards = {"a": Card("mnist", ("x",), "hard", None), "b": Card("unknown", ("x",), "hard", None)}
+    assert doubts(fine, cards, "mnist") == []
+    assert doubts(fine, cards, "digits") == ["a: its card says that it is of mnist, and the data are digits"]
 
 
 def test_a_cell_that_diverged_is_named_and_the_others_stand(sets, stripes, tmp_path, monkeypatch):
@@ -401,6 +405,17 @@ def test_a_cell_that_diverged_is_named_and_the_others_stand(sets, stripes, tmp_p
     alone = dataclasses.replace(config, random_real=False)
     with pytest.raises(Diverged, match=said):
         evaluate_table({"wild": both["wild"]}, {"small": NETWORK}, stripes, alone, out=tmp_path, seed=3)
+
+
+def test_a_set_of_other_classes_is_refused(sets, stripes):
+    distilled, card = sets["hard"]
+    named = dataclasses.replace(stripes, class_names=("cat", "dog", "eel"))
+    other = dataclasses.replace(card, class_names=("cat", "eel", "dog"))
+    with pytest.raises(SettingError, match="class 1 of b is 'eel', but that of stripes is 'dog'; name its dataset"):
+        evaluate_table({"b": (distilled, other)}, {"small": NETWORK}, named)
+    for names in (named.class_names, ("0", "1", "2")):  # numbers are no names
+        check_fits("b", distilled, dataclasses.replace(card, class_names=names), named)
+    check_fits("b", distilled, other, stripes)
 
 
 def test_what_cannot_be_computed_is_refused(sets, stripes):

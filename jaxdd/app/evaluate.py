@@ -131,7 +131,7 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
         "cells": cells,
         "scores": robust_scores(cells),
         "seeds": over_seeds(cells, cards),
-        "doubts": doubts(cells, cards),
+        "doubts": doubts(cells, cards, dataset.name),
         "config": plain(config),
         "versions": versions(),
     }

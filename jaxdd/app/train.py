@@ -1,6 +1,7 @@
 """Training a network on a saved set, to be used: `jaxdd train SET --model resnet18 --out network`."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,12 @@ from jaxdd.core.training import Recipe
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig, network
-from jaxdd.evaluation.rows import check_fits
+from jaxdd.evaluation.rows import check_fits, doubt_of_data
 from jaxdd.formats import Reading
 from jaxdd.models import ConvNet, ModelConfig
 from jaxdd.settings import Seed
+
+log = logging.getLogger("jaxdd")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,9 @@ def train(command: Train) -> float | None:
         dataset = sets.load(command.data)
         [(name, (distilled, card))] = sets.read(command.sets, dataset, command.read).items()
     if dataset is not None:
-        check_fits(name, distilled, dataset)
+        check_fits(name, distilled, card, dataset)
+        if doubt := doubt_of_data(name, card, dataset.name):
+            log.warning("%s", doubt)
     fitted = network.train_network(distilled, card, command.model, command.recipe, seed=command.seed)
     accuracy = fitted.accuracy(dataset.test_set()) if dataset is not None and command.score else None
     fitted.save(command.out, trained_on=command.sets[0], dataset=card.dataset, accuracy=accuracy)

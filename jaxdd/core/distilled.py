@@ -67,6 +67,9 @@ FORMAT_VERSION = 2
 NAMES = ("format_version", "images", "label_kind", "labels", "lr", "dataset", "class_names", "recipe", "provenance")
 """The arrays of a file, beside those of the normalization."""
 
+UNKNOWN = "unknown"
+"""The dataset of a card that names none."""
+
 HARD_LABEL_SCALE = 128.0
 """The logit of the true class of a hard label, the others being 0. [our choice]
 
@@ -97,7 +100,7 @@ class Card(Made):
     """What a distilled set says of itself beside its arrays.
 
     Attributes:
-        dataset: name of the real dataset.
+        dataset: name of the real dataset, or `UNKNOWN`.
         class_names: C names, in the order of the label logits.
         label_kind: what `labels` holds in the file: class indices, label logits, or their softmax.
         normalization: the normalization that the images are in, fitted on the real train images.

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdd import models
 from jaxdd.core import sampling
-from jaxdd.core.distilled import Card, Distilled, hard_labels, has_lr_of_recipe, learning_rates_of_stages
+from jaxdd.core.distilled import UNKNOWN, Card, Distilled, hard_labels, has_lr_of_recipe, learning_rates_of_stages
 from jaxdd.core.keys import stage_key
 from jaxdd.core.parallel import replicate
 from jaxdd.core.progressive import after_stages
@@ -272,14 +272,43 @@ def _hardened(distilled: Distilled) -> Distilled:
     return distilled._replace(labels=hard_labels(jnp.argmax(distilled.labels, -1), distilled.labels.shape[-1]))
 
 
-def check_fits(name: str, distilled: Distilled, dataset: Dataset) -> None:
-    """Refuse a set of another shape or number of classes than a dataset has.
+def check_fits(name: str, distilled: Distilled, card: Card, dataset: Dataset) -> None:
+    """Refuse a set of another shape or number of classes than a dataset has, or of classes with other names.
+
+    Args:
+        name: The set's.
+        distilled: The set.
+        card: What it says of itself; class names that are numbers alone fit any others.
+        dataset: The real data.
 
     Raises:
         SettingError: It does not fit.
     """
+    remedy = "name its dataset with --data.name"
     if distilled.images.shape[1:] != dataset.image_shape or distilled.labels.shape[1] != dataset.num_classes:
         raise SettingError(
             f"{name} holds images {distilled.images.shape[1:]} of {distilled.labels.shape[1]} classes, "
-            f"but {dataset.name} has {dataset.image_shape} of {dataset.num_classes}; name its dataset with --data.name"
+            f"but {dataset.name} has {dataset.image_shape} of {dataset.num_classes}; {remedy}"
         )
+    if _numbers(card.class_names) or _numbers(dataset.class_names):
+        return
+    for at, (ours, theirs) in enumerate(zip(card.class_names, dataset.class_names, strict=False)):
+        if ours != theirs:
+            raise SettingError(f"class {at} of {name} is {ours!r}, but that of {dataset.name} is {theirs!r}; {remedy}")
+
+
+def _numbers(names: Iterable[str]) -> bool:
+    return all(map(str.isdecimal, names))
+
+
+def doubt_of_data(name: str, card: Card, dataset: str) -> str | None:
+    """Say that a set is of another dataset than the data, None where its card names no other.
+
+    Args:
+        name: The set's.
+        card: What it says of itself.
+        dataset: Name of the data.
+    """
+    if card.dataset in (dataset, UNKNOWN):
+        return None
+    return f"{name}: its card says that it is of {card.dataset}, and the data are {dataset}"

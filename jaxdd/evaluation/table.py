@@ -26,7 +26,7 @@ from jaxdd.data import Dataset, check_data
 from jaxdd.errors import Diverged, SettingError
 from jaxdd.evaluation.attack import Attack, accuracy_under_attack, confusion
 from jaxdd.evaluation.ranking import augmentation_robust_score, label_robust_score
-from jaxdd.evaluation.rows import Entry, TableConfig, check_fits, rows
+from jaxdd.evaluation.rows import Entry, TableConfig, check_fits, doubt_of_data, rows
 from jaxdd.evaluation.scores import check_converged, distilled_scorer, full_data_scorer, mean_score, summary
 from jaxdd.io.files import plain
 from jaxdd.io.integrity import digest, read_sealed, write_sealed
@@ -89,8 +89,8 @@ def evaluate_table(
     check_data(dataset)
     if not sets or not networks:
         raise SettingError(f"a table needs sets and networks, and it was given {len(sets)} and {len(networks)}")
-    for name, (distilled, _) in sets.items():
-        check_fits(name, distilled, dataset)
+    for name, (distilled, card) in sets.items():
+        check_fits(name, distilled, card, dataset)
     if (config.tune or config.coreset) and dataset.validation_set() is None:
         raise SettingError(
             "learning rates and coresets are chosen on the validation split, and there is none; set data.validation"
@@ -284,13 +284,14 @@ def over_seeds(cells: Sequence[Cell], cards: Mapping[str, Card]) -> list[dict[st
         For each of several such sets, network and labels: `names`, `network`, `labels`, `augment`, and `mean` and `std`
         over the sets of each one's mean accuracy.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, str]] = {}
     for name, card in cards.items():
         if card.config:
             alike = {key: value for key, value in card.config.items() if key != "seed"}
-            groups.setdefault(digest(alike), []).append(name)
+            of_seed = groups.setdefault(digest([card.dataset, alike]), {})
+            of_seed.setdefault(str(card.config.get("seed")), name)  # one that is there twice counts once
     records = []
-    for names in (names for names in groups.values() if len(names) > 1):
+    for names in ([*of_seed.values()] for of_seed in groups.values() if len(of_seed) > 1):
         means: dict[tuple[str, str, str], list[float]] = {}
         for cell in _scored(cells):
             if cell["row"]["name"] in names:
@@ -302,12 +303,13 @@ def over_seeds(cells: Sequence[Cell], cards: Mapping[str, Card]) -> list[dict[st
     return records
 
 
-def doubts(cells: Sequence[Cell], cards: Mapping[str, Card] = {}) -> list[str]:
+def doubts(cells: Sequence[Cell], cards: Mapping[str, Card] = {}, dataset: str | None = None) -> list[str]:
     """Say what in a table is not to be trusted, a line each.
 
     Args:
         cells: As `evaluate_table` returns them.
         cards: Cards of the sets, by name.
+        dataset: Name of the data, if sets of others are to be doubted.
     """
     found = [cell["diverged"] for cell in cells if "diverged" in cell]
     full = {
@@ -328,4 +330,6 @@ def doubts(cells: Sequence[Cell], cards: Mapping[str, Card] = {}) -> list[str]:
     for name, card in cards.items():
         if card.provenance.get("step") == 0:
             found.append(f"{name}: the best set on validation was the first one; distillation improved nothing")
+        if dataset is not None and (doubt := doubt_of_data(name, card, dataset)):
+            found.append(doubt)
     return found

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxdd.core.distilled import Card, Distilled, LabelKind, assemble
+from jaxdd.core.distilled import UNKNOWN, Card, Distilled, LabelKind, assemble
 from jaxdd.core.normalization import ZCA, Normalization, Standardize
 from jaxdd.data import Dataset, field
 from jaxdd.errors import SettingError
@@ -121,7 +121,7 @@ def source_of(path: Path, asked: Reading, data: Dataset | None, classes: int) ->
         SettingError: There are other classes than the dataset has.
     """
     named = asked.dataset or (data.name if data is not None else field.named_in(str(path.absolute())))
-    name = (field.canonical(named) or named) if named else "unknown"
+    name = (field.canonical(named) or named) if named else UNKNOWN
     known = field.KNOWN.get(name)
     given = data.class_names if data is not None else known.classes if known is not None else ()
     names = given or tuple(map(str, range(classes)))

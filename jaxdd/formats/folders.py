@@ -51,21 +51,23 @@ def read_numbered(file: File, asked: Reading, data: Dataset | None) -> tuple[Dis
     if not matches:
         raise SettingError("its folders are not named by the numbers of classes, such as 00000 or new000")
     classes = {match[0]: int(match[2]) for match in matches}
-    if max(classes.values()) >= 10**5:
-        raise SettingError(f"a folder is named {max(classes, key=lambda name: classes[name])}; classes count from 0")
-    images, names = _images(file.path)
-    source = source_of(file.path, asked, data, max(classes.values()) + 1)
-    return _as_set(file, asked, data, source, images, np.array([classes[name] for name in names]))
+    return _by_number(file, asked, data, *_images(file.path), classes)
 
 
 def read_folder(file: File, asked: Reading, data: Dataset | None) -> tuple[Distilled, Card]:
-    """Read a folder whose class folders are named by the classes; `card.json` in it tells the rest, if it is there."""
+    """Read a folder whose class folders are named by the classes, or by their numbers where these are no names.
+
+    `card.json` in it tells the rest, if it is there.
+    """
     images, names = _images(file.path)
     folders = sorted({*names})
     if (file.path / CARD).exists():
         return _with_card(file.path, images, names)
     source = source_of(file.path, asked, data, len(folders))
-    classes = source.class_names if {*folders} <= {*source.class_names} else tuple(folders)
+    named = {*folders} <= {*source.class_names}
+    if not named and all(map(str.isdecimal, folders)):
+        return _by_number(file, asked, data, images, names, {name: int(name) for name in folders})
+    classes = source.class_names if named else tuple(folders)
     source = source._replace(class_names=classes)
     return _as_set(file, asked, data, source, images, np.array([classes.index(name) for name in names]))
 
@@ -77,6 +79,16 @@ def _images(path: Path) -> tuple[np.ndarray, list[str]]:
     files = [(name, file) for name, members in folder.class_files(path).items() for file in members]
     paths = [str(file) for _, file in files]
     return stack([decode(file.read_bytes(), str(file)) for _, file in files], paths), [name for name, _ in files]
+
+
+def _by_number(
+    file: File, asked: Reading, data: Dataset | None, images: np.ndarray, names: list[str], classes: dict[str, int]
+) -> tuple[Distilled, Card]:
+    """Build a set of images and the folder of each, given the number of the class of every folder."""
+    if max(classes.values()) >= 10**5:
+        raise SettingError(f"a folder is named {max(classes, key=lambda name: classes[name])}; classes count from 0")
+    source = source_of(file.path, asked, data, max(classes.values()) + 1)
+    return _as_set(file, asked, data, source, images, np.array([classes[name] for name in names]))
 
 
 def _as_set(
