@@ -32,7 +32,7 @@ from jaxdd.evaluation import (
     table,
 )
 from jaxdd.evaluation.attack import accuracy_under_attack, confusion
-from jaxdd.evaluation.rows import check_fits, per_class
+from jaxdd.evaluation.rows import check_fits, per_class, rows
 from jaxdd.methods.coresets import GREEDY
 from jaxdd.models import MLP
 from jaxdd.report.table import write
@@ -178,6 +178,19 @@ def test_bytes_are_those_of_images_and_labels(cells):
     assert found["hard", "hard", 1] == 4 * 64 + 1 and found["hard", "teacher", 1] == 4 * 64 + 12
     assert found["soft", "own", 2] == 2 * (4 * 64 + 12) and found["random real", "hard", 2] == 2 * (64 + 1)
     assert found["full data", "hard", 64] == 64 * 65
+
+
+@pytest.mark.parametrize("provenance", [{"config": {"method": {"ipc": 1}}}, {"format": "idc", "stored_images": 3}, {}])
+def test_a_set_counts_as_the_images_that_it_stores(sets, stripes, provenance):
+    distilled, card = sets["hard"]
+    items = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), distilled._replace(lr=None))._replace(lr=distilled.lr)
+    card = dataclasses.replace(card, provenance=provenance)
+    config = dataclasses.replace(CONFIG, labels=("hard", "teacher"), coreset=False, without_augmentation=False)
+    found = [entry.row for entry in rows({"a": (items, card)}, stripes, config, NETWORK, 3)]
+    stored = 1 if provenance else 4
+    assert [row.per_class for row in found[:-1]] == 4 * [stored]
+    hard, teacher, *_ = (row.bytes_per_class for row in found)
+    assert hard == stored * (4 * 64 + 1) and teacher == stored * 4 * 64 + 4 * 12
 
 
 def test_a_stopped_table_goes_on(cells, sets, stripes, monkeypatch, capfd):
@@ -434,9 +447,9 @@ def test_what_cannot_be_computed_is_refused(sets, stripes):
     small = {"tiny": (distilled._replace(inputs=distilled.images[:, :4]), card)}
     with pytest.raises(SettingError, match="tiny holds images"):
         evaluate_table(small, {"small": NETWORK}, stripes)
-    wrong = dataclasses.replace(card, provenance={"config": {"method": {"ipc": 0}}})
-    with pytest.raises(SettingError, match="the ipc of its card is 0"):
-        per_class(distilled, wrong)
+    for provenance, said in (({"config": {"method": {"ipc": 0}}}, "ipc"), ({"stored_images": 0}, "stored_images")):
+        with pytest.raises(SettingError, match=f"the {said} of its card is 0"):
+            per_class(distilled, dataclasses.replace(card, provenance=provenance))
     for changes, message in (
         ({"labels": ("soft",)}, "labels"),
         ({"tune": (-1.0,)}, "tune"),

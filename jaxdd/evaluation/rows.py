@@ -75,8 +75,8 @@ class Row(NamedTuple):
         labels: Which labels: `own`, `hard` or `teacher`.
         augment: Augmentation during training.
         per_class: Items of each class; for a set whose items are stored as fewer images, these.
-        bytes_per_class: Of images and labels: a byte for each pixel of a real image and four for one of a distilled
-            one, one for a hard label and 4 C for a soft one.
+        bytes_per_class: Of images and labels, as they are stored: a byte for each pixel of a real image and four for
+            one of a distilled one, one for a hard label and 4 C for a soft one.
         lr: The learning rate at the start, before any search.
         normalization: Kind and digest of the normalization that images are in; sets are compared with real images in
             their own.
@@ -196,14 +196,15 @@ def rows(
 
 
 def per_class(distilled: Distilled, card: Card) -> int:
-    """Return how many real images of a class a set stands for: what its card says, or else how many items it has.
+    """Return how many images of a class a set stores: what its card says, or else how many items it has.
 
     Raises:
         SettingError: The card says what cannot be.
     """
-    said = card.settings("method").get("ipc")
-    check_value("the ipc of its card", said, Annotated[int | None, AtLeast(1)])
-    return said or distilled.size // len(card.class_names)
+    said, stored = card.settings("method").get("ipc"), card.provenance.get("stored_images")
+    for name, count in (("ipc", said), ("stored_images", stored)):
+        check_value(f"the {name} of its card", count, Annotated[int | None, AtLeast(1)])
+    return said or (stored or distilled.size) // len(card.class_names)
 
 
 def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator[Entry]:
@@ -228,13 +229,13 @@ def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator
         return after_stages(task, ways[kind](distilled), rates, recipe) if rates else task
 
     digest = digest_of_arrays((distilled, np.asarray(rates)) if rates else distilled)
-    pixels = 4.0 * distilled.images.size / classes
+    count = per_class(distilled, card)
+    pixels = 4.0 * count * float(np.prod(distilled.images.shape[1:]))
     kinds = dict.fromkeys(own if kind == "own" else kind for kind in config.labels)
     for augment, kind in _combined(config, kinds):
-        size = pixels + _bytes_of_labels(kind, distilled.size / classes, classes)
-        row = Row(
-            name, kind, augment, per_class(distilled, card), size, float(distilled.lr), view.normalization, digest
-        )
+        items = distilled.size / classes if kind == "teacher" else count  # the others are one for each stored image
+        size = pixels + _bytes_of_labels(kind, items, classes)
+        row = Row(name, kind, augment, count, size, float(distilled.lr), view.normalization, digest)
         yield Entry(row, view, partial(sets, kind), partial(posed, kind, augment))
 
 
