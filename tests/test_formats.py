@@ -346,6 +346,8 @@ def test_dd_ranking(tmp_path, kind):
     np.testing.assert_allclose(found_card.normalization.inverse(found.images), pixels, atol=1e-5)
     np.testing.assert_allclose(found.labels, np.asarray(distilled.labels)[order])
     assert found.lr == distilled.lr
+    with pytest.raises(SettingError, match="there already"):  # or hard labels might lie beside soft ones
+        formats.write(tmp_path / "out", distilled, dataclasses.replace(card, dataset="cifar10"), "ddranking")
 
 
 def test_what_is_wrong_is_said(tmp_path, real):

@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +110,21 @@ def test_a_packed_whitened_set_takes_its_matrices_from_the_data(whitened):
     with pytest.raises(SettingError, match="whitened by those of digits, and the data given are stripes"):
         formats.read(path, data=dataclasses.replace(dataset, name="stripes"))
     np.testing.assert_array_equal(labeled.initial_set(str(path), dataset).images, again.images)
+
+
+def test_the_card_of_a_packed_whitened_set_says_where_its_matrices_come_from(whitened, tmp_path, monkeypatch):
+    path, dataset = whitened
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", str(path), "set.npz"]) == 0
+    text = Path("set.npz.md").read_text()
+    assert "times a matrix, fitted on the training images of digits, not in the file." in text
+    [code] = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.setattr("jaxdd.data.load", {"digits": dataset}.__getitem__)
+    found = {}
+    exec(code, found)
+    np.testing.assert_array_equal(found["images"], formats.read(path)[0].images)
+    pictures = dataset.test.images[:3]
+    np.testing.assert_array_equal(found["normalize"](pictures), dataset.normalization(pictures))
 
 
 @pytest.mark.slow

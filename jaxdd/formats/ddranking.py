@@ -17,6 +17,7 @@ from jaxdd.data import Dataset, field
 from jaxdd.errors import SettingError
 from jaxdd.formats import torch_file
 from jaxdd.formats.base import File, Reader, Reading, Writer, array_of, as_images, as_set, classes_of, source_of
+from jaxdd.formats.pictures import check_empty
 
 CONSTANTS = {"cifar10": field.CIFAR, "cifar100": field.CIFAR, "tiny_imagenet": field.IMAGENET}
 CONSTANTS["imagenet2012"] = field.IMAGENET
@@ -27,8 +28,9 @@ def write(path: Path, distilled: Distilled, card: Card) -> None:
     """Write the tensors.
 
     Raises:
-        SettingError: DD-Ranking does not have the dataset.
+        SettingError: The folder has something in it, or DD-Ranking does not have the dataset.
     """
+    check_empty(path)
     known = field.canonical(card.dataset)
     if known not in CONSTANTS:
         raise SettingError(f"DD-Ranking scores sets of {', '.join(CONSTANTS)}, and this one is of {card.dataset}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdd.core.distilled import Card, Distilled, has_lr_of_recipe
+from jaxdd.core.normalization import Unfitted
 from jaxdd.data.field import LICENSES
 
 LOAD = """import numpy as np
@@ -42,7 +43,7 @@ def normalize(pictures):
 }
 OTHER = """import jaxdd
 
-distilled, card = jaxdd.formats.read({file!r})
+distilled, card = jaxdd.formats.read({file!r}{data})
 images, targets, lr = distilled.images, distilled.targets, distilled.lr  # {images}, targets [{M}, {C}]
 
 
@@ -58,7 +59,8 @@ def how_to_use(distilled: Distilled, card: Card, file: str = "distilled.npz") ->
     Args:
         distilled: The set.
         card: What it says of itself.
-        file: Its file; of an npz the code needs numpy alone, of any other it calls `jaxdd.formats.read`.
+        file: Its file; of an npz the code needs numpy alone, of any other it calls `jaxdd.formats.read`, with the real
+            data where the file leaves out the matrices of a ZCA.
 
     Returns:
         The code. It defines `images`, `targets` `[M, C]`, `lr` and `normalize(pictures)`.
@@ -66,8 +68,10 @@ def how_to_use(distilled: Distilled, card: Card, file: str = "distilled.npz") ->
     size, height, width, channels = distilled.images.shape
     shapes = {"M": size, "C": len(card.class_names), "H": height, "W": width, "K": channels}
     about = {"file": file, "images": f"[{size}, {height}, {width}, {channels}]", "lr": float(distilled.lr)}
-    if not file.endswith(".npz"):
-        return OTHER.format(**shapes, **about)
+    unfitted = isinstance(card.normalization, Unfitted)
+    if unfitted or not file.endswith(".npz"):
+        data = f", data=jaxdd.data.load({card.dataset!r})" if unfitted else ""
+        return OTHER.format(data=data, **shapes, **about)
     meaning, targets = LABELS[card.label_kind]
     learned = "" if has_lr_of_recipe(distilled, card) else ", the set's own"
     load = LOAD.format(labels=meaning.format(**shapes), learned=learned, **about)
@@ -180,9 +184,11 @@ def _accuracies(results: Mapping[str, Any]) -> str:
 
 def _normalization(card: Card) -> str:
     if card.normalization.kind == "zca":
+        unfitted = isinstance(card.normalization, Unfitted)
+        where = f"fitted on the training images of {card.dataset}, not" if unfitted else "both"
         return (
-            "Images are ZCA-whitened: pixels in [0, 1], flattened, minus the mean image, times a matrix, both in the "
-            "file. Give a network images of the same size that went through the same `normalize`."
+            f"Images are ZCA-whitened: pixels in [0, 1], flattened, minus the mean image, times a matrix, {where} in "
+            "the file. Give a network images of the same size that went through the same `normalize`."
         )
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in card.normalization)
     return (
