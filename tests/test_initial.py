@@ -81,6 +81,19 @@ def test_a_run_goes_on_from_a_saved_set(saved, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_a_run_keeps_the_soft_labels_that_it_starts_from(saved, tmp_path):
+    config, path = saved
+    given, card = jaxdd.Distilled.load(path)
+    given = given._replace(labels=np.asarray(given.labels / 64 + 1, np.float32))
+    given.save(tmp_path / "soft.npz", dataclasses.replace(card, label_kind="logits"))
+    assert config.method.labels == card.label_kind == "hard"
+    run(dataclasses.replace(config, initial=str(tmp_path / "soft.npz"), workdir=str(tmp_path / "second")))
+    ours, about = jaxdd.Distilled.load(tmp_path / "second" / "distilled.npz")
+    np.testing.assert_array_equal(ours.labels, given.labels)
+    assert about.label_kind == "logits"
+    assert "soft labels, as logits" in (tmp_path / "second" / "README.md").read_text()
+
+
 def test_a_saved_set_in_another_normalization_is_brought_to_that_of_the_data(saved):
     _, path = saved
     dataset = jaxdd.data.load("digits", normalization="zca")

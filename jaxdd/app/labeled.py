@@ -10,7 +10,7 @@ from jaxdd import data, formats, models
 from jaxdd.app.config import Config
 from jaxdd.app.kind import Finished
 from jaxdd.app.workdir import record, versions
-from jaxdd.core.distilled import Card, Distilled
+from jaxdd.core.distilled import Card, Distilled, label_kind_of
 from jaxdd.core.normalization import renormalized
 from jaxdd.core.ranking import mislabeled_auc
 from jaxdd.core.retrieval import RetrievalConfig
@@ -113,7 +113,7 @@ def write(dataset: Dataset, config: Config, done: Finished) -> None:
     card = Card(
         dataset=dataset.name,
         class_names=dataset.class_names,
-        label_kind="hard" if config.method.labels == "hard" else "logits",
+        label_kind=label_kind_of(distilled),  # an initial set has labels of its own
         normalization=dataset.normalization,
         recipe=plain(config.evaluate.recipe),
         provenance={"config": record(config), "step": done.outcome.step, "versions": versions(), **staged},

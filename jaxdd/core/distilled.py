@@ -275,15 +275,24 @@ def hard_labels(classes: Array | np.ndarray, num_classes: int) -> Array:
     return HARD_LABEL_SCALE * jax.nn.one_hot(classes, num_classes, dtype=jnp.float32)
 
 
+def label_kind_of(distilled: Distilled) -> LabelKind:
+    """Return the `label_kind` that brings the labels of a set back exactly: hard where they are, else logits."""
+    return "logits" if _soft(_array(distilled.labels)).size else "hard"
+
+
+def _soft(labels: np.ndarray) -> np.ndarray:
+    """Return the indices of those among label logits `[M, C]` that `hard_labels` does not make."""
+    return np.flatnonzero((labels != _array(hard_labels(labels.argmax(axis=1), labels.shape[1]))).any(axis=1))
+
+
 def _classes_of_hard_labels(labels: np.ndarray) -> np.ndarray:
-    classes = labels.argmax(axis=1)
-    wrong = np.flatnonzero((labels != _array(hard_labels(classes, labels.shape[1]))).any(axis=1))
+    wrong = _soft(labels)
     if wrong.size:
         raise SettingError(
             f"label_kind is 'hard', but the labels of {wrong.size} of {len(labels)} images, the first at {wrong[0]}, "
             "are not what hard_labels(classes, C) makes: save them with label_kind 'logits' or 'probabilities'"
         )
-    return classes.astype(np.int32)
+    return labels.argmax(axis=1).astype(np.int32)
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
