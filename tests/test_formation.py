@@ -138,7 +138,7 @@ def test_inf_match_on_stored_images_is_that_on_what_they_make(x64, toy, estimato
     def batch(items):
         if estimator == "released":
             return released_batch(task)
-        return infmatch.Batch(windows_of(estimator, 2, 1, task.size), jnp.arange(items))
+        return windows_of(estimator, 2, 1, task.size, items=items)
 
     key = jax.random.key(0)
     parts = dataclasses.replace(config, ipc=2, factor=2).build(task)

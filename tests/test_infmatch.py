@@ -28,8 +28,8 @@ def real_batch(key, leading, dtype):
     )
 
 
-def windows_of(estimator, m, horizon, size, dtype=jnp.float64):
-    """Draw m windows of checkpoints with real batches, independent for gradients and Hessians."""
+def windows_of(estimator, m, horizon, size, dtype=jnp.float64, items=6):
+    """Draw m windows of checkpoints with real batches, independent for gradients and Hessians; all items are in use."""
     length = horizon if estimator == "unroll" else 1
     keys = jax.random.split(jax.random.key(20), 4)
     lr = 0.05 + 0.05 * jax.random.uniform(keys[0], (m, length), dtype)
@@ -42,6 +42,7 @@ def windows_of(estimator, m, horizon, size, dtype=jnp.float64):
         for_hessian=real_batch(keys[3], (m, length), dtype),
         cached=None,
         key=jax.random.split(jax.random.key(21), (m, length)),
+        items=jnp.broadcast_to(jnp.arange(items), (m, length, items)),
     )
 
 
@@ -236,6 +237,7 @@ def displacement_cosines(toy, steps, lr):
             for_hessian=broadcast,
             cached=None,
             key=jax.random.split(jax.random.key(0), (many, length)),
+            items=jnp.zeros((many, length, 0), jnp.int32),
         )
 
         def landscape_of(c):

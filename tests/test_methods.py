@@ -406,7 +406,7 @@ def test_infmatch_samples_checkpoints_of_its_window(one_device, problem, name):
     interval = np.diff([*line.time, line.total_time])
     seen = set()
     for seed in range(12):
-        windows = run.sample(jax.random.key(seed), jnp.int32(20), run.sources).windows
+        windows = run.sample(jax.random.key(seed), jnp.int32(20), run.sources)
         params = np.asarray(windows.params)
         assert params.shape == (config.checkpoints, length, flat.shape[-1])
         for m in range(config.checkpoints):

@@ -24,7 +24,7 @@ from jaxdd.core.progressive import after, after_stages, union
 from jaxdd.core.tasks import all_items, mean_loss
 from jaxdd.core.training import train
 from jaxdd.errors import Interrupted
-from jaxdd.methods import Optimizer, Weighting, cafe, dc, dm, mtt
+from jaxdd.methods import Optimizer, Weighting, cafe, dc, dm, infmatch, mtt
 from jaxdd.report.metrics import read
 from jaxdd.stages import progressive
 from tests.helpers import distilled_set
@@ -95,6 +95,10 @@ METHODS = {
     "dm": dm.Config(ipc=6, steps=20, real_batch=16, image_optimizer=ADAM),
     "dc": dc.Config(ipc=4, steps=20, real_batch=16, image_optimizer=ADAM, outer_loop=5, inner_loop=2),
     "cafe": cafe.Config(ipc=4, steps=10, init="real", real_batch=16, queries=8, longest=3, image_optimizer=ADAM),
+    # Half of the items a step, in any order.
+    "infmatch": infmatch.Config(
+        ipc=4, steps=20, batch=6, real_batch=16, window=jaxdd.Window(start=4), labels="learned", image_optimizer=ADAM
+    ),
     "mtt": mtt.Config(
         ipc=4, steps=20, student_steps=4, expert_snapshots=2, window=jaxdd.Window(start=4), image_optimizer=ADAM
     ),

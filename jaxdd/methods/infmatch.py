@@ -28,7 +28,7 @@ from jaxdd.core.augment import dsa
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.core.sampling import RealSet
-from jaxdd.core.tasks import Task, all_items, mean_loss
+from jaxdd.core.tasks import Task, mean_loss
 from jaxdd.core.training import shuffle
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
@@ -144,6 +144,7 @@ class Checkpoint(NamedTuple):
         for_hessian: An independent real batch of H_D: the same for both would bias H_D G_D.
         cached: G_D and H_D G_D if they were cached, else None.
         key: Key of the augmentation, shared by real and distilled images.
+        items: `[..., b]` the distilled items of the step, the same for all of its checkpoints.
     """
 
     snapshot: Snapshots
@@ -153,18 +154,12 @@ class Checkpoint(NamedTuple):
     for_hessian: Examples
     cached: Cached | None
     key: Array
+    items: Array
 
     @property
     def params(self) -> Array:
         """`[..., P]` θ^t."""
         return self.snapshot.params
-
-
-class Batch(NamedTuple):
-    """What a step draws: m windows of K checkpoints (leading axes `[m, K]`) and distilled items `[b]`."""
-
-    windows: Checkpoint
-    indices: Array
 
 
 class Landscape(NamedTuple):
@@ -427,9 +422,9 @@ def matching_influence(task: Task, config: Config) -> Method:
         loss = mean_loss(task.losses, examples)
         return lambda flat: loss(task.unravel(flat))
 
-    def landscape_of(items: Distilled) -> LandscapeOf:
+    def landscape_of(distilled: Distilled) -> LandscapeOf:
         return lambda c: Landscape(
-            synthetic=loss_on(all_items(task, items), c.key),
+            synthetic=loss_on(task.examples(distilled, c.items), c.key),
             real_gradient=loss_on(c.for_gradient, c.key),
             real_hessian=loss_on(c.for_hessian, c.key),
             hvp=hvp,
@@ -470,7 +465,8 @@ def matching_influence(task: Task, config: Config) -> Method:
     def prepare(key: Array, sources: Sources) -> Cached | None:
         return None if config.cache is None else cached(key, sources, config.cache)
 
-    def sample(key: Array, step: Array, sources: Sources) -> Batch:
+    def sample(key: Array, step: Array, sources: Sources) -> Checkpoint:
+        """Draw m windows of K checkpoints: leading axes `[m, K]`."""
         trajectories, m = sources.experts, config.checkpoints
         expert_key, start_key, gradient_key, hessian_key, item_key, augment_key = jax.random.split(key, 6)
         expert = jax.random.randint(expert_key, (m, 1), 0, trajectories.num_experts)
@@ -485,8 +481,9 @@ def matching_influence(task: Task, config: Config) -> Method:
             indices = sampling.uniform(key, sources.examples, m * length * config.real_batch)
             return sampling.take(sources.examples, indices.reshape(m, length, config.real_batch))
 
-        cache = sources.cache
-        windows = Checkpoint(
+        cache, size = sources.cache, task.items(config.ipc)
+        items = jax.random.permutation(item_key, size)[: config.batch or size]
+        return Checkpoint(
             snapshot=Snapshots(jnp.broadcast_to(expert, t.shape), t),
             a=a,
             b=b,
@@ -494,21 +491,13 @@ def matching_influence(task: Task, config: Config) -> Method:
             for_hessian=real(hessian_key),
             cached=None if cache is None else jax.tree.map(lambda x: x[expert, t], cache),
             key=jax.random.split(augment_key, (m, length)),
+            items=jnp.broadcast_to(items, (m, length, len(items))),
         )
-        size = task.items(config.ipc)
-        return Batch(windows, jax.random.permutation(item_key, size)[: config.batch or size])
 
-    def slope(distilled: Distilled, batch: Batch) -> tuple[Array, Distilled]:
-        def mini_batch(distilled: Distilled) -> Distilled:
-            inputs, labels = jax.tree.map(lambda x: x[batch.indices], (distilled.inputs, distilled.labels))
-            return Distilled(inputs, labels, distilled.lr)
-
-        items, pull = jax.vjp(mini_batch, distilled)
+    def slope(distilled: Distilled, windows: Checkpoint) -> tuple[Array, Distilled]:
         if config.gradient == "two_pass":
-            loss, grads = two_pass(displacement, landscape_of, items, batch.windows)
-        else:
-            loss, grads = jax.value_and_grad(lambda s: objective(displacement, landscape_of, s, batch.windows))(items)
-        return loss, pull(grads)[0]
+            return two_pass(displacement, landscape_of, distilled, windows)
+        return jax.value_and_grad(lambda s: objective(displacement, landscape_of, s, windows))(distilled)
 
     def warn(info: Mapping[str, float]) -> dict[str, str]:
         if config.estimator == "unroll" and info["loss"] > 1:

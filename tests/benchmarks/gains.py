@@ -263,10 +263,10 @@ def growing_tau(task: Task, config: infmatch.Config, material: Material) -> Meth
     del material
     base = infmatch.matching_influence(task, config)
 
-    def sample(key: Array, step: Array, sources: Sources) -> infmatch.Batch:
-        batch = base.sample(key, step, sources)
+    def sample(key: Array, step: Array, sources: Sources) -> infmatch.Checkpoint:
+        windows = base.sample(key, step, sources)
         grown = 5.0 ** (2 * step / config.steps - 1)  # a is −τ and b τ²/2
-        return batch._replace(windows=batch.windows._replace(a=batch.windows.a * grown, b=batch.windows.b * grown**2))
+        return windows._replace(a=windows.a * grown, b=windows.b * grown**2)
 
     return base._replace(sample=sample)
 

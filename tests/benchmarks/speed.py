@@ -214,7 +214,7 @@ def matched_influence(given: Problem, ipc: int) -> Case:
     )
 
     def arguments(batch: Any, labels: Any) -> tuple[Any, ...]:
-        seen = jax.tree.map(lambda x: x[0, 0], batch.windows)
+        seen = jax.tree.map(lambda x: x[0, 0], batch)
         params = peer.parameters(given.task.unravel(seen.params))
         first, second = (labeled(examples) for examples in (seen.for_gradient, seen.for_hessian))
         return labels, params, first, second, config.tau
