@@ -32,18 +32,19 @@ class Stage(NamedTuple):
         number: p, from 1.
         task: That of networks which the stages before have trained.
         config: The method; its `ipc` is that of the union of this stage and those before.
-        added: The same, its `ipc` that of this stage alone.
         earlier: The union of the stages before, None in the first one.
     """
 
     number: int
     task: Task
     config: MethodConfig
-    added: MethodConfig
     earlier: Distilled | None
 
     def first_set(self, dataset: Data, trajectories: Trajectories | None, seed: int, lr: float) -> Distilled:
         """Return the set that the stage starts from: the earlier items, and new ones as the method makes them.
+
+        The new ones are the last of each class of a whole set. Real images are those of one choice for all stages:
+        herding goes on where it was, and random images come once; of noise, each stage has its own.
 
         Args:
             dataset: The real data.
@@ -51,15 +52,16 @@ class Stage(NamedTuple):
             seed: Root of the run's randomness.
             lr: Learning rate of sets that learn none.
         """
-        key, sources = stage_key(self.seed(seed), "initial"), Sources(dataset.real_set(), trajectories)
-        new: Distilled = to_host(initial_distilled(key, self.task, sources, self.added, lr=lr))
-        if self.earlier is None:
-            return new
-        joined: Distilled = to_host(union(self.earlier, new, self.task.items(1)))
-        return joined
+        root = self.seed(seed) if self.config.init == "noise" else seed
+        key, sources = stage_key(root, "initial"), Sources(dataset.real_set(), trajectories)
+        whole: Distilled = initial_distilled(key, self.task, sources, self.config, lr=lr)
+        if self.earlier is not None:
+            whole = union(self.earlier, whole, self.task.items(1))
+        begun: Distilled = to_host(whole)
+        return begun
 
     def seed(self, root: int) -> int:
-        """Derive the seed of the stage's experts and new items from that of the run: in the first stage, that."""
+        """Derive the seed of the stage's experts and noise from that of the run: in the first stage, that."""
         return root + self.number - 1
 
 
@@ -100,14 +102,13 @@ def in_stages(
     """
     check_stages(stages, config.ipc, "method.ipc is that of all")
     per_stage, posed = config.ipc // stages, task
-    added = dataclasses.replace(config, ipc=per_stage)
     earlier: Distilled | None = None
     outcomes: list[Outcome] = []
     for number in range(1, stages + 1):
         whole = dataclasses.replace(config, ipc=number * per_stage)
         if earlier is not None:
             posed = after(task, earlier, whole.items_per_class, recipe, posed.model.init)
-        outcomes.append(distill_stage(Stage(number, posed, whole, added, earlier)))
+        outcomes.append(distill_stage(Stage(number, posed, whole, earlier)))
         earlier = outcomes[-1].distilled
     return StagedOutcome(outcomes[-1].distilled, posed, tuple(outcomes))
 

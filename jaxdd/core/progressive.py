@@ -99,15 +99,15 @@ def after_stages(task: Task, distilled: Distilled, learning_rates: Sequence[PyTr
     return posed
 
 
-def union(earlier: Distilled, new: Distilled, classes: int) -> Distilled:
-    """Put the items of a new set behind the earlier ones of their class; the learning rate is the new one."""
+def union(earlier: Distilled, whole: Distilled, classes: int) -> Distilled:
+    """Put earlier items in the place of the first ones of their class; the learning rate is that of the whole set."""
 
     def joined(x: Array, y: Array) -> Array:
-        parts = [a.reshape(classes, -1, *a.shape[1:]) for a in (x, y)]
-        return jnp.concatenate(parts, axis=1).reshape(-1, *x.shape[1:])
+        first, all_of_class = (a.reshape(classes, -1, *a.shape[1:]) for a in (x, y))
+        return jnp.concatenate([first, all_of_class[:, first.shape[1] :]], axis=1).reshape(y.shape)
 
-    inputs = jax.tree.map(joined, earlier.inputs, new.inputs)
-    return Distilled(inputs, jax.tree.map(joined, earlier.labels, new.labels), new.lr)
+    inputs = jax.tree.map(joined, earlier.inputs, whole.inputs)
+    return Distilled(inputs, jax.tree.map(joined, earlier.labels, whole.labels), whole.lr)
 
 
 def check_stages(stages: int, items: int, what: str) -> None:
