@@ -359,7 +359,7 @@ def of_colors(count, height, width):
 
 def test_cutmix_pastes_one_rectangle_and_mixes_targets_by_its_area():
     examples, seen = of_colors(5, 12, 8), []
-    for seed in range(150):
+    for seed in range(500):
         mixed = jax.jit(cutmix, static_argnums=2)(jax.random.key(seed), examples, 1.0)
         images, targets = np.asarray(mixed.inputs), np.asarray(mixed.targets)
         np.testing.assert_array_equal(images[..., 0], images[..., 1])
@@ -379,6 +379,17 @@ def test_cutmix_pastes_one_rectangle_and_mixes_targets_by_its_area():
             np.testing.assert_array_equal(targets, np.eye(5))
     sides = {tuple(2 * int(np.floor(size * np.sqrt(1 - a)) // 2) for size in (12, 8)) for a in np.linspace(0, 1, 2000)}
     assert len(set(seen)) > 4 and set(seen) <= sides
+
+
+def test_cutmix_shares_nothing_with_the_augmentation_of_its_batch():
+    examples, keys = of_colors(4, 8, 8), jax.random.split(jax.random.key(3), 400)
+
+    def both(key):
+        brightness = jnp.mean(dsa("color", siamese=True)(key, examples.inputs) - examples.inputs)
+        return brightness, jnp.any(cutmix(key, examples, 0.5).targets != jnp.eye(4))
+
+    brightness, mixed = (np.asarray(x, float) for x in jax.jit(jax.vmap(both))(keys))
+    assert abs(np.corrcoef(brightness, mixed)[0, 1]) < 0.2
 
 
 def test_cutmix_is_as_probable_as_asked():

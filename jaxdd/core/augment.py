@@ -233,6 +233,10 @@ def dsa(strategy: str, *, siamese: bool) -> Augment:
     return augment
 
 
+CUTMIX_KEYS = 0x3C1
+"""Folded into the key of a batch; small numbers would give keys that `dsa` gets by splitting it."""
+
+
 def cutmix(key: Array, examples: Examples, probability: float) -> Examples:
     """Paste a rectangle of one image of a batch into another, and mix their targets by area.
 
@@ -241,7 +245,7 @@ def cutmix(key: Array, examples: Examples, probability: float) -> Examples:
     the part of the image that stays. One rectangle and one permutation serve a batch.
 
     Args:
-        key: draws all of it.
+        key: draws all of it; that of the batch's augmentation can be given, too, with which nothing is shared.
         examples: images `[B,H,W,K]` and target probabilities `[B,C]`; their weights stay.
         probability: that a batch is mixed at all; 0 is the identity.
 
@@ -259,7 +263,7 @@ def cutmix(key: Array, examples: Examples, probability: float) -> Examples:
     images, targets = examples.inputs, examples.targets
     if jnp.ndim(images) != 4:
         raise SettingError(f"inputs have shape {jnp.shape(images)}; cutmix needs images [B, H, W, K]: set it to 0")
-    whether_key, area_key, order_key, *axis_keys = jax.random.split(key, 5)
+    whether_key, area_key, order_key, *axis_keys = jax.random.split(jax.random.fold_in(key, CUTMIX_KEYS), 5)
     side = jnp.sqrt(1 - jax.random.uniform(area_key))
     order = jax.random.permutation(order_key, len(images))
 

@@ -178,9 +178,9 @@ def train(
             lambda: order,
         )
         examples = fetch(order[position])
-        augmented = jax.random.fold_in(augment_key, t)
-        examples = examples._replace(inputs=augment(augmented, examples.inputs))
-        examples = cutmix(jax.random.fold_in(augmented, 1), examples, recipe.cutmix)
+        key = jax.random.fold_in(augment_key, t)
+        examples = examples._replace(inputs=augment(key, examples.inputs))
+        examples = cutmix(key, examples, recipe.cutmix)
         batch_loss = mean_loss(losses, examples)
         loss, grad = jax.value_and_grad(batch_loss)(params)
         if observe is not None:

@@ -203,7 +203,7 @@ def matching_gradients(task: Task, config: Config) -> Method:
         def batch_of(drawn: Examples | Array, key: Array) -> Examples:
             examples = split(drawn if isinstance(drawn, Examples) else task.examples(distilled, drawn))
             examples = examples._replace(inputs=augment(key, examples.inputs))
-            return cutmix(jax.random.fold_in(key, 1), examples, config.network_cutmix)
+            return cutmix(key, examples, config.network_cutmix)
 
         begin = (state.network, state.network_optimizer)
         return trained_on(losses, trainer, batch_of, begin, draws, augment_key)
