@@ -313,7 +313,8 @@ def distill(
         config: The method and its settings (`jaxdd.methods.mtt.Config(ipc=1)`, …).
         trajectories: The experts, for a method that needs them.
         initial: The set to start from, such as a saved one or noise; by default what `config.init` and `config.labels`
-            say.
+            say. Learned labels need soft ones, for the softmax of hard ones has no slope. A method that learns the
+            learning rate starts from the one in its settings.
         seed: Root of all randomness.
         evaluate: How often and how the validation split is asked, and the learning rate of sets that learn none.
         residency: Where the experts' snapshots are kept: on the `device`; on the `host`, from where those of the next
@@ -352,7 +353,8 @@ def distill(
         if initial is None:
             initial = to_host(first(key, sources=sources))
         else:
-            _check_initial(initial, jax.eval_shape(first, key, sources=sources))
+            check_initial(initial, config, task)
+            _check_shapes(initial, jax.eval_shape(first, key, sources=sources))
         rates = ", ".join(f"{name} {rate:g}" for name, rate in config.learning_rates.items())
         return run_method(
             method,
@@ -398,7 +400,20 @@ def on_devices(sources: Sources) -> Sources:
     return replicate(sources._replace(trajectories=None))._replace(trajectories=trajectories)
 
 
-def _check_initial(given: Distilled, expected: Distilled) -> None:
+def check_initial(given: Distilled, config: MethodConfig, task: Task) -> None:
+    """Refuse a first set whose labels a method that learns them cannot move.
+
+    Raises:
+        SettingError: They are hard: logits so far apart that their softmax has no slope.
+    """
+    if config.labels == "learned" and task.soft_labels and np.isin(given.targets, (0, 1)).all():
+        raise SettingError(
+            "method.labels is 'learned', and the labels of the initial set are hard: the softmax of such logits has no "
+            "slope, they would never move; give a set with soft labels, or choose hard"
+        )
+
+
+def _check_shapes(given: Distilled, expected: Distilled) -> None:
     """Refuse a first set of other shapes than the method would make."""
     one = jax.tree.leaves(given.lr)[0]  # there may be one for each branch of the network
     for field, ours, theirs in zip(Distilled._fields, given._replace(lr=one), expected, strict=True):

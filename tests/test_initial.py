@@ -10,7 +10,8 @@ import jaxdd
 from jaxdd.app.labeled import initial_set
 from jaxdd.app.run import run
 from jaxdd.core.distilled import hard_labels
-from jaxdd.methods import Optimizer, coresets, dc, dm, formation
+from jaxdd.driver import check_initial
+from jaxdd.methods import Optimizer, coresets, dc, dm, formation, infmatch
 
 SCORING = jaxdd.EvaluateConfig(recipe=jaxdd.Recipe(epochs=2, augment="none"), networks=1, full_data=False)
 CONFIG = dm.Config(ipc=2, steps=2, real_batch=4, image_optimizer=Optimizer("sgd", 0.1, 0.0))
@@ -109,3 +110,12 @@ def test_a_missing_file_is_refused_before_any_work(saved, tmp_path):
     with pytest.raises(ValueError, match="--initial .*none.npz: no such file"):
         run(dataclasses.replace(config, initial=str(tmp_path / "none.npz"), workdir=str(tmp_path / "third")))
     assert not (tmp_path / "third").exists()
+
+
+def test_hard_labels_that_would_be_learned_are_refused(task, stripes):
+    given = jaxdd.distill(task, stripes, coresets.Config(ipc=2), evaluate=SCORING).last
+    learned = infmatch.Config(ipc=2, steps=1, labels="learned", window=jaxdd.Window(start=1))
+    with pytest.raises(ValueError, match=r"labels is 'learned', and the labels of the initial set are hard"):
+        check_initial(given, learned, task)
+    check_initial(given._replace(labels=given.labels / 32), learned, task)
+    check_initial(given, dataclasses.replace(learned, labels="hard"), task)

@@ -84,7 +84,7 @@ class Config(Common):
     """Scoring."""
     initial: str | None = None
     """A saved set to start from, such as a distilled.npz or zoo:NAME; by default method.init and method.labels say what
-    the first set is."""
+    the first set is. A learning rate that is learned starts from method.student_lr all the same."""
     stages: Annotated[int, AtLeast(1)] = 1
     """PDD: make the set in so many stages (published: 5) of method.ipc / stages images per class and method.steps
     steps each, for networks that the stages before have trained; networks learn it stage by stage, too."""

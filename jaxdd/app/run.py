@@ -21,7 +21,7 @@ from jaxdd.core.progressive import check_stages
 from jaxdd.core.tasks import Task
 from jaxdd.data import Data
 from jaxdd.data.pairs import PREFIX
-from jaxdd.driver import Outcome, distill, method_for
+from jaxdd.driver import Outcome, check_initial, distill, method_for
 from jaxdd.errors import Interrupted, SettingError
 from jaxdd.evaluation import Measures, evaluate
 from jaxdd.experts import Expert, ExpertStore, check_length, describe, train_experts
@@ -135,7 +135,7 @@ def check(config: Config, dataset: Data, task: Task) -> None:
     check_stages(config.stages, config.method.ipc, "method.ipc is that of all")
     method_for(config.method, task, dataset)
     if config.initial is not None:
-        kind_of(config).initial_set(config.initial, dataset)
+        check_initial(kind_of(config).initial_set(config.initial, dataset), config.method, task)
     if config.method.needs_experts:
         check_length(config.experts, dataset.real_set().size, config.method.snapshots_needed)
 
