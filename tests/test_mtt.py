@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -249,11 +250,14 @@ def test_pairs_are_averaged(setting):
 
 def test_a_loss_above_the_threshold_changes_nothing(setting):
     made = setting(datm.Config(**SETTINGS | dict(label_optimizer=Optimizer("sgd", 1.0, 0.9), loss_threshold=3)))
-    far = made.pairs.target._replace(params=made.pairs.start.params + 1e-6)  # the student overshoots by far
-    state, info = made.step(pairs=made.pairs._replace(target=far))
-    assert float(info["loss"]) > 3
-    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(made.state), strict=True))
-    assert "method.loss_threshold=3" in made.method.warn(info)["loss_threshold"]
+    overshot = made.pairs.target._replace(params=made.pairs.start.params + 1e-6)
+    diverged = made.pairs.start._replace(params=made.pairs.start.params * jnp.nan)
+    for pairs in (made.pairs._replace(target=overshot), made.pairs._replace(start=diverged)):
+        state, info = made.step(pairs=pairs)
+        assert 3 < float(info["loss"]) < np.inf and all(np.isfinite(x).all() for x in info.values())
+        for ours, before in zip(jax.tree.leaves(state), jax.tree.leaves(made.state), strict=True):
+            np.testing.assert_array_equal(ours, before)
+        assert "method.loss_threshold=3" in made.method.warn(info)["loss_threshold"]
     state, info = made.step()
     assert float(info["loss"]) < 3 and "loss_threshold" not in made.method.warn(info)
     assert not np.array_equal(state.variables.distilled.images, made.state.variables.distilled.images)
@@ -334,15 +338,20 @@ def test_ddpp_tells_when_it_keeps_little(toy):
     assert ddpp.Config().build(task).warn(info | {"kept": 0.95}) == {}
 
 
-def test_depth_mask_drops_the_first_layers():
-    task = classification(models.build(ConvNet(width=4, depth=2), (8, 8, 1), 3), 3)
+@pytest.mark.parametrize(
+    ("network", "begins"),
+    [(ConvNet(width=4, depth=2), r"body/\w+_0/"), (models.ResNet(depth=10, width=4), "body/(conv|norm)/")],
+)
+def test_depth_mask_drops_the_first_layers(network, begins):
+    task = classification(models.build(network, (8, 8, 1), 3), 3)
     sizes = task.tensors
-    first = sum(size for name, size in sizes.items() if "_0/" in name)
+    first = sum(size for name, size in sizes.items() if re.match(begins, name))
+    assert 0 < first < sum(sizes.values()) / 2
     anything = jnp.ones(sum(sizes.values()), jnp.float32)
     mask = np.asarray(ddpp.RULES["depth"](task, first / anything.size)(anything, anything))
     split = np.split(mask, np.cumsum(list(sizes.values()))[:-1])
     kept = {name: set(part.tolist()) for name, part in zip(sizes, split, strict=True)}
-    assert kept == {name: {0.0} if "_0/" in name else {1.0} for name in sizes}
+    assert kept == {name: {0.0} if re.match(begins, name) else {1.0} for name in sizes}
 
 
 @pytest.mark.parametrize(

@@ -86,14 +86,16 @@ def by_threshold(task: Task, amount: float) -> Mask:
 def by_depth(task: Task, amount: float) -> Mask:
     """Keep all but the first fraction `amount` of the parameters in the order of the layers.
 
-    The first number in the name of a tensor is taken for its depth, as in the networks of this package; what has none,
-    the last linear layer, comes after them.
+    The first number in the name of a tensor is taken for its depth, as in the networks of this package. The last linear
+    layer comes after them, and what else has no number before, such as the first convolution of a ResNet.
     """
     sizes = task.tensors
-    layer = np.repeat(
-        [int(n.group()) if (n := re.search(r"\d+", name)) else np.iinfo(int).max for name in sizes],
-        list(sizes.values()),
-    )
+
+    def depth(name: str) -> float:
+        number = re.search(r"\d+", name)
+        return int(number.group()) if number else np.inf if name.startswith("linear/") else -1
+
+    layer = np.repeat([depth(name) for name in sizes], list(sizes.values()))
     rank = np.empty(len(layer), int)
     rank[np.argsort(layer, kind="stable")] = np.arange(len(layer))
     kept = (rank >= round(amount * len(layer))).astype(np.float32)

@@ -54,7 +54,8 @@ class Config(MethodConfig):
     lr_optimizer: Optimizer = Optimizer("sgd", 1e-3, 0.5)
     """Optimizer of the student's learning rate."""
     loss_threshold: Annotated[float | None, Positive] = None
-    """Outer steps whose loss exceeds this change nothing; none is left out by default."""
+    """Outer steps whose loss exceeds this change nothing, and those of students that diverge, whose loss is logged as
+    the largest number; none is left out by default."""
     window: Window = Window(start=12)
     """Snapshots that a student may start from."""
     matched_step: Literal["last", "nearest"] = "last"
@@ -375,8 +376,9 @@ def matching_trajectories(task: Task, config: Config, metric: Metric) -> Method:
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.variables)
         new = State(optax.apply_updates(state.variables, updates), optimizer_state)
         if config.loss_threshold is not None:
-            too_far = observed["loss"] > config.loss_threshold
-            new = jax.tree.map(lambda x, y: jnp.where(too_far, x, y), state, new)
+            near = observed["loss"] <= config.loss_threshold  # not that of a student that diverged, which is NaN
+            new = jax.tree.map(lambda x, y: jnp.where(near, x, y), new, state)
+            observed = jax.tree.map(lambda x: jnp.nan_to_num(x, nan=jnp.finfo(x.dtype).max), observed)
         return new, {**observed, **named_lr(learned(new.variables.distilled).lr, "student_lr")}
 
     def warn(info: Mapping[str, float]) -> dict[str, str]:
