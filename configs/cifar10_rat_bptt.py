@@ -11,9 +11,11 @@ Published  53.2, 69.4 and 75.3 % test accuracy; with the adaptive schedule 53.9,
 Measured   31.4 ± 0.9 % with one image per class and budget=cpu, in half an hour on two cores, other work beside (29.9 ±
            0.6 with --method.image-optimizer.lr 0.01): it still rose. As it stands not yet.
 Ours       outer steps: 30 000 are 3333 passes over the training images that the validation split leaves, the authors
-           let 60 000 passes run. The first images are real, theirs are noise of norm 1. Networks are evaluated by SGD
-           with DSA for 1000 epochs, theirs by Adam with flip and rotate for 300 to 3000, the best on test. The
-           validation split (a tenth of train) chooses the set. Stages of the adaptive schedule by outer steps.
+           let 60 000 passes run. With 50 images per class a student's mini-batches come epoch by epoch from the whole
+           set, theirs are drawn anew at each step, as many of each class. The first images are real, theirs are noise
+           of norm 1. Networks are evaluated by SGD with DSA for 1000 epochs, theirs by Adam with flip and rotate for
+           300 to 3000, the best on test. The validation split (a tenth of train) chooses the set. Stages of the
+           adaptive schedule by outer steps.
 """
 
 import dataclasses

@@ -193,8 +193,9 @@ def through_windows(task: Task, config: Config) -> Method:
     References:
         [published] arXiv 2311.07025, §4, and its code: Adam inside and outside, both batches augmented, gradients cut
         to twice the running mean of their norm, before the step of the optimizer. The published first set is noise of
-        norm 1. [our choice] Real batches are drawn with replacement, and a window for each step (the code draws one
-        for each epoch, or with `--complete_random` one for each step).
+        norm 1. [our choice] Mini-batches of a student, where there are any, come epoch by epoch from the whole set (the
+        code draws as many of each class anew at each step). Real batches are drawn with replacement, and a window for
+        each step (the code draws one for each epoch, or with `--complete_random` one for each step).
     """
     augment = dsa(config.augment, siamese=False)
     learned_labels = config.label_optimizer if config.labels == "learned" else None

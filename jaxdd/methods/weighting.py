@@ -50,8 +50,9 @@ class Weighting(Settings, path="method.weighting"):
     """Which examples count more: those whose weight lowers the objective, which resemble what the set has already; or
     those whose weight raises it, rare ones and wrong ones."""
     temperature: Annotated[float, Above(0, infinite=True)] = 2.0
-    """τ, in standard deviations of the scores within a class: infinite for uniform weights, the base method. Below 1 a
-    few examples have most of the weight."""
+    """τ, in standard deviations of a class's scores of one step: infinite for uniform weights, the base method. Below 1
+    a few examples have most of the weight. What is weighed are their moving averages, which spread less: 0.5 to 0.9 of
+    it within a class of digits."""
     selection: Literal["none", "random_select", "influence_select", "influence_prune"] = "none"
     """Ablations with weights 0 or equal ones in place of the softmax: keep a random half of each batch and class, or
     the half of highest score, or drop the lowest; `fraction` says how much."""
