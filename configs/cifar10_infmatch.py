@@ -16,7 +16,7 @@ Measured   38.9 ± 0.4 % with one image per class, budget=cpu and --method.steps
            --method.factor 1; with the field's constants of normalization, and 400 steps, 33.1 ± 0.3 (22.2 ± 0.5 with
            factor 1). As it stands not yet: it needs an accelerator.
            With learning rates of 0.1 second_order gains nothing there (20.3 ± 0.2 %, the first set): the whitened
-           images, which have a root mean square of 0.25, drown in noise of 1.7; with 0.005 first_order has 22.4 ± 0.5 %.
+           images, which have a root mean square of 0.25, drown in noise of 1.7. With 0.005 first_order has 22.4 ± 0.5.
            See README.md here.
 Ours       the second-order estimator, Adam on images and labels and its learning rates, the number of experts,
            checkpoints and steps. With budget=cpu, against the released code: 256 of 4096 probes, 64 of 1024 real images
