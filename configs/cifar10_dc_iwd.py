@@ -62,6 +62,7 @@ def get_config(
 
 def for_cpu(config: Config) -> Config:
     """Take as many steps and real images as two cores have time for."""
-    assert isinstance(config.method, dc.Config)
-    method = dataclasses.replace(config.method, steps=300, real_batch=64)
+    assert isinstance(config.method, dc.Config) and config.method.weighting is not None
+    weighting = dataclasses.replace(config.method.weighting, warm_up=100)
+    method = dataclasses.replace(config.method, steps=300, real_batch=64, weighting=weighting)
     return dataclasses.replace(config, method=method, evaluate=dataclasses.replace(config.evaluate, validate_every=150))
