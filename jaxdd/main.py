@@ -27,11 +27,14 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     from jaxdd.app.command_line import read
     from jaxdd.app.common import Common
+    from jaxdd.app.config import Config
 
     try:
         command = read(words)
         if isinstance(command, Common):
             command.apply()
+        if isinstance(command, Config):
+            ask_xla(command.deterministic)
         with _place_of(command):
             launch(command)
     except (SettingError, Diverged) as error:
@@ -88,22 +91,19 @@ def launch(command: Any) -> None:
         case Compare():
             print(f"page: {compare(command)}")
         case Influence():
-            ask_xla(command.deterministic)
             found = influence(command)
             if "auc" in found:
                 print(f"labels replaced on purpose are found with an area under the ROC curve of {found['auc']:.3f}")
             print(f"scores: {command.table}, page: {found['page']}")
         case _ if command.dry_run:
-            ask_xla(command.deterministic)
             print(rehearse(command))
         case _:
-            ask_xla(command.deterministic)
             print(kind_of(command).lines(run(command)))
             print(f"report: {command.workdir}/report.html, distilled set: {command.workdir}/distilled.npz")
 
 
 def ask_xla(deterministic: bool) -> None:
-    """Request deterministic kernels from XLA, which reads that when the first device is asked for."""
+    """Request deterministic kernels from XLA, which reads that as a job is joined or the first device is asked for."""
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 

@@ -1,5 +1,6 @@
 """The launcher: exit statuses and messages, on the standard error and without a traceback."""
 
+import contextlib
 import errno
 import importlib
 import os
@@ -153,17 +154,22 @@ def test_an_error_of_the_system_names_the_path_and_the_remedy(arguments, message
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_determinism_is_asked_of_xla_before_the_first_device(deterministic, launch, monkeypatch):
+def test_determinism_is_asked_of_xla_before_a_job_is_joined_and_the_first_device(deterministic, launch, monkeypatch):
     seen = []
+
+    def joined(hosts):
+        seen.append(os.environ["XLA_FLAGS"])
+        return contextlib.nullcontext()
 
     def look(config):
         seen.append(os.environ["XLA_FLAGS"])
         return {"distilled": {"mean": 0.5, "std": 0.0, "runs": [0.5]}}
 
+    monkeypatch.setattr(importlib.import_module("jaxdd.app.hosts"), "joined", joined)
     monkeypatch.setattr(importlib.import_module("jaxdd.app.run"), "run", look)
     monkeypatch.setenv("XLA_FLAGS", "--xla_one=1")
     assert launch("--deterministic" if deterministic else "--no-deterministic")[0] == 0
-    assert seen == ["--xla_one=1" + " --xla_gpu_deterministic_ops=true" * deterministic]
+    assert seen == 2 * ["--xla_one=1" + " --xla_gpu_deterministic_ops=true" * deterministic]
 
 
 @pytest.mark.parametrize("module", ["jaxdd", "jaxdd.main"])
