@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from jaxdd.app.hosts import Hosts, arguments, refuse_many
+from jaxdd.app.hosts import Hosts, arguments, joined, refuse_many
 from jaxdd.core.distilled import Distilled
-from jaxdd.errors import SettingError
+from jaxdd.errors import PeerLost, SettingError
 from jaxdd.report.metrics import read
 
 COMMON = (
@@ -171,6 +172,26 @@ def test_a_process_that_is_not_there_is_an_error_in_time(start, tmp_path):
     [code], [told] = end_of([process], timeout=60)
     assert code == 2 and time.monotonic() - began < 40
     assert "process 0 of 2 waited 5 s, hosts.start_timeout" in told, told
+
+
+@pytest.mark.parametrize(
+    ("reason", "raised"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.", jax.errors.JaxRuntimeError),
+        ("INVALID_ARGUMENT: Executable expected another shape", jax.errors.JaxRuntimeError),
+        ("UNAVAILABLE: Socket closed", PeerLost),
+        ("DEADLINE_EXCEEDED: Barrier timed out", PeerLost),
+        ("INTERNAL: Gloo all-reduce failed: Connection closed by peer", PeerLost),
+    ],
+)
+def test_an_error_of_ones_own_is_no_lost_process(reason, raised, monkeypatch, caplog):
+    for name in ("initialize", "shutdown"):
+        monkeypatch.setattr(jax.distributed, name, lambda **_: None)
+    given = Hosts(coordinator="localhost:1", count=2, index=0)
+    with pytest.raises(raised, match=reason), joined(given, {}):
+        raise jax.errors.JaxRuntimeError(reason)
+    said = f"process 0 on {socket.gethostname()}: {reason}"
+    assert (said in caplog.messages) == (raised is not PeerLost)
 
 
 SLURM = {"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}

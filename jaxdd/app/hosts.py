@@ -17,6 +17,8 @@ from jaxdd.io.hosts import gathered
 from jaxdd.settings import AtLeast, Settings
 
 log = logging.getLogger("jaxdd")
+OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""How errors of XLA begin that no lost process causes: they come back when the job is started again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +176,7 @@ def joined(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> Iterato
     Raises:
         SettingError: They cannot be joined: a setting is missing, or a process is.
         PeerLost: A process ended or cannot be reached any more, and this one noticed before it was ended, too.
+        JaxRuntimeError: An error of this process alone, such as too little memory; it is logged first.
     """
     found = arguments(hosts, environment)
     if found is None:
@@ -200,6 +203,10 @@ def joined(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> Iterato
         yield
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
+        if reason.startswith(OWN_FAULTS):
+            # Before the others are left, which ends this process where they wait for it.
+            log.error("%s: %s", names[jax.process_index()], reason)
+            raise
         raise PeerLost(
             f"{names[jax.process_index()]}: another of the {len(names)} processes ended or cannot be reached "
             f"({_lost(names)}; {reason})"
