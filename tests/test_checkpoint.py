@@ -178,7 +178,7 @@ def test_what_a_kill_left_is_no_checkpoint(tmp_path, states, monkeypatch):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, states):
     Checkpoints(tmp_path, "ours").save(10, states[10])
     assert Checkpoints(tmp_path, "ours").restore(states[10])[0] == 10
-    with pytest.raises(SettingError, match="10 is a checkpoint of another run; choose another workdir, or delete"):
+    with pytest.raises(SettingError, match="10 is a checkpoint of another run, .*; choose another workdir, or delete"):
         Checkpoints(tmp_path, "theirs").restore(states[10])
     other = {**states[10], "best_step": np.zeros(3)}
     for like in (other, {"elsewhere": np.zeros(3)}):

@@ -346,6 +346,24 @@ def test_from_arrays_accepts_gray_images_without_a_channel_axis():
     np.testing.assert_array_equal(dataset.train.images[..., 0], images)
 
 
+def test_the_held_out_splits_have_a_fingerprint_of_their_own():
+    images, labels, test_images, test_labels = arrays()
+    plain = data.from_arrays(images, labels, test_images, test_labels)
+    changed, relabeled, image = test_images.copy(), test_labels.copy(), plain.validation.images.copy()
+    changed[-1, 0, 0, 0] ^= 1
+    relabeled[0] = 1
+    image[0, 0, 0, 0] ^= 1
+    others = [
+        data.from_arrays(images, labels, changed, test_labels),
+        data.from_arrays(images, labels, test_images, relabeled),
+        dataclasses.replace(plain, validation=plain.validation._replace(images=image)),
+    ]
+    assert {other.fingerprint() for other in others} == {plain.fingerprint()}
+    assert len({dataset.held_out_fingerprint() for dataset in (plain, *others)}) == 4
+    zca = data.from_arrays(images, labels, test_images, test_labels, normalization="zca")
+    assert zca.held_out_fingerprint() == plain.held_out_fingerprint()
+
+
 def test_fingerprint_is_that_of_the_train_split():
     images, labels, test_images, test_labels = arrays()
 

@@ -69,6 +69,15 @@ def test_without_validation_there_is_none(tmp_path):
     assert found.validation is None and found.validation_set() is None
 
 
+@pytest.mark.parametrize("at", [3, 4], ids=["validation", "test"])
+def test_the_held_out_splits_have_a_fingerprint_of_their_own(tmp_path, at):
+    plain = pairs.read(written(tmp_path))
+    name, split, _ = ENTRIES[at]
+    other = pairs.read(written(tmp_path, [*ENTRIES[:at], (name, split, ["Another."]), *ENTRIES[at + 1 :]]))
+    assert other.fingerprint() == plain.fingerprint()
+    assert other.held_out_fingerprint() != plain.held_out_fingerprint()
+
+
 def changed(folder, change):
     described = json.loads((folder / "dataset.json").read_text())
     change(described["images"])

@@ -461,6 +461,13 @@ def test_a_flipped_bit_in_the_newest_checkpoint_changes_nothing(copy, finished, 
     assert_same_run(copy, finished)
 
 
+def test_a_run_on_other_test_data_is_another_run(copy, flags, dataset, one_device, monkeypatch):
+    corrected = dataset.test._replace(labels=np.roll(dataset.test.labels, 1))
+    monkeypatch.setattr(data, "load", lambda **_: dataclasses.replace(dataset, test=corrected))
+    with pytest.raises(SettingError, match=r"60 is a checkpoint of another run, with other settings or data"):
+        run(parse([*flags, "--workdir", str(copy)]))
+
+
 def test_a_workdir_without_config_is_not_taken_for_another_run(copy, flags, one_device):
     (copy / "config.json").unlink()
     shutil.rmtree(copy / "experts")

@@ -206,6 +206,9 @@ def test_a_stopped_table_goes_on(cells, sets, stripes, monkeypatch, capfd):
     assert spelled == [{**cell, "network": name} for cell in again for name in "ab"]
     with pytest.raises(pytest.fail.Exception):
         evaluate_table(sets, {"small": NETWORK}, stripes, CONFIG, out=out, seed=4)
+    corrected = stripes.test._replace(labels=stripes.test.labels[::-1].copy())
+    with pytest.raises(pytest.fail.Exception):
+        evaluate_table(sets, {"small": NETWORK}, dataclasses.replace(stripes, test=corrected), CONFIG, out=out, seed=3)
 
 
 def test_the_learning_rate_is_the_best_on_validation_for_every_row(sets, stripes):

@@ -85,7 +85,8 @@ def record(config: Config) -> dict[str, Any]:
 
 def identity(config: Config, dataset: Data) -> str:
     """Compute the sha256 of all that determines the results of a run: its configuration and its data."""
-    return digest({"config": record(config), "data": dataset.fingerprint()})
+    data = {"data": dataset.fingerprint(), "held_out": dataset.held_out_fingerprint()}
+    return digest({"config": record(config), **data})
 
 
 def versions() -> dict[str, str]:

@@ -30,6 +30,7 @@ from jaxdd.data.splits import (
     warn_of_copies,
 )
 from jaxdd.errors import SettingError
+from jaxdd.io.integrity import digest_of_arrays
 from jaxdd.settings import AtLeast, Fraction, Seed, Settings, check_argument
 
 log = logging.getLogger("jaxdd")
@@ -45,6 +46,9 @@ class Data(Protocol):
 
     def fingerprint(self) -> str:
         """Identify what networks are trained on, by a sha256 in hexadecimal."""
+
+    def held_out_fingerprint(self) -> str:
+        """Identify what sets are chosen and reported on, the other two splits, likewise."""
 
     def real_set(self) -> RealSet:
         """Return the train split, which is distilled."""
@@ -134,6 +138,18 @@ class Dataset:
         digest.update(np.ascontiguousarray(self.train.images).data)
         digest.update(np.ascontiguousarray(self.train.labels.astype("<i4")).data)
         return digest.hexdigest()
+
+    def held_out_fingerprint(self) -> str:
+        """Identify what sets are chosen and reported on: the images and labels of validation and test.
+
+        Returns:
+            A sha256 in hexadecimal; computed once.
+        """
+        return self._held_out_fingerprint
+
+    @cached_property
+    def _held_out_fingerprint(self) -> str:
+        return digest_of_arrays([self.validation, self.test])
 
     def real_set(self) -> RealSet:
         """Index the train split by class, for the samplers of `jaxdd.core.sampling`; computed once."""

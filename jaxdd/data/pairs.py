@@ -94,6 +94,19 @@ class Pairs:
         arrays = digest_of_arrays([self.train.images, self.train.owners, self._train_texts])
         return digest({"name": self.name, "encoder": self.encoder, "arrays": arrays})
 
+    def held_out_fingerprint(self) -> str:
+        """Identify what sets are chosen and reported on: images and embedded captions of validation and test.
+
+        Returns:
+            A sha256 in hexadecimal; computed once.
+        """
+        return self._held_out_fingerprint
+
+    @cached_property
+    def _held_out_fingerprint(self) -> str:
+        splits = [split for split in (self.validation, self.test) if split is not None]
+        return digest_of_arrays([(s.images, s.owners, text.embed(self.encoder, s.texts)) for s in splits])
+
     @property
     def text_features(self) -> int:
         """E."""

@@ -125,8 +125,9 @@ def _key(entry: Entry, network: Any, teacher: Any, config: dict[str, Any], seed:
     """Identify a cell by all that it depends on, and by nothing that only says which rows there are."""
     chooses = ("labels", "random_real", "coreset", "full_data", "without_augmentation")
     config = {name: value for name, value in config.items() if name not in chooses}
-    depends = [entry.row._asdict(), network, teacher, config, seed, entry.view.dataset.fingerprint()]
-    return digest(depends)
+    dataset = entry.view.dataset
+    data = [dataset.fingerprint(), dataset.held_out_fingerprint()]
+    return digest([entry.row._asdict(), network, teacher, config, seed, *data])
 
 
 class _Column:
