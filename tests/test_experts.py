@@ -20,7 +20,7 @@ from jaxdd.experts.timeline import timeline
 from jaxdd.io import checkpoint
 from jaxdd.io.integrity import DamagedError, write_sealed
 from jaxdd.io.lock import in_use
-from jaxdd.models import MLP
+from jaxdd.models import MLP, Own
 
 MODEL = MLP(width=4, depth=1)
 # 192 examples: 3 steps an epoch, 6 in all, snapshots before steps 0, 2 and 4 and after the last.
@@ -188,6 +188,15 @@ def test_store_of_another_model_or_dataset_is_refused(stored, stripes):
         ExpertStore(stored, describe(stripes, dataclasses.replace(MODEL, width=5), CONFIG, 0))
     with pytest.raises(ValueError, match="data: .* there, 'other' here"):
         ExpertStore(stored, {**ours, "data": "other"})
+
+
+def test_experts_of_an_edited_network_are_refused(stripes, tmp_path):
+    source = tmp_path / "networks.py"
+    source.write_text("small = 1\n")
+    ExpertStore(tmp_path / "experts", describe(stripes, Own(f"{source}:small"), CONFIG, 0))
+    source.write_text("small = 2\n")
+    with pytest.raises(SettingError, match=r"description \(model.sha256: .* there, .* here\); choose another workdir"):
+        ExpertStore(tmp_path / "experts", describe(stripes, Own(f"{source}:small"), CONFIG, 0))
 
 
 def test_experts_can_be_added_later(train, copy, reference):

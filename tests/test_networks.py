@@ -16,6 +16,7 @@ from jaxdd.core.distilled import hard_labels
 from jaxdd.core.tasks import classification
 from jaxdd.core.training import train
 from jaxdd.errors import SettingError
+from jaxdd.io.files import plain
 from jaxdd.models import MLP, MODELS, VGG, AlexNet, ConvNet, LeNet, Own, ResNet, ViT, build, from_name, from_settings
 from jaxdd.types import Examples, Model
 
@@ -319,6 +320,18 @@ def test_a_network_of_ones_own_is_a_line(name):
 def test_a_network_that_is_not_there_is_refused(source, message):
     with pytest.raises(SettingError, match=message):
         build(from_name(source), (4, 4, 1), 3)
+
+
+def test_a_network_of_ones_own_is_known_by_its_code(tmp_path):
+    source = tmp_path / "networks.py"
+    source.write_text("small = 1\n")
+    own = Own(f"{source}:small")
+    first = own.identity()
+    assert first == own.identity() and from_settings(plain(own)) == own
+    source.write_text("small = 2\n")
+    assert own.identity() != first
+    for network in (Own("jaxdd.models:ConvNet"), ConvNet(width=8), ResNet()):
+        assert network.identity() == plain(network)  # as experts on disk have it
 
 
 def test_a_network_of_other_outputs_is_refused():

@@ -23,7 +23,7 @@ from jaxdd import classification, data, methods, models
 from jaxdd.app.config import parse
 from jaxdd.app.run import run
 from jaxdd.app.signals import StopSignal
-from jaxdd.app.workdir import Progress, claim, opened, record
+from jaxdd.app.workdir import Progress, claim, identity, opened, record
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import make_mesh
 from jaxdd.errors import SettingError
@@ -464,8 +464,17 @@ def test_a_flipped_bit_in_the_newest_checkpoint_changes_nothing(copy, finished, 
 def test_a_run_on_other_test_data_is_another_run(copy, flags, dataset, one_device, monkeypatch):
     corrected = dataset.test._replace(labels=np.roll(dataset.test.labels, 1))
     monkeypatch.setattr(data, "load", lambda **_: dataclasses.replace(dataset, test=corrected))
-    with pytest.raises(SettingError, match=r"60 is a checkpoint of another run, with other settings or data"):
+    with pytest.raises(SettingError, match=r"60 is a checkpoint of another run, with other settings, data"):
         run(parse([*flags, "--workdir", str(copy)]))
+
+
+def test_a_run_with_an_edited_network_is_another_run(dataset, tmp_path):
+    source = tmp_path / "networks.py"
+    source.write_text("small = 1\n")
+    config = jaxdd.Config(model=jaxdd.models.Own(f"{source}:small"))
+    known_by, told = identity(config, dataset), record(config)
+    source.write_text("small = 2\n")
+    assert identity(config, dataset) != known_by and record(config) == told
 
 
 def test_a_workdir_without_config_is_not_taken_for_another_run(copy, flags, one_device):

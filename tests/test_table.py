@@ -34,7 +34,7 @@ from jaxdd.evaluation import (
 from jaxdd.evaluation.attack import accuracy_under_attack, confusion
 from jaxdd.evaluation.rows import check_fits, per_class, rows
 from jaxdd.methods.coresets import GREEDY
-from jaxdd.models import MLP
+from jaxdd.models import MLP, Own
 from jaxdd.report.table import write
 from jaxdd.types import Model
 
@@ -209,6 +209,21 @@ def test_a_stopped_table_goes_on(cells, sets, stripes, monkeypatch, capfd):
     corrected = stripes.test._replace(labels=stripes.test.labels[::-1].copy())
     with pytest.raises(pytest.fail.Exception):
         evaluate_table(sets, {"small": NETWORK}, dataclasses.replace(stripes, test=corrected), CONFIG, out=out, seed=3)
+
+
+def test_cells_of_an_edited_network_are_computed_again(sets, stripes, tmp_path, monkeypatch):
+    source, computed = tmp_path / "networks.py", []
+
+    def compute(column, entry, _):
+        computed.append(entry.row.name)
+        return {"row": entry.row._asdict()}
+
+    monkeypatch.setattr(table._Column, "compute", compute)
+    for width, count in ((4, 1), (4, 1), (5, 2)):
+        source.write_text(f"from jaxdd.models import MLP\nsmall = MLP(width={width}, depth=1).build\n")
+        config = TableConfig(random_real=False)
+        evaluate_table({"soft": sets["soft"]}, {"own": Own(f"{source}:small")}, stripes, config, out=tmp_path)
+        assert len(computed) == count
 
 
 def test_the_learning_rate_is_the_best_on_validation_for_every_row(sets, stripes):

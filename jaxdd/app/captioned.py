@@ -58,7 +58,7 @@ def problem(config: Config) -> tuple[Pairs, Task]:
 def network(config: Config) -> Any:
     """Say what network a run trains, for the key of its experts."""
     return {
-        "image": plain(config.model),
+        "image": config.model.identity(),
         "head": config.text.head,
         "embedding": config.text.embedding,
         "temperature": config.retrieval.temperature,

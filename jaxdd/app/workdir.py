@@ -84,9 +84,9 @@ def record(config: Config) -> dict[str, Any]:
 
 
 def identity(config: Config, dataset: Data) -> str:
-    """Compute the sha256 of all that determines the results of a run: its configuration and its data."""
+    """Compute the sha256 of all that determines the results of a run: its configuration, its network and its data."""
     data = {"data": dataset.fingerprint(), "held_out": dataset.held_out_fingerprint()}
-    return digest({"config": record(config), **data})
+    return digest({"config": {**record(config), "model": config.model.identity()}, **data})
 
 
 def versions() -> dict[str, str]:

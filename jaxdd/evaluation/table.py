@@ -107,7 +107,7 @@ def evaluate_table(
         for name, network in networks.items():
             cells = _Column(name, network, dataset, config, seed)
             for entry in entries:
-                key = _key(entry, plain(network), plain(teacher), plain(config), seed)
+                key = _key(entry, network.identity(), teacher.identity(), plain(config), seed)
                 bar.set_description_str(f"evaluate {entry.row.name}, {entry.row.labels} labels, on {name}")
                 bar.update(len(found) * config.networks - bar.n)
                 if key not in known:

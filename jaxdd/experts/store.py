@@ -22,6 +22,7 @@ from jaxdd.io.files import NOT_FINITE, differences, plain, write_json
 from jaxdd.io.hosts import everywhere, from_first
 from jaxdd.io.integrity import DamagedError, damaged, digest, digests, read_json, read_sealed, write_sealed
 from jaxdd.io.lock import in_use
+from jaxdd.models import ModelConfig
 from jaxdd.types import AnyArray
 
 FORMAT = 1  # of the store, and of the way that an expert follows from its description
@@ -211,7 +212,7 @@ def describe(dataset: Data, model: Any, config: ExpertsConfig, seed: int) -> dic
     return {
         "format": FORMAT,
         "data": dataset.fingerprint(),
-        "model": plain(model),
+        "model": model.identity() if isinstance(model, ModelConfig) else plain(model),
         "recipe": plain(config.recipe),
         "snapshot_every": config.snapshot_every,
         "keep": config.keep,

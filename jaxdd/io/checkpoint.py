@@ -122,8 +122,8 @@ class Checkpoints:
     def _check_owner(self, path: Path, manifest: dict[str, Any]) -> None:
         if self._run is not None and manifest["run"] != self._run:
             raise SettingError(
-                f"{path} is a checkpoint of another run, with other settings or data (train, validation or test), or "
-                f"of a jaxdd that did not tell all of them apart; {self._remedy()}"
+                f"{path} is a checkpoint of another run, with other settings, data (train, validation or test) or "
+                f"code of a network, or of a jaxdd that did not tell all of them apart; {self._remedy()}"
             )
 
     def _remedy(self) -> str:

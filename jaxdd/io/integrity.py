@@ -21,9 +21,7 @@ class DamagedError(SettingError):
 
 def digests(folder: Path) -> dict[str, str]:
     """Compute the sha256 of every file below a folder, by its path in it."""
-    return {
-        str(file.relative_to(folder)): _digest_of_file(file) for file in sorted(folder.rglob("*")) if file.is_file()
-    }
+    return {str(file.relative_to(folder)): digest_of_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def damaged(folder: Path, expected: dict[str, str]) -> list[str]:
@@ -82,6 +80,7 @@ def read_sealed(path: Path, remedy: str, *, seal_needed: bool = True) -> dict[st
     return record
 
 
-def _digest_of_file(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
+    """Compute the sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,10 @@
 """What the settings of all networks share: each family's is a class of its own, with `build`."""
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from jaxdd.errors import SettingError
-from jaxdd.io.files import UNSAID
+from jaxdd.io.files import UNSAID, plain
 from jaxdd.models.precision import Precision
 from jaxdd.settings import Between, Settings
 from jaxdd.types import Model
@@ -40,6 +40,10 @@ class ModelConfig(Settings, path="model"):
             f"{type(self).__qualname__} belongs to no network: give it build(image_shape, num_classes) -> Model, and a "
             "name; jaxdd.models has ConvNet, ResNet and others"
         )
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that determines the network, JSON-able: what is computed with it is kept by that."""
+        return cast(dict[str, Any], plain(self))
 
     @classmethod
     def fields(cls) -> list[dataclasses.Field]:

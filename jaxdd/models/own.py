@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdd.errors import SettingError
+from jaxdd.io.integrity import digest_of_file
 from jaxdd.io.modules import import_file
 from jaxdd.models.config import ModelConfig
 from jaxdd.types import Array, Model, Params
@@ -47,6 +48,12 @@ class Own(ModelConfig):
                 f"(1, {num_classes}) is needed: a logit for each class"
             )
         return model
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings and the sha256 of FILE.py; what that imports, and a MODULE, are known by name alone."""
+        place = self.source.rpartition(":")[0]
+        code = {"sha256": digest_of_file(Path(place))} if place.endswith(".py") else {}
+        return {**super().identity(), **code}
 
     def __str__(self) -> str:
         """Name the network by its source."""
