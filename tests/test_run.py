@@ -416,6 +416,16 @@ def test_another_configuration_is_refused_naming_its_fields(copy, flags, one_dev
         claim(copy, dataclasses.replace(parse(flags), method=methods.mtt.Config()))
 
 
+def test_a_run_goes_on_with_data_and_experts_elsewhere_and_fewer_experts_at_a_time(flags, dataset, tmp_path):
+    config = parse(flags)
+    words = "--experts.per-dispatch 2 --experts.directory elsewhere --data.data-dir moved"
+    changed = parse([*flags, *words.split()])
+    claim(tmp_path, config)
+    claim(tmp_path, changed)
+    assert identity(config, dataset) == identity(changed, dataset)
+    assert record(changed)["data"]["data_dir"] == "moved"  # which the card says
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -24,6 +24,9 @@ from jaxdd.io.integrity import DamagedError, digest, read_json, read_sealed, wri
 from jaxdd.io.lock import in_use
 
 log = logging.getLogger("jaxdd")
+IMMATERIAL = ("experts.per_dispatch", "experts.directory", "data.data_dir")
+"""Settings that are told of a run, and that it may go on without: how experts come about, and where they and data are.
+What is there is known by its content."""
 
 
 @contextmanager
@@ -63,7 +66,8 @@ def claim(workdir: Path, config: Config) -> None:
         write_json(path, record(config))
         return
     stored = read_json(path, "delete it if the folder is that of this run: its checkpoints know which run they are of")
-    if found := differences(stored, record(config)):
+    found = [line for line in differences(stored, record(config)) if not line.startswith(IMMATERIAL)]
+    if found:
         raise SettingError(
             f"{workdir} holds a run of another configuration ({'; '.join(found)}); choose another --workdir, or delete "
             "that folder to start over"
@@ -71,7 +75,7 @@ def claim(workdir: Path, config: Config) -> None:
 
 
 def record(config: Config) -> dict[str, Any]:
-    """Return the configuration as JSON, without what does not change the results."""
+    """Return the configuration as JSON, without what does not change the results, but for what is `IMMATERIAL`."""
     fields = plain(config)
     del fields["experts"]["residency"]
     for name in ("workdir", "dry_run", "log", "hosts", *(field.name for field in dataclasses.fields(Common))):
@@ -85,8 +89,10 @@ def record(config: Config) -> dict[str, Any]:
 
 def identity(config: Config, dataset: Data) -> str:
     """Compute the sha256 of all that determines the results of a run: its configuration, its network and its data."""
-    data = {"data": dataset.fingerprint(), "held_out": dataset.held_out_fingerprint()}
-    return digest({"config": {**record(config), "model": config.model.identity()}, **data})
+    fields = {**record(config), "model": config.model.identity()}
+    for group, name in (setting.split(".") for setting in IMMATERIAL):
+        del fields[group][name]
+    return digest({"config": fields, "data": dataset.fingerprint(), "held_out": dataset.held_out_fingerprint()})
 
 
 def versions() -> dict[str, str]:
