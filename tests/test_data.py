@@ -811,7 +811,8 @@ def test_folder_of_different_sizes_is_scaled_and_cropped(tmp_path):
         )
 
 
-def test_photographs_are_turned_upright(tmp_path):
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])  # which a .jpg with a preview in it is to pillow
+def test_photographs_are_turned_upright(kind, tmp_path):
     pixels = np.zeros((8, 16, 3), np.uint8)
     pixels[:, 8:] = 255
     exif = Image.Exif()
@@ -819,7 +820,10 @@ def test_photographs_are_turned_upright(tmp_path):
     for name in ("ant", "bee"):
         for index in range(5):
             (tmp_path / name).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / name / f"{index}.jpg", exif=exif, quality=100)
+            preview = {"save_all": True, "append_images": [Image.new("RGB", (4, 2))]} if kind == "MPO" else {}
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.jpg", kind, exif=exif, quality=100, **preview)
+    with Image.open(tmp_path / "ant" / "0.jpg") as stored:
+        assert stored.format == kind
     image = data.load(f"folder:{tmp_path}").train.images[0]
     assert image.shape == (16, 8, 3)
     assert image[:4].max() < 10 and image[-4:].min() > 245

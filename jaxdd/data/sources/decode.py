@@ -46,7 +46,7 @@ def decode(data: bytes, source: str, *, channels: int | None = None, image_size:
     if image.format == "GIF" and getattr(image, "n_frames", 1) > 1:
         raise SettingError(f"the image {source} is an animation; extract the frames that are to be used")
     # Photographs are often stored lying on their side, with a note how to turn them.
-    image = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
+    image = ImageOps.exif_transpose(image) if image.format in ("JPEG", "MPO") else image
     mode = MODES[channels] if channels else ("L" if image.mode in ("1", "L") else "RGB")
     image = image if image.mode == mode else image.convert(mode)
     if image_size and image.size != (image_size, image_size):
