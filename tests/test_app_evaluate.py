@@ -216,12 +216,15 @@ def test_a_set_that_is_named_twice_is_one_row(saved):
     assert [cell["row"]["name"] for cell in results["cells"]] == [*results["sets"], "random real"]
 
 
-def test_another_folder_of_data_than_the_authors_is_made_nowhere(saved, tmp_path):
+def test_another_folder_of_data_than_the_authors_is_made_nowhere(saved, tmp_path, monkeypatch):
     config = {"data": {"name": "digits", "data_dir": str(tmp_path / "theirs")}}
     path = saved(provenance={"config": config})
     assert parse([path]).data == jaxdd.DataConfig("digits") and not (tmp_path / "theirs").exists()
     (tmp_path / "theirs").mkdir()
     assert parse([path]).data.data_dir == str(tmp_path / "theirs")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = saved(provenance={"config": {"data": {"name": "digits", "data_dir": "~/theirs"}}})
+    assert parse([path]).data.data_dir == "~/theirs"
 
 
 def test_seed_and_reference_recipe_are_those_of_the_run(saved):

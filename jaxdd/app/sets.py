@@ -61,7 +61,7 @@ def defaults(path: str) -> Defaults:
     try:
         check_value("seed", seed, Annotated[int, Seed])
         dataset = DataConfig(**(card.settings("data") or {"name": card.dataset}))
-        if dataset.data_dir is not None and not Path(dataset.data_dir).is_dir():
+        if dataset.data_dir is not None and not Path(dataset.data_dir).expanduser().is_dir():
             dataset = dataclasses.replace(dataset, data_dir=None)
         return Defaults(
             data=dataset,

@@ -40,7 +40,7 @@ def digest_of_arrays(tree: PyTree) -> str:
     found = hashlib.sha256()
     for leaf in map(np.asarray, jax.tree.leaves(tree)):
         found.update(f"{leaf.dtype} {leaf.shape}".encode())
-        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
