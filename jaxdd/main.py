@@ -62,7 +62,7 @@ def _place_of(command: Any) -> AbstractContextManager[None]:
     if isinstance(command, Config) and not command.dry_run:
         return joined(command.hosts)
     if isinstance(command, Common):
-        refuse_many(type(command).__name__.lower())
+        refuse_many("--dry-run" if isinstance(command, Config) else type(command).__name__.lower())
     return nullcontext()
 
 

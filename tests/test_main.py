@@ -172,6 +172,13 @@ def test_determinism_is_asked_of_xla_before_a_job_is_joined_and_the_first_device
     assert seen == 2 * ["--xla_one=1" + " --xla_gpu_deterministic_ops=true" * deterministic]
 
 
+def test_a_rehearsal_is_refused_by_its_name_in_a_job_of_several(launch, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "host0", "MASTER_PORT": "5511"}.items():
+        monkeypatch.setenv(name, value)
+    status, _, err = launch("--dry-run")
+    assert status == 2 and "torchrun started 2 processes, and jaxdd --dry-run is the work of one; start it once" in err
+
+
 @pytest.mark.parametrize("module", ["jaxdd", "jaxdd.main"])
 def test_python_m_is_the_same_command(module, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["jaxdd", "--version"])
