@@ -8,8 +8,9 @@ CPU        cifar10_mtt:ipc=1,budget=cpu has 2 experts of 3 epochs with a snapsho
 Data       CIFAR-10 in the TFDS directory as array_record; the first run says how to get it there.
 Published  46.3 ± 0.8, 65.3 and 71.6 % test accuracy (random real images 14.4, 26.0 and 43.4, full data 84.8).
 Measured   44.1 ± 0.3 % with one image per class from 20 experts of 4 epochs after 3000 steps, in 9 minutes on a shared
-           H100, with a snapshot every 176 steps; budget=cpu 39.9 ± 1.3 %: see README.md here for the commands. As it
-           stands not yet: 100 experts of 50 epochs (0.6, 2.9 and 5.5 GB: the first 4, 22 and 42 snapshots of each).
+           H100, with a snapshot every 176 steps; budget=cpu 39.9 ± 1.3 %; with ten 48.5 ± 0.2 % after 60 steps on two
+           cores: see README.md here for the commands. As it stands not yet: 100 experts of 50 epochs (0.6, 2.9 and 5.5
+           GB: the first 4, 22 and 42 snapshots of each).
 Ours       the validation split (a tenth of train) chooses the set, the paper keeps the best on test; it makes an epoch
            shorter, and snapshots are a published epoch apart (196 steps). The student's learning rate is positive by
            construction.
