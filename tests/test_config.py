@@ -348,7 +348,7 @@ VARIANTS = [
 
 VARIANTS += ["cifar10_dc:method=dsa", "cifar10_iadd:ipc=1,network=resnet18", "cifar10_dc_iwd:ipc=1,network=resnet10"]
 BUDGETED = ("mtt", "iadd", "infmatch", "dc", "dc_iwd", "dm", "ncfm", "rat_bptt")
-VARIANTS += [*(f"cifar10_{name}:ipc=1,budget=cpu" for name in BUDGETED), "cifar10_dc_iwd:budget=cpu"]
+VARIANTS += [f"cifar10_{name}:{ipc}budget=cpu" for name in BUDGETED for ipc in ("ipc=1,", "")]
 
 
 SELDOM = [name for name in VARIANTS if ":" in name and name != "cifar10_mtt:ipc=50"]
