@@ -112,6 +112,18 @@ def test_a_missing_file_is_refused_before_any_work(saved, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+def test_a_set_of_other_classes_is_refused(saved, tmp_path):
+    _, path = saved
+    dataset = jaxdd.data.load("digits")
+    given, card = jaxdd.Distilled.load(path)
+    renamed = tuple(f"{name} drawn" for name in card.class_names)
+    given.save(path, dataclasses.replace(card, class_names=renamed))
+    assert initial_set(str(path), dataset).size == 10  # names that are numbers alone fit any others
+    named = dataclasses.replace(dataset, class_names=("none", *renamed[1:]))
+    with pytest.raises(ValueError, match="class 0 of --initial .* is '0 drawn', but that of digits is 'none'"):
+        initial_set(str(path), named)
+
+
 def test_hard_labels_that_would_be_learned_are_refused(task, stripes):
     given = jaxdd.distill(task, stripes, coresets.Config(ipc=2), evaluate=SCORING).last
     learned = infmatch.Config(ipc=2, steps=1, labels="learned", window=jaxdd.Window(start=1))

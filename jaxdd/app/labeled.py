@@ -17,6 +17,7 @@ from jaxdd.core.retrieval import RetrievalConfig
 from jaxdd.core.tasks import Task, classification
 from jaxdd.data import Dataset
 from jaxdd.errors import SettingError
+from jaxdd.evaluation.rows import check_fits
 from jaxdd.io.files import atomic_write, plain
 from jaxdd.methods import MethodConfig
 from jaxdd.models.dual import TextConfig
@@ -52,12 +53,13 @@ def initial_set(path: str, dataset: Dataset) -> Distilled:
     """Read a distilled set to start from, its images normalized as the dataset's are.
 
     Raises:
-        SettingError: It cannot be read.
+        SettingError: It cannot be read, or has other images or classes.
     """
     try:
         distilled, card = formats.read(path, data=dataset)
     except FileNotFoundError as error:
         raise SettingError(f"--initial {path}: no such file; give a distilled.npz") from error
+    check_fits(f"--initial {path}", distilled, card, dataset)
     return distilled._replace(inputs=renormalized(distilled.images, card.normalization, dataset.normalization))
 
 
