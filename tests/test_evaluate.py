@@ -148,6 +148,14 @@ def test_known_accuracies_are_not_computed_again(task, stripes, distilled, score
     assert list(evaluate(task, stripes, distilled, alone, known=known)) == ["distilled"]
 
 
+def test_known_accuracies_of_a_class_without_test_examples_are_read_from_json(task, stripes, distilled):
+    alone = dataclasses.replace(CONFIG, random_real=False, full_data=False)
+    measures = {"accuracy": [0.5] * CONFIG.networks, "class_accuracy": [[0.0, 1.0, "NaN"]] * CONFIG.networks}
+    result = evaluate(task, stripes, distilled, alone, known={"distilled": measures})["distilled"]
+    assert result["mean"] == 0.5
+    np.testing.assert_array_equal(result["class_accuracy"]["mean"], [0.0, 1.0, np.nan])
+
+
 def test_nine_networks_on_eight_devices_score_as_on_one(task, stripes, distilled, scored):
     # Each network is computed whole on one device; at most an image on the border of two classes may fall either way.
     known = {"full_data": {"accuracy": scored[1]["full_data"]["runs"]}}

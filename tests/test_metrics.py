@@ -56,6 +56,29 @@ def test_tensorboard_has_one_run_per_stage(tmp_path):
     assert events(tmp_path / "tensorboard" / "validate") == ([(7, "accuracy", 0.75)], [])
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a full disk to try")
+def test_a_full_disk_is_an_error_where_it_is_written_and_leaves_nothing_open(tmp_path):
+    def opened(name):
+        links = ((number, os.path.realpath(f"/proc/self/fd/{number}")) for number in os.listdir("/proc/self/fd"))
+        return [int(number) for number, path in links if path.startswith(str(tmp_path / name))]
+
+    run = Metrics(tmp_path)
+    run.write(0, "experts", loss=1.0)
+    run.write(0, "distill", loss=1.0)
+    [number] = opened("tensorboard/experts")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, number)
+    with pytest.raises(OSError, match="No space left"):
+        run.write(1, "experts", loss=1.0)
+    run.write(1, "distill", loss=0.5)
+    with pytest.raises(OSError, match="No space left"):
+        run.close()
+    os.close(full)
+    assert opened("") == []
+    assert [step for step, _, _ in events(tmp_path / "tensorboard" / "distill")[0]] == [0, 1]
+    assert [record["step"] for record in read(tmp_path / "metrics.jsonl")] == [0, 0, 1, 1]
+
+
 def test_values_that_are_not_finite_survive_strict_json(tmp_path):
     with Metrics(tmp_path) as run:
         run.write(0, "distill", a=math.nan, b=jnp.inf, c=-np.inf, d=1.5)

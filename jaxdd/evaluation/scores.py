@@ -296,7 +296,7 @@ def evaluate(
             on_result(name, found[name])
     results = {}
     for name in scores:
-        summaries = {key: summary(np.array(runs)) for key, runs in found[name].items()}
+        summaries = {key: summary(np.array(runs, np.float64)) for key, runs in found[name].items()}
         results[name] = {**summaries.pop(task.score), **summaries}
     return results
 

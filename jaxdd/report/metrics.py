@@ -10,6 +10,7 @@ import io
 import json
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,7 +43,7 @@ class Metrics:
         self.enabled = enabled
         self._tracker = tracker
         self.path = Path(workdir) / "metrics.jsonl"
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, _Events] = {}
         self._purge: dict[str, int] = {}
         if enabled:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +73,13 @@ class Metrics:
         line = to_json({"step": int(step), "stage": stage, "time": round(now, 3), **scalars, **histograms}) + "\n"
         self._file.write(line.encode())
         self._file.flush()
-        writer = self._writer(stage)
-        for name, value in scalars.items():
-            if math.isfinite(value):  # tensorboardX would warn at every step of a run that has diverged
-                writer.add_scalar(name, value, int(step), walltime=now)
+        from tensorboardX import summary
+
+        shown = [summary.scalar(name, value) for name, value in scalars.items() if math.isfinite(value)]
         for name, counted in histograms.items():
             if any(counted["counts"]):
-                finite = _finite(values[name])
-                writer.add_histogram(name, finite, int(step), bins=np.array(counted["edges"]), walltime=now)
+                shown.append(summary.histogram(name, _finite(values[name]), np.array(counted["edges"])))
+        self._writer(stage).write(shown, int(step), now)
         if self._tracker is not None:
             self._tracker.write(int(step), stage, scalars, histograms)
 
@@ -94,8 +94,10 @@ class Metrics:
         """
         if not self.enabled:
             return
+        from tensorboardX import summary
+
         pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-        self._writer(stage).add_image(name, pixels, int(step), dataformats="HWC")
+        self._writer(stage).write([summary.image(name, pixels, dataformats="HWC")], int(step), time.time())
         if self._tracker is not None:
             self._tracker.show(int(step), stage, name, png)
 
@@ -121,14 +123,15 @@ class Metrics:
 
     def close(self) -> None:
         """Close the files; further writes fail."""
-        if self.enabled:
-            self._file.close()
-            for writer in self._writers.values():
-                writer.close()
-            self._writers.clear()
-        if self._tracker is not None:
-            self._tracker.close()
-            self._tracker = None
+        with ExitStack() as every:  # one that fails, on a full disk, leaves no other open
+            if self._tracker is not None:
+                every.callback(self._tracker.close)
+                self._tracker = None
+            if self.enabled:
+                every.callback(self._file.close)
+                for writer in self._writers.values():
+                    every.callback(writer.close)
+                self._writers.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -138,17 +141,43 @@ class Metrics:
     ) -> None:
         self.close()
 
-    def _writer(self, stage: str) -> Any:
+    def _writer(self, stage: str) -> "_Events":
         if stage not in self._writers:
-            from tensorboardX import SummaryWriter
-
-            self._writers[stage] = SummaryWriter(
-                str(self.path.parent / "tensorboard" / stage),
-                purge_step=self._purge.pop(stage, None),
-                # Without it two writers that open within a second share a name, and the second empties the file.
-                filename_suffix=f".{time.time_ns()}",
-            )
+            folder = self.path.parent / "tensorboard" / stage
+            self._writers[stage] = _Events(folder, self._purge.pop(stage, None))
         return self._writers[stage]
+
+
+class _Events:
+    """A file of TensorBoard, written where it is called: tensorboardX's `SummaryWriter` has a thread for that, which a
+    full disk ends without a word, and whose queue then blocks the run forever.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None):
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        now = time.time_ns()  # in whole seconds, two files that are opened within one would share a name
+        self._file = RecordWriter(str(folder / f"events.out.tfevents.{now // 10**9}.{now}"))
+        self._append(Event(wall_time=now / 1e9, file_version="brain.Event:2"))
+        if purge_step is not None:
+            self._append(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, summaries: list[Any], step: int, now: float) -> None:
+        """Append summaries; they are with the operating system when this returns."""
+        from tensorboardX.proto.event_pb2 import Event
+
+        for summary in summaries:
+            self._append(Event(summary=summary, step=step, wall_time=now))
+        self._file.flush()
+
+    def _append(self, event: Any) -> None:
+        self._file.write(event.SerializeToString())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def read(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
