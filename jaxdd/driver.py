@@ -24,7 +24,7 @@ from jaxdd.io.hosts import anywhere
 from jaxdd.io.progress import progress_bar
 from jaxdd.methods import MethodConfig, Sources, initial_distilled
 from jaxdd.methods.base import Method, Prepare
-from jaxdd.methods.coresets import check_first
+from jaxdd.methods.coresets import check_features, check_first
 from jaxdd.settings import check_argument
 from jaxdd.types import Array, PyTree, Scalars
 
@@ -68,13 +68,15 @@ def method_for(config: MethodConfig, task: Task, dataset: Data) -> Method:
     """Build a method, and refuse what it cannot do for a task on a dataset, before anything is computed.
 
     Raises:
-        SettingError: The method does not suit the task, or the task has no such first items or labels; a class has too
-            few examples, or stored images do not divide; or the method learns from a validation split that lacks a
-            class.
+        SettingError: The method does not suit the task, or the task has no such first items or labels; the method needs
+            features and the network has none; a class has too few examples, or stored images do not divide; or the
+            method learns from a validation split that lacks a class.
     """
     method = built(config, task)
     check_first(task, config)
     config.check(dataset.real_set())
+    if config.needs_features:
+        check_features(task, dataset.real_set())
     if config.needs_validation:
         sampling.check_validation(dataset.validation_set())
     return method
@@ -401,11 +403,16 @@ def on_devices(sources: Sources) -> Sources:
 
 
 def check_initial(given: Distilled, config: MethodConfig, task: Task) -> None:
-    """Refuse a first set whose labels a method that learns them cannot move.
+    """Refuse a first set of another size than the method's, or whose labels a method that learns them cannot move.
 
     Raises:
-        SettingError: They are hard: logits so far apart that their softmax has no slope.
+        SettingError: It has more or fewer items; or labels are hard: logits so far apart that their softmax has no
+            slope.
     """
+    if given.size != (items := task.items(config.items_per_class)):
+        raise SettingError(
+            f"the initial set has {given.size} items, but the method makes {items}; give a set of the same ipc"
+        )
     if config.labels == "learned" and task.soft_labels and np.isin(given.targets, (0, 1)).all():
         raise SettingError(
             "method.labels is 'learned', and the labels of the initial set are hard: the softmax of such logits has no "

@@ -216,7 +216,10 @@ ROWS = {
         folder_of(*CLASSES, then=lambda folder: os.symlink(folder / "ant", folder / "cat")),
         "the classes 'ant' and 'cat' of {folder} are one folder; delete the link to it",
     ),
-    "animation": (folder_of(*CLASSES, then=animation), "the image {folder}/ant/moving.gif is an animation; extract"),
+    "animation": (
+        folder_of(*CLASSES, then=animation),
+        "the image {folder}/ant/moving.gif has 2 frames or pages; extract",
+    ),
     "undecodable": (
         folder_of(*CLASSES, then=lambda folder: (folder / "bee" / "x.png").write_text("no image")),
         "cannot decode the image {folder}/bee/x.png (of no known format); replace or delete it",
@@ -368,7 +371,7 @@ ROWS = {
     "--out": ("influence --out /proc/x.csv --method.steps 0", "--out /proc/x.csv cannot be written"),
     "evaluate DIR": (
         "evaluate here",
-        "here looks like no distilled set; name its format, one of npz, safetensors, torch",
+        "here looks like no distilled set; jaxdd.formats.read('here', FORMAT) reads it as one of npz, safetensors",
     ),
     "evaluate, no file": ("evaluate nowhere.npz", "nowhere.npz: no such file; give the distilled.npz of a run"),
 }

@@ -136,7 +136,7 @@ def test_datm(tmp_path, real):
     np.testing.assert_array_equal(distilled.labels, logits)
     assert card.label_kind == "logits" and distilled.lr == np.float32(0.02) and card.recipe == {}
     np.testing.assert_array_equal(distilled.images, TENSOR.transpose(0, 2, 3, 1))
-    with pytest.raises(SettingError, match="if they are logits, read it as datm"):
+    with pytest.raises(SettingError, match="if they are logits, jaxdd.formats.read"):
         formats.read(folder, "mtt", zca=False)
 
 
@@ -354,7 +354,7 @@ def test_what_is_wrong_is_said(tmp_path, real):
     distilled, card = a_set()
     with pytest.raises(FileNotFoundError):
         formats.read(tmp_path / "absent.npz")
-    with pytest.raises(SettingError, match="looks like no distilled set; name its format"):
+    with pytest.raises(SettingError, match="looks like no distilled set; jaxdd.formats.read"):
         formats.read(tmp_path)
     distilled.save(tmp_path / "distilled.npz", card)
     with pytest.raises(SettingError, match="give .*distilled.npz"):

@@ -47,7 +47,7 @@ def test_noise_of_a_users_own_is_a_start_like_any_other(task, stripes):
 
 def test_a_set_of_another_size_is_refused(task, stripes):
     given = jaxdd.distill(task, stripes, coresets.Config(ipc=1), evaluate=SCORING).last
-    with pytest.raises(ValueError, match=r"initial set has inputs of shape \(3, 8, 8, 1\), but .* \(6, 8, 8, 1\)"):
+    with pytest.raises(ValueError, match="initial set has 3 items, but the method makes 6"):
         jaxdd.distill(task, stripes, CONFIG, initial=given, evaluate=SCORING)
     labels = given._replace(labels=given.labels[:, :2])
     with pytest.raises(ValueError, match=r"labels of shape \(3, 2\)"):

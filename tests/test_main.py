@@ -144,7 +144,7 @@ def test_a_failing_config_file_shows_its_own_line(content, message, launch, tmp_
         ("--workdir file/below", "jaxdd: file/below: Not a directory; a file stands where a folder is needed"),
         ("--workdir /proc/run", "jaxdd: /proc/run: No such file or directory; check the path"),
         ("--workdir " + 300 * "x", "x: File name too long; choose a shorter name"),
-        ("evaluate .", "jaxdd: . looks like no distilled set; name its format"),
+        ("evaluate .", "jaxdd: . looks like no distilled set; jaxdd.formats.read"),
     ],
 )
 def test_an_error_of_the_system_names_the_path_and_the_remedy(arguments, message, launch, tmp_path):

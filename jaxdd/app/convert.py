@@ -10,7 +10,7 @@ from jaxdd import formats
 from jaxdd.app import sets
 from jaxdd.data import DataConfig
 from jaxdd.errors import SettingError
-from jaxdd.formats import Reading
+from jaxdd.formats import Reading, tfds_folder
 from jaxdd.io.files import atomic_write
 
 
@@ -50,6 +50,7 @@ def convert(command: Convert) -> Path:
     out = Path(command.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     formats.write(out, distilled, card, command.to, harden=command.harden)
-    beside = out / "README.md" if out.is_dir() else out.with_name(f"{out.name}.md")
+    folder = tfds_folder.place(out, card) if command.to == "tfds" else out  # a TFDS directory holds other sets, too
+    beside = folder / "README.md" if folder.is_dir() else out.with_name(f"{out.name}.md")
     atomic_write(beside, formats.markdown(distilled, card, file=out.name).encode())
     return beside

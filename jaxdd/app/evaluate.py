@@ -25,7 +25,8 @@ class Evaluate(TableConfig, Given, Common, path=""):
     """Score saved distilled sets beside random real images of their size."""
 
     out: str | None = None
-    """A folder for the table, as JSON, CSV, Markdown and a figure, and for finished cells: a stopped call goes on."""
+    """A folder for the table, as JSON, CSV, Markdown and a figure, and for finished cells: a stopped call goes on. Of
+    pairs, whose scores are made in one go, JSON alone."""
     seed: Annotated[int, Seed] = 0
     """Seed of the networks; the first set's by default."""
     model: ModelConfig = ConvNet()
@@ -57,15 +58,21 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
     """Score distilled pairs beside random real ones, with the network and the text encoder that their cards name.
 
     Returns:
-        `{"sets": {name: file}, "dataset": name, "scores": {name: see jaxdd.evaluate}, "versions"}`.
+        `{"sets": {name: file}, "dataset": name, "network": settings, "scores": {name: see jaxdd.evaluate}, "config",
+        "versions"}`.
 
     Raises:
-        SettingError: A file holds no pairs, does not fit the data, or an option is for sets with classes.
+        SettingError: A file holds no pairs, does not fit the data, or an option is for sets with classes, such as
+            several networks.
         OSError: The folder cannot be made, before any training.
     """
-    for name in ("labels", "coreset", "without_augmentation", "tune", "attack"):
+    for name in ("labels", "coreset", "without_augmentation", "tune", "tune_networks", "attack", "points"):
         if (given := getattr(command, name)) != getattr(TableConfig(), name):
             raise SettingError(f"table.{name} is {plain(given)}, and it is for sets with classes; leave it out")
+    if len(command.networks_named) > 1:
+        raise SettingError(
+            f"pairs are scored on one network at a time; name one of {', '.join(command.networks_named)}"
+        )
     config = EvaluateConfig(
         networks=command.networks,
         recipe=command.recipe,
@@ -87,6 +94,7 @@ def evaluate_pairs(command: Evaluate) -> dict[str, Any]:
     results = {
         "sets": {path: path for path in command.sets},
         "dataset": next(iter(datasets.values())).name,
+        "network": plain(command.model),
         "scores": scores,
         "config": plain(config),
         "versions": versions(),
@@ -118,6 +126,8 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
     paths = [*dict.fromkeys(command.sets)]
     found = sets.read(paths, dataset, command.read)
     first, *others = command.networks_named or (str(command.model),)
+    if command.networks_named and from_name(first) != command.model:  # its sizes are given besides
+        first = str(command.model)
     networks = {first: command.model, **{name: from_name(name) for name in others}}
     config = TableConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(TableConfig)})
     cells = evaluate_table(

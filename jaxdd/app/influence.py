@@ -26,7 +26,7 @@ from jaxdd.report.scores_page import check_table
 
 log = logging.getLogger("jaxdd")
 
-OF_RUNS = ("dry_run", "initial", "stages")
+OF_RUNS = ("dry_run", "initial", "log", "stages")
 """Settings of a run that scores have no use for."""
 
 

@@ -17,11 +17,12 @@ from jaxdd.data.field import named_in
 from jaxdd.errors import SettingError
 from jaxdd.evaluation import EvaluateConfig
 from jaxdd.formats import Reading
+from jaxdd.formats.pictures import CARD
 from jaxdd.models import ConvNet, ModelConfig, Own, from_name, from_settings
 from jaxdd.settings import Seed, check_value
 
-OURS = ("npz", "safetensors")
-"""Formats whose files have a card."""
+OURS = ("npz", "safetensors", "torch", "tfds")
+"""Formats that have a card; so has a folder of pictures with one in it."""
 NETWORK = "NETWORK[:width=N]|FILE.py:NAME"
 
 
@@ -52,7 +53,7 @@ def defaults(path: str) -> Defaults:
     """
     try:
         pairs = distilled_pairs.is_pairs(path)
-        if not pairs and formats.detect(path) not in OURS:
+        if not pairs and formats.detect(path) not in OURS and not (Path(path) / CARD).exists():
             return Defaults(data=DataConfig(name=named_in(str(Path(path).absolute())) or DataConfig().name))
         card = distilled_pairs.load(path)[1] if pairs else formats.read(path)[1]
     except FileNotFoundError as error:

@@ -25,7 +25,8 @@ LARGEST_ZCA = 3 * 64 * 64
 
 UNFITTED = (
     "its images are ZCA-whitened, and the file leaves out the matrix, which is fitted on the real train images again: "
-    "give the data, jaxdd.formats.read(path, data=jaxdd.data.load(NAME)), or --data.name and --data.data-dir"
+    "give the data, jaxdd.formats.read(path, data=jaxdd.data.load(NAME)), or --data.name and --data.data-dir, of jaxdd "
+    "convert --dataset and --data-dir"
 )
 
 CHUNK = 4096

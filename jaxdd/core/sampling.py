@@ -253,12 +253,13 @@ def _shuffled(key: Array, groups: Classes, count: int, preferred: Array | None =
     return jax.lax.top_k(jnp.where(is_member, noise, -1.0), count)[1]
 
 
-def check_per_class(real: RealSet, per_class: int) -> None:
+def check_per_class(real: RealSet, per_class: int, remedy: str = "") -> None:
     """Refuse to draw more from a class than it has, on the host and before anything is compiled.
 
     Args:
         real: the set that `balanced` will draw from.
         per_class: number of draws from each class.
+        remedy: what to do; by default to choose another ipc.
 
     Raises:
         ValueError: if `per_class` is not positive or exceeds the smallest class, which is named.
@@ -267,8 +268,8 @@ def check_per_class(real: RealSet, per_class: int) -> None:
     if not 1 <= per_class <= sizes.min():
         where = "the set" if real.classes is None else f"class {int(sizes.argmin())}"
         raise SettingError(
-            f"cannot draw {per_class} examples per class without replacement: {where} has {sizes.min()}; choose 1 to "
-            f"{sizes.min()} (method.ipc)"
+            f"cannot draw {per_class} examples per class without replacement: {where} has {sizes.min()}; "
+            + (remedy or f"choose 1 to {sizes.min()} (method.ipc)")
         )
 
 

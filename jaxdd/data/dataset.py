@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from jaxdd.core.sampling import RealSet
 from jaxdd.data import field
 from jaxdd.data.sources import folder, tfds
 from jaxdd.data.splits import (
+    Carved,
     Noise,
     RawDataset,
     Split,
@@ -85,12 +86,14 @@ class Dataset:
             settings are chosen on it, never on the test split.
         test: what results are reported on.
         normalization: fitted on `train` alone, or the field's constants.
-        positions: `[N]` where each example of `train` stood before the validation split was taken from it: in the
-            arrays or in the TFDS split that it came from.
+        positions: `[N]` where each example of `train` stood before other splits were taken from it: in the arrays or in
+            the TFDS split that it came from.
         mislabeled: `[N]` bool, which labels of `train` were replaced on purpose (`label_noise`); None if none were.
         true_labels: `[N]` the labels of `train` as they were before; None if none were replaced.
         files: `[N]` names of the files of `train`, from the folder on; None where its images are not files.
         normalized_by: the name of the normalization in `DataConfig`.
+        carved: how `train` was made of what was stored.
+        fitted_on: the fingerprint of the data that the normalization was fitted on; empty for these.
     """
 
     name: str
@@ -104,6 +107,8 @@ class Dataset:
     true_labels: np.ndarray | None = None
     files: np.ndarray | None = None
     normalized_by: NormalizationName = "standard"
+    carved: Carved = Carved()
+    fitted_on: str = ""
 
     def __repr__(self) -> str:
         """Describe it in a line, without the pixels."""
@@ -133,7 +138,7 @@ class Dataset:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         # The header separates the fields and says how the bytes that follow are shaped.
-        header = (self.name, self.train.images.shape, self.normalized_by)
+        header = (self.name, self.train.images.shape, self.normalized_by, *filter(None, [self.fitted_on]))
         digest.update(repr(header).encode())
         digest.update(np.ascontiguousarray(self.train.images).data)
         digest.update(np.ascontiguousarray(self.train.labels.astype("<i4")).data)
@@ -183,7 +188,8 @@ class Dataset:
             raise SettingError(f"examples have none of the class {', '.join(names)}; every class needs one")
         of_examples = {name: getattr(self, name) for name in ("positions", "mislabeled", "true_labels", "files")}
         parts: dict[str, Any] = {name: None if values is None else values[kept] for name, values in of_examples.items()}
-        return replace(self, train=train, **parts)
+        fitted_on = "" if self.normalized_by == "published" else self.fitted_on or self.fingerprint()
+        return replace(self, train=train, fitted_on=fitted_on, **parts)
 
     def _indexed(self, split: Split) -> RealSet:
         return sampling.real_set(split.images, split.labels, self.num_classes, self.normalization)
@@ -406,7 +412,7 @@ def _assemble(
     validation: float,
     split_seed: int,
     normalization: NormalizationName,
-    noise: Callable[[np.ndarray, int], np.ndarray],
+    noise: "partial[np.ndarray]",
     imbalance: float,
 ) -> Dataset:
     """Check what was read, thin it out, carve off the validation split, add noise and normalization to what remains."""
@@ -457,10 +463,14 @@ def _assemble(
     noisy = noise(train.labels, len(raw.class_names))
     wrong = noisy != train.labels
     mislabeled, true_labels = (wrong, train.labels) if wrong.any() else (None, None)
+    if noise.keywords["fraction"] and not wrong.any():
+        log.warning("no label is replaced: every class has too few examples for %g of them", noise.keywords["fraction"])
     train = train._replace(labels=noisy)
     held = subset(raw.train, there[held_out])
     warn_of_copies(train.images, validation=held.images, test=raw.test.images)
     files = None if raw.files is None else np.array(raw.files)[positions]
+    if raw.positions is not None:
+        positions = raw.positions[positions]
     return Dataset(
         raw.name,
         raw.class_names,
@@ -473,4 +483,5 @@ def _assemble(
         true_labels,
         files,
         normalized_by=normalization,
+        carved=Carved(validation, split_seed, imbalance),
     )

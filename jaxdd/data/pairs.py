@@ -21,6 +21,7 @@ from jaxdd.data.dataset import DataConfig
 from jaxdd.data.sources.decode import check_memory, decode, stack
 from jaxdd.data.splits import checked_positions, warn_of_copies
 from jaxdd.errors import SettingError
+from jaxdd.io.files import is_text
 from jaxdd.io.integrity import digest, digest_of_arrays
 
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -280,6 +281,8 @@ def from_arrays(
             raise SettingError(f"{split} images are {images.dtype} {list(images.shape)}; give uint8 [N, H, W, K]")
         if len(images) != len(captions):
             raise SettingError(f"{split} has {len(images)} images and captions of {len(captions)}; give some for each")
+        if not len(images) and split != "validation":
+            raise SettingError(f"{split} has no pairs; give some")
         checked = tuple(_captions(texts, f"{split} image {i}") for i, texts in enumerate(captions))
         found[split] = Captioned(images, checked, tuple(f"{split} {i}" for i in range(len(images))))
     return _assemble(name, found, encoder)
@@ -311,6 +314,8 @@ def _captions(texts: Sequence[Any], where: str) -> tuple[str, ...]:
     for caption in texts:
         if not isinstance(caption, str) or not caption.strip():
             raise SettingError(f"{where} has an empty caption: fill or remove it")
+        if not is_text(caption):
+            raise SettingError(f"{where} has a caption with broken characters, {caption!r}: mend it")
     return tuple(texts)
 
 

@@ -30,6 +30,18 @@ class Split(NamedTuple):
     labels: np.ndarray
 
 
+class Carved(NamedTuple):
+    """How a train split was made of what was stored: the settings of these names, see `DataConfig`."""
+
+    validation: float = 0.1
+    split_seed: int = 0
+    imbalance: float = 1.0
+
+    def __str__(self) -> str:
+        """Name them as settings."""
+        return ", ".join(f"{name} {value:g}" for name, value in self._asdict().items())
+
+
 class RawDataset(NamedTuple):
     """What a reader hands over: train and test as they were stored, nothing carved off or normalized yet.
 
@@ -39,6 +51,8 @@ class RawDataset(NamedTuple):
         train: the training split.
         test: the test split.
         files: names of the files of train; None where its images are not files.
+        positions: `[N]` where each image of train stood among those stored, of which test was held out; None where all
+            of them are there.
     """
 
     name: str
@@ -46,6 +60,7 @@ class RawDataset(NamedTuple):
     train: Split
     test: Split
     files: tuple[str, ...] | None = None
+    positions: np.ndarray | None = None
 
 
 def subset(split: Split, indices: np.ndarray) -> Split:
@@ -91,26 +106,8 @@ def checked_positions(name: str, positions: Any, count: int) -> np.ndarray:
     return np.sort(kept, axis=None)
 
 
-def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Carve a stratified part out of a split; both parts keep the order of the original.
-
-    Args:
-        split: images `[N, H, W, K]` and labels `[N]`.
-        fraction: part of every class to hold out, in [0, 1).
-        seed: seed of `numpy.random.default_rng`.
-
-    Returns:
-        The part that is kept and the part that is held out; disjoint, together the whole split.
-
-    Raises:
-        ValueError: if `fraction` is outside [0, 1).
-    """
-    held_out = draw_held_out(split.labels, fraction, seed)
-    return subset(split, np.flatnonzero(~held_out)), subset(split, np.flatnonzero(held_out))
-
-
 def draw_held_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Draw what `hold_out` holds out.
+    """Draw a stratified part of a split, to be held out.
 
     Of a class with `n` examples, `min(round(fraction · n), n − 1)` are held out, drawn without replacement: every class
     keeps at least one example. [our choice]

@@ -85,7 +85,7 @@ class Network:
         kind = str(arrays.pop("normalization.kind"))
         checkpoint.save(folder / ARRAYS, arrays)
         record = {
-            "model": plain(self.config),
+            "model": self.config.identity(),
             "class_names": self.class_names,
             "image_shape": self.image_shape,
             "normalization": kind,
@@ -96,11 +96,15 @@ class Network:
         write_sealed(folder / ABOUT, plain(record))
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read a network that `save` wrote. A network of a user's own needs its file where it was.
+    def load(cls, folder: str | Path, model: ModelConfig | None = None) -> Self:
+        """Read a network that `save` wrote.
+
+        Args:
+            folder: Where it is.
+            model: Its settings, for a network of a user's own: what a folder says is not run unasked.
 
         Raises:
-            SettingError: There is none, or it is damaged.
+            SettingError: There is none, it is damaged, or is another one than `model`; its code has changed.
         """
         path = Path(folder) / ABOUT
         if not path.exists():
@@ -113,7 +117,7 @@ class Network:
         prefix = "normalization."
         fitted = {name.removeprefix(prefix): arrays.pop(name) for name in record["names"] if name.startswith(prefix)}
         shape: tuple[int, int, int] = tuple(record["image_shape"])
-        config, names = models.from_settings(record["model"]), tuple(record["class_names"])
+        config, names = _named_by(record["model"], model, folder), tuple(record["class_names"])
         like = _shapes(models.build(config, shape, len(names)), shape)
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         params = jax.tree.unflatten(structure, [jnp.asarray(arrays[_name(path)]) for path, _ in paths])
@@ -127,6 +131,24 @@ class Network:
         return float(jax.jit(task.measure)(self.params, jax.device_put(split))[task.score])
 
 
+def _named_by(record: dict[str, Any], given: ModelConfig | None, folder: str | Path) -> ModelConfig:
+    """Return the settings that a folder says, of a network of a user's own only if they are given as well."""
+    saved = {name: value for name, value in record.items() if name != "sha256"}
+    config = models.from_settings(saved)
+    if isinstance(config, models.Own) and given is None:
+        raise SettingError(
+            f"{folder} says that its network is {config}, and what a file says is not run unasked; give "
+            f"jaxdd.Network.load({str(folder)!r}, jaxdd.models.Own({config.source!r}))"
+        )
+    if given is not None and given != config:
+        raise SettingError(f"{folder} holds the network {config}, not {given}; leave it out, or name that one")
+    if record.get("sha256", code := config.identity().get("sha256")) != code:
+        raise SettingError(
+            f"{config} has changed since {folder} was written; bring it back, or train the network again"
+        )
+    return config
+
+
 def check_folder(folder: Path) -> None:
     """Refuse to write a network over what is none.
 
@@ -135,7 +157,9 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"{folder} is a file; name a folder for the network")
-    if folder.is_dir() and {path.name for path in folder.iterdir()} - {ABOUT, ARRAYS}:
+    unfinished = (f".{ABOUT}", f"{ARRAYS}.")  # what a kill leaves
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if any(not name.startswith(unfinished) for name in names - {ABOUT, ARRAYS}):
         raise SettingError(f"{folder} holds something else than a network; name another folder")
 
 
@@ -182,7 +206,7 @@ def predict(network: Network | str | Path, images: AnyArray) -> np.ndarray:
     """Classify images, as many as there are.
 
     Args:
-        network: A network, or the folder of one.
+        network: A network, or the folder of one; of one of a user's own what `Network.load` gives.
         images: `[N, H, W, K]` uint8, as large as those that it was trained on.
 
     Returns:

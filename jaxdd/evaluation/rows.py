@@ -26,7 +26,7 @@ from jaxdd.errors import SettingError
 from jaxdd.evaluation.attack import Attack
 from jaxdd.evaluation.scores import EvaluateConfig, distilled_scorer, mean_score, random_real, stacked, trained
 from jaxdd.io.integrity import digest_of_arrays
-from jaxdd.methods.coresets import GREEDY, by_features, real_features
+from jaxdd.methods.coresets import GREEDY, by_features, check_features, real_features
 from jaxdd.models import ModelConfig
 from jaxdd.settings import AtLeast, Positive, Settings, check_value
 from jaxdd.types import Array, Params
@@ -204,7 +204,7 @@ def per_class(distilled: Distilled, card: Card) -> int:
     said, stored = card.settings("method").get("ipc"), card.provenance.get("stored_images")
     for name, count in (("ipc", said), ("stored_images", stored)):
         check_value(f"the {name} of its card", count, Annotated[int | None, AtLeast(1)])
-    return said or (stored or distilled.size) // len(card.class_names)
+    return said or max((stored or distilled.size) // len(card.class_names), 1)
 
 
 def _of_set(name: str, distilled: Distilled, card: Card, view: View) -> Iterator[Entry]:
@@ -243,7 +243,10 @@ def _of_real_images(count: int, view: View) -> Iterator[Entry]:
     config, dataset = view.config, view.dataset
     sources = {"random real": view.random_real} if config.random_real else {}
     if config.coreset:
+        check_features(view.task, view.real)
         sources["coreset"] = view.coreset
+    if sources:
+        sampling.check_per_class(view.real, count, f"leave {' and '.join(sources)} images out of the table")
     ways: dict[str, Callable[[Distilled], Distilled]] = {"hard": lambda found: found, "teacher": view.relabeled}
 
     def sets(name: str, kind: str) -> Distilled:

@@ -260,7 +260,7 @@ def evaluate(
         network. Further measures of the task stand in each by their names.
 
     Raises:
-        SettingError: An argument is something else.
+        SettingError: An argument is something else, or a class has fewer real examples than the set has items of it.
         Diverged: The outputs of a network are not finite.
     """
     compared = compared or task
@@ -272,6 +272,8 @@ def evaluate(
     keys = jax.random.split(stage_key(seed, "evaluate"), config.networks)
     split, real = replicate(dataset.test_set()), replicate(dataset.real_set())
     per_class = ipc or distilled.size // task.items(1)
+    if config.random_real and "random_real" not in (known or ()):
+        sampling.check_per_class(real, per_class, "leave random real examples out (evaluate.random_real)")
 
     def of_random_real() -> Scalars:
         key = stage_key(seed, "random real")

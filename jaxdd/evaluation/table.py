@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from jaxdd.evaluation.rows import Entry, TableConfig, check_fits, doubt_of_data,
 from jaxdd.evaluation.scores import check_converged, distilled_scorer, full_data_scorer, mean_score, summary
 from jaxdd.io.files import plain
 from jaxdd.io.integrity import digest, read_sealed, write_sealed
+from jaxdd.io.lock import in_use
 from jaxdd.io.progress import progress_bar
 from jaxdd.models import ModelConfig
 from jaxdd.types import Array, Params, Scalars
@@ -77,8 +79,8 @@ def evaluate_table(
         The cells, row by row, a row's cells in the order of `networks`.
 
     Raises:
-        SettingError: A set does not fit the dataset; or a search of learning rates or a coreset is asked for and
-            there is no validation split.
+        SettingError: A set does not fit the dataset; a search of learning rates or a coreset is asked for and there is
+            no validation split; a class has fewer images than the sets; or another process writes into the folder.
         Diverged: In every cell the outputs of a network are not finite. Where some cells are well the others say so
             under `diverged`.
 
@@ -97,15 +99,20 @@ def evaluate_table(
         )
     path = None if out is None else Path(out) / CELLS
     known: dict[str, Cell] = {}
-    if path is not None and path.exists():
-        known = read_sealed(path, "delete it, and the cells are computed again")
     teacher = teacher or next(iter(networks.values()))
     found: list[Cell] = []
-    with over_devices(), progress_bar("evaluate", 0, enabled=progress) as bar:
+    with ExitStack() as stack:
+        if path is not None:
+            stack.enter_context(in_use(path.parent / ".cells.lock", "wait until it is done, or name another folder"))
+            if path.exists():
+                known = read_sealed(path, "delete it, and the cells are computed again")
+        stack.enter_context(over_devices())
+        bar = stack.enter_context(progress_bar("evaluate", 0, enabled=progress))
         entries = [*rows(sets, dataset, config, teacher, seed)]
         bar.total = len(entries) * len(networks) * config.networks
+        columns = {name: _Column(name, network, dataset, config, seed) for name, network in networks.items()}
         for name, network in networks.items():
-            cells = _Column(name, network, dataset, config, seed)
+            cells = columns[name]
             for entry in entries:
                 key = _key(entry, network.identity(), teacher.identity(), plain(config), seed)
                 bar.set_description_str(f"evaluate {entry.row.name}, {entry.row.labels} labels, on {name}")

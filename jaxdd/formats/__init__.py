@@ -11,6 +11,7 @@ from typing import Any
 from jaxdd.core.distilled import Card, Distilled
 from jaxdd.core.normalization import ZCA, Unfitted
 from jaxdd.data import Dataset
+from jaxdd.data.splits import Carved
 from jaxdd.errors import SettingError
 from jaxdd.formats import ddranking, folders, formations, frepo, native, tfds_folder, trajectories, vico
 from jaxdd.formats.base import File, Reader, Reading, Writer
@@ -95,6 +96,12 @@ def _fitted(card: Card, data: Dataset) -> Card:
         return card
     if data.name != card.dataset:
         raise SettingError(f"its images are whitened by those of {card.dataset}, and the data given are {data.name}")
+    said = card.settings("data")
+    theirs = Carved(**{name: said[name] for name in Carved._fields if name in said})
+    if theirs != data.carved:
+        raise SettingError(
+            f"its images are whitened by the train split of {theirs}, and the data given have {data.carved}"
+        )
     ours = data.normalization
     return dataclasses.replace(card, normalization=ours if isinstance(ours, ZCA) else ZCA.fit(data.train.images))
 
@@ -112,14 +119,17 @@ def detect(path: str | Path) -> str:
 
 
 def _detected(file: File) -> str:
+    if (inside := file.path / "distilled.npz").exists():
+        raise SettingError(f"{file.path} is the folder of a run; give its set, {inside}")
     for name, reader in READERS.items():
         if reader.matches(file):
             return name
     if file.path.suffix == ".npz" or file.arrays:
         return "npz"  # whose reader says what is missing
-    inside = file.path / "distilled.npz"
-    remedy = f"give {inside}" if inside.exists() else f"name its format, one of {', '.join(READERS)}"
-    raise SettingError(f"{file.path} looks like no distilled set; {remedy}")
+    raise SettingError(
+        f"{file.path} looks like no distilled set; jaxdd.formats.read({str(file.path)!r}, FORMAT) reads it as one of "
+        f"{', '.join(READERS)}"
+    )
 
 
 def write(

@@ -26,7 +26,7 @@ class Reading(Settings, path="read"):
 
     dataset: str | None = None
     """The dataset that the set stands for, for its classes and constants: cifar10, cifar100, svhn_cropped, mnist,
-    fashion_mnist, tiny_imagenet, imagenet2012. By default that in the file's path, or that of the data."""
+    fashion_mnist, tiny_imagenet, imagenet2012. By default that of the data, or else the one in the file's path."""
     experiment: Annotated[int, AtLeast(0)] = 0
     """Which experiment of a file that holds several (DC, DSA, DM)."""
     zca: bool | None = None

@@ -27,7 +27,9 @@ NUMBERED = re.compile(r"(new)?(\d{2,})")
 
 
 def _numbered(path: Path) -> list[re.Match[str]]:
-    """Return the names of the class folders as numbers, none unless all of them are."""
+    """Return the names of the class folders as numbers, none unless all of them are; nor where a card says more."""
+    if (path / CARD).exists():
+        return []
     names = [entry.name for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
     found = [NUMBERED.fullmatch(name) for name in names]
     return [match for match in found if match] if all(found) else []

@@ -108,7 +108,7 @@ def _reordered(arrays: dict[str, Any], axes: tuple[int, int, int]) -> dict[str, 
     def reorder(name: str, array: np.ndarray) -> np.ndarray:
         if name == "images":
             array = array.transpose(0, *(1 + axis for axis in axes))
-        elif array.shape == (order.size, order.size):
+        elif name.startswith("normalization_") and array.shape == (order.size, order.size):
             array = array[np.ix_(order, order)]
         elif name == "normalization_mean" and array.shape == (order.size,) != shape[-1:]:
             array = array[order]

@@ -23,6 +23,11 @@ from jaxdd.formats.pictures import CARD, carded_set, check_empty, eight_bits, pn
 VERSION = "1.0.0"
 
 
+def place(path: Path, card: Card) -> Path:
+    """Return the folder of a set in a TFDS directory."""
+    return path / re.sub(r"\W+", "_", f"{card.dataset}_distilled".lower()).strip("_") / VERSION
+
+
 def write(path: Path, distilled: Distilled, card: Card) -> None:
     """Write `path/NAME/1.0.0`, where NAME is that of the dataset with `_distilled`.
 
@@ -36,8 +41,9 @@ def write(path: Path, distilled: Distilled, card: Card) -> None:
     """
     import tensorflow_datasets as tfds
 
-    builder_name = re.sub(r"\W+", "_", f"{card.dataset}_distilled".lower()).strip("_")
-    check_empty(path / builder_name)
+    folder = place(path, card)
+    builder_name = folder.parent.name
+    check_empty(folder.parent)
     pictures, clipped = eight_bits(distilled, card)
     labels = np.asarray(distilled.labels).argmax(axis=1)
 
@@ -72,7 +78,7 @@ def write(path: Path, distilled: Distilled, card: Card) -> None:
 
     with quiet():
         Builder(data_dir=path, file_format="array_record").download_and_prepare()
-    write_card(path / builder_name / VERSION, distilled, card, clipped=clipped)
+    write_card(folder, distilled, card, clipped=clipped)
 
 
 def _folder(path: Path) -> Path | None:

@@ -62,7 +62,8 @@ def _read(file: File, asked: Reading, data: Dataset | None, format: str) -> tupl
     labels = array_of(torch_file.load(parts["labels"]), "labels")
     if format == "mtt" and labels.ndim != 1:
         raise SettingError(
-            f"labels are {list(labels.shape)}, and those of MTT are [M]; if they are logits, read it as datm"
+            f"labels are {list(labels.shape)}, and those of MTT are [M]; if they are logits, "
+            "jaxdd.formats.read(path, 'datm') reads them"
         )
     source = source_of(file.path, asked, data, classes_of(labels))
     whitened = file.path.name.startswith("images_zca_")  # which the code has turned back into pixels

@@ -53,6 +53,15 @@ def _goes_unsaid(field: dataclasses.Field, value: Any) -> bool:
     return "unsaid" in field.metadata and value == field.default
 
 
+def is_text(value: str) -> bool:
+    """Return whether UTF-8 can write it: the names of files that are in another encoding hold lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def plain(value: Any) -> Any:
     """Return the same value in the types that strict JSON knows.
 

@@ -226,6 +226,11 @@ class MethodConfig(Settings, path="method"):
         return self.snapshots_needed > 0 or self.labels != "hard" or self.init == "correct"
 
     @property
+    def needs_features(self) -> bool:
+        """Whether it reads the features of networks: to match them, or to choose the first items by an expert's."""
+        return self.needs_experts and self.init in ("herding", "k_center")
+
+    @property
     def needs_real(self) -> bool:
         """Whether the steps, or what is prepared for them, read real examples; the first set may in any case."""
         return True

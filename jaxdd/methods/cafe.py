@@ -73,6 +73,11 @@ class Config(ClasswiseConfig):
         if self.labels == "learned":
             raise SettingError("method.labels is 'learned', but features do not depend on labels; choose hard or soft")
 
+    @property
+    def needs_features(self) -> bool:
+        """Yes: they are matched."""
+        return True
+
     def unweighted(self, task: Task) -> Method:
         """Build CAFE for a task, see `aligning_features`."""
         return aligning_features(task, self)

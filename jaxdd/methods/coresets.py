@@ -189,6 +189,21 @@ def real_features(task: Task, real: RealSet, params: Params | None) -> Array:
     return sampling.over_all(lambda examples, params: task.model.features(params, examples.inputs), real, params)
 
 
+def check_features(task: Task, real: RealSet) -> None:
+    """Refuse a network without features for what reads them, before anything is trained; nothing is computed.
+
+    Raises:
+        SettingError: It has none.
+    """
+
+    def features(key: Array, real: RealSet) -> Array:
+        return task.model.features(task.model.init(key), sampling.take(real, jnp.zeros(1, jnp.int32)).inputs)
+
+    if not callable(task.model.features):
+        raise SettingError("the network has no features, and features are asked for: give its jaxdd.Model a function")
+    jax.eval_shape(features, jax.random.key(0), real)
+
+
 def check_first(task: Task, config: MethodConfig) -> None:
     """Refuse first items and labels that a task does not have, before experts are trained for them.
 

@@ -39,6 +39,11 @@ class Config(ClasswiseConfig):
         if self.labels == "learned":
             raise SettingError("method.labels is 'learned', but features do not depend on labels; choose hard or soft")
 
+    @property
+    def needs_features(self) -> bool:
+        """Yes: they are matched."""
+        return True
+
     def unweighted(self, task: Task) -> Method:
         """Build DM for a task, see `matching_means`."""
         return matching_means(task, self)

@@ -104,6 +104,11 @@ class Config(FormationConfig):
         """The last window's last checkpoint; unroll needs the learning rate up to one more."""
         return self.window.last + (self.horizon if self.estimator == "unroll" else 0)
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether the estimator is `released`, which matches them, or the first items are chosen by them."""
+        return self.estimator == "released" or super().needs_features
+
     def build(self, task: Task) -> Method:
         """Build Inf-Match for a task, see `matching_influence`, and `matching_fused_features` for released.
 

@@ -69,6 +69,11 @@ class Config(ClasswiseConfig):
         """The first one; the other end of the interpolation is what training ends with."""
         return 1
 
+    @property
+    def needs_features(self) -> bool:
+        """Yes: they are matched."""
+        return True
+
     def unweighted(self, task: Task) -> Method:
         """Build NCFM for a task, see `matching_characteristic_functions`."""
         return matching_characteristic_functions(task, self)

@@ -149,8 +149,9 @@ class Metrics:
 
 
 class _Events:
-    """A file of TensorBoard, written where it is called: tensorboardX's `SummaryWriter` has a thread for that, which a
-    full disk ends without a word, and whose queue then blocks the run forever.
+    """A file of TensorBoard, written by the thread that calls.
+
+    tensorboardX's `SummaryWriter` has one of its own, which a full disk ends, and whose queue then blocks the run.
     """
 
     def __init__(self, folder: Path, purge_step: int | None):

@@ -43,8 +43,9 @@ def decode(data: bytes, source: str, *, channels: int | None = None, image_size:
         raise SettingError(
             f"the image {source} has mode {image.mode}, more than 8 bits per channel; convert it to 8 bits"
         )
-    if image.format == "GIF" and getattr(image, "n_frames", 1) > 1:
-        raise SettingError(f"the image {source} is an animation; extract the frames that are to be used")
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph and its preview
+    if frames > 1:
+        raise SettingError(f"the image {source} has {frames} frames or pages; extract those to be used")
     # Photographs are often stored lying on their side, with a note how to turn them.
     image = ImageOps.exif_transpose(image) if image.format in ("JPEG", "MPO") else image
     mode = MODES[channels] if channels else ("L" if image.mode in ("1", "L") else "RGB")

@@ -1,5 +1,7 @@
 """A folder of images, one sub-folder per class."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 from jaxdd.data.sources.decode import check_memory, decode, stack
 from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, draw_held_out, subset
 from jaxdd.errors import SettingError
+from jaxdd.io.files import is_text
 
 NO_IMAGES = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF", "WMF")
 """Formats whose suffixes pillow knows, but which are no images or which it cannot read by itself."""
@@ -17,9 +20,10 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     """Read a folder of images.
 
     Two layouts are read: `PATH/train/CLASS/…` with `PATH/test/CLASS/…`, or `PATH/CLASS/…`. Without `PATH/test`, 20% of
-    every class become the test split, drawn with a fixed seed that does not depend on the validation split. Class names
-    are folder names in alphabetical order; images may lie in folders below. Files that are no images by their suffix
-    and hidden files are skipped. The set is grayscale if all its images are, else RGB; transparency is dropped.
+    every class become the test split, drawn with a fixed seed that does not depend on the validation split; ImageNet's
+    layout, `PATH/train` with `PATH/val`, is tested on the latter. Class names are folder names in alphabetical order;
+    images may lie in folders below, and links are followed. Files that are no images by their suffix and hidden files
+    and folders are skipped. The set is grayscale if all its images are, else RGB; transparency is dropped.
 
     Args:
         path: the folder.
@@ -38,11 +42,12 @@ def read(path: Path, image_size: int | None = None) -> RawDataset:
     _check_split_names(path)
     has_splits = bool(_subfolders(path / "train"))
     train_files = class_files(path / "train" if has_splits else path)
-    test_files = class_files(path / "test") if has_splits and _subfolders(path / "test") else {}
+    held = [folder for folder in (path / "test", path / "val") if has_splits and _subfolders(folder)]
+    test_files = class_files(held[0]) if held else {}
     class_names = tuple(train_files)
     unknown = sorted(set(test_files) - set(class_names))
     if unknown:
-        raise SettingError(f"class {unknown[0]!r} is in {path / 'test'} but not in {path / 'train'}; add it there")
+        raise SettingError(f"class {unknown[0]!r} is in {held[0]} but not in {path / 'train'}; add it there")
 
     # Decoded together: whether the set is grayscale or RGB is one decision for both splits.
     parts = (train_files, test_files)
@@ -81,19 +86,30 @@ def _subfolders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder and in those below it, links followed, but for what is hidden."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
 def class_files(root: Path) -> dict[str, list[Path]]:
     """List the images of every class folder of `root`, in a fixed order."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind not in NO_IMAGES}
     files = {
-        folder.name: sorted(
-            file
-            for file in folder.rglob("*")
-            if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-        )
+        folder.name: sorted(file for file in _below(folder) if file.suffix.lower() in suffixes and file.is_file())
         for folder in _subfolders(root)
     }
     if not any(files.values()):
         raise SettingError(f"no images found in {root}; put the images of each class in a folder {root}/CLASS/")
+    for name in files:
+        if not is_text(name):
+            raise SettingError(f"a class folder of {root} has a name with broken characters, {name!r}; rename it")
     beside = sorted(entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in suffixes)
     if beside:
         raise SettingError(

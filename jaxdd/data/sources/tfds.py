@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdd.data.sources.decode import check_memory, decode, stack
-from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, hold_out
+from jaxdd.data.splits import TEST_FRACTION, TEST_SEED, RawDataset, Split, draw_held_out, subset
 from jaxdd.errors import SettingError
 
 CHUNK = 1000
@@ -52,14 +52,17 @@ def read(name: str, data_dir: str | None = None, image_size: int | None = None) 
     sources = {split: _source(builder, split) for split in ("train", "test", "validation") if split in splits}
     check_memory(sum(map(len, sources.values())), image_size)
     train = _read_split(sources["train"], builder.info, image_key, label_key, image_size, f"{name} train")
+    positions = None
     for split in ("test", "validation"):
         # Where the labels of a split are withheld, TFDS says −1.
         if split in sources and len(sources[split]) and sources[split][0][label_key] >= 0:
             test = _read_split(sources[split], builder.info, image_key, label_key, image_size, f"{name} {split}")
             break
     else:
-        train, test = hold_out(train, TEST_FRACTION, TEST_SEED)
-    return RawDataset(name, tuple(builder.info.features[label_key].names), train, test)
+        held_out = draw_held_out(train.labels, TEST_FRACTION, TEST_SEED)
+        positions = np.flatnonzero(~held_out)
+        train, test = subset(train, positions), subset(train, np.flatnonzero(held_out))
+    return RawDataset(name, tuple(builder.info.features[label_key].names), train, test, positions=positions)
 
 
 def _find(name: str, data_dir: str | None) -> Any:
@@ -67,11 +70,13 @@ def _find(name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import naming, read_only_builder, registered
 
-    if name and Path(name).is_dir():
-        raise SettingError(f"data.name is {name!r}, a folder; to read its images give folder:{name}")
+    is_folder = bool(name) and Path(name).is_dir()
+    of_images = SettingError(f"data.name is {name!r}, a folder; to read its images give folder:{name}")
     try:
         naming.parse_builder_name_kwargs(name)
     except ValueError as error:
+        if is_folder:
+            raise of_images from error
         raise SettingError(f"data.name is {name!r}; give digits, folder:PATH or the name of a TFDS dataset") from error
     try:
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
@@ -84,6 +89,8 @@ def _find(name: str, data_dir: str | None) -> Any:
             f"{name} is not prepared in {data_dir or 'the TFDS directory'}; preparing it needs TensorFlow (reading it "
             f"does not): {_how_to_prepare(name, data_dir)}"
         )
+    if is_folder:
+        raise of_images
     near = difflib.get_close_matches(base, [*known, "digits"], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "pass digits, folder:PATH or the name of a TFDS dataset"
     raise SettingError(f"unknown dataset {name!r}; {hint}")
