@@ -315,10 +315,12 @@ def distill(
         config: The method and its settings (`jaxdd.methods.mtt.Config(ipc=1)`, …).
         trajectories: The experts, for a method that needs them.
         initial: The set to start from, such as a saved one or noise; by default what `config.init` and `config.labels`
-            say. Learned labels need soft ones, for the softmax of hard ones has no slope. A method that learns the
-            learning rate starts from the one in its settings.
+            say. Items with soft labels stand in the order of their classes; those with hard ones are brought into it.
+            Learned labels need soft ones, for the softmax of hard ones has no slope. A method that learns the learning
+            rate starts from the one in its settings; with one that learns none, the set keeps its own.
         seed: Root of all randomness.
-        evaluate: How often and how the validation split is asked, and the learning rate of sets that learn none.
+        evaluate: How often and how the validation split is asked, and the learning rate of sets that learn none and
+            start from no other.
         residency: Where the experts' snapshots are kept: on the `device`; on the `host`, from where those of the next
             steps are fetched while the devices compute; `auto`, on the devices if they fit. The results are the same.
         checkpoints: Where to save and from where to resume; nothing is saved by default.
@@ -356,6 +358,7 @@ def distill(
             initial = to_host(first(key, sources=sources))
         else:
             check_initial(initial, config, task)
+            initial = in_class_order(initial, task)
             _check_shapes(initial, jax.eval_shape(first, key, sources=sources))
         rates = ", ".join(f"{name} {rate:g}" for name, rate in config.learning_rates.items())
         return run_method(
@@ -406,18 +409,38 @@ def check_initial(given: Distilled, config: MethodConfig, task: Task) -> None:
     """Refuse a first set of another size than the method's, or whose labels a method that learns them cannot move.
 
     Raises:
-        SettingError: It has more or fewer items; or labels are hard: logits so far apart that their softmax has no
-            slope.
+        SettingError: It has more or fewer items, or, with hard labels, not equally many of each class; or the method
+            learns labels, and these are hard: logits so far apart that their softmax has no slope.
     """
     if given.size != (items := task.items(config.items_per_class)):
         raise SettingError(
             f"the initial set has {given.size} items, but the method makes {items}; give a set of the same ipc"
         )
-    if config.labels == "learned" and task.soft_labels and np.isin(given.targets, (0, 1)).all():
+    if task.classes is None or not np.isin(given.targets, (0, 1)).all():
+        return
+    if config.labels == "learned" and task.soft_labels:
         raise SettingError(
             "method.labels is 'learned', and the labels of the initial set are hard: the softmax of such logits has no "
             "slope, they would never move; give a set with soft labels, or choose hard"
         )
+    counts = np.bincount(np.argmax(given.labels, -1), minlength=task.classes)
+    if len({*counts.tolist()}) > 1:
+        least, most = int(counts.argmin()), int(counts.argmax())
+        raise SettingError(
+            f"the initial set has {counts[most]} items of class {most} and {counts[least]} of class {least}; give "
+            "equally many of each"
+        )
+
+
+def in_class_order(given: Distilled, task: Task) -> Distilled:
+    """Return a set with hard labels with its items in the order of the classes, as methods take them.
+
+    Items whose labels are soft are taken to be in that order: what a label has learned need not be the item's class.
+    """
+    if task.classes is None or not np.isin(given.targets, (0, 1)).all():
+        return given
+    order = np.argsort(np.argmax(given.labels, -1), kind="stable")
+    return given._replace(inputs=given.inputs[order], labels=given.labels[order])
 
 
 def _check_shapes(given: Distilled, expected: Distilled) -> None:

@@ -40,7 +40,14 @@ class Stage(NamedTuple):
     config: MethodConfig
     earlier: Distilled | None
 
-    def first_set(self, dataset: Data, trajectories: Trajectories | None, seed: int, lr: float) -> Distilled:
+    def first_set(
+        self,
+        dataset: Data,
+        trajectories: Trajectories | None,
+        seed: int,
+        lr: float,
+        choosing: Trajectories | None = None,
+    ) -> Distilled:
         """Return the set that the stage starts from: the earlier items, and new ones as the method makes them.
 
         The new ones are the last of each class of a whole set. Real images are those of one choice for all stages:
@@ -51,10 +58,11 @@ class Stage(NamedTuple):
             trajectories: Experts of the stage, if the method needs some.
             seed: Root of the run's randomness.
             lr: Learning rate of sets that learn none.
+            choosing: Experts of the first stage, by which real images are chosen in all of them.
         """
         root = self.seed(seed) if self.config.init == "noise" else seed
         key, sources = stage_key(root, "initial"), Sources(dataset.real_set(), trajectories)
-        whole: Distilled = initial_distilled(key, self.task, sources, self.config, lr=lr)
+        whole: Distilled = initial_distilled(key, self.task, sources, self.config, lr=lr, choosing=choosing)
         if self.earlier is not None:
             whole = union(self.earlier, whole, self.task.items(1))
         begun: Distilled = to_host(whole)
@@ -144,7 +152,8 @@ def progressive(
         The union of all stages, and the task to evaluate it with.
 
     Raises:
-        SettingError: `ipc` does not divide, experts are needed and none described, or checkpoints are given.
+        SettingError: `ipc` does not divide, experts are needed and none described, or checkpoints or a first set are
+            given.
 
     References:
         [published] PDD, Chen et al. 2024, ICLR (around MTT and IDC): five stages, earlier images fixed, experts from
@@ -155,13 +164,19 @@ def progressive(
         raise SettingError(f"{config.name} needs experts, of each stage: give experts=ExpertsConfig(…)")
     if "checkpoints" in hooks:
         raise SettingError("one folder of checkpoints cannot serve several stages, each a run of its own; leave it out")
+    if "initial" in hooks:
+        raise SettingError("stages make their first sets themselves; leave initial out")
+    choosing: Trajectories | None = None
 
     def distill_stage(stage: Stage) -> Outcome:
+        nonlocal choosing
         trajectories = None
         if config.needs_experts:
             assert experts is not None
             trajectories = train_experts(stage.task, dataset, experts, seed=stage.seed(seed))
-        first = stage.first_set(dataset, trajectories, seed, evaluate.recipe.lr)
+            if choosing is None:
+                choosing = trajectories._replace(snapshots=None)
+        first = stage.first_set(dataset, trajectories, seed, evaluate.recipe.lr, choosing)
         return distill(
             stage.task, dataset, stage.config, trajectories, initial=first, seed=seed, evaluate=evaluate, **hooks
         )

@@ -108,6 +108,8 @@ def test_saved_pairs_are_evaluated_to_the_same_recalls(finished, folder, capsys,
     assert f"{mean:5.1f} ± {std:.1f}" in shown and "pairs of colors" in shown
     assert main(words[:2]) == 2 and "--data.name pairs:" in capsys.readouterr().err
     assert main([*words, "--coreset"]) == 2 and "table.coreset is True" in capsys.readouterr().err
+    assert main([*words, "--model", "mlp", "lenet"]) == 2
+    assert "pairs are scored on one network at a time; name one of mlp, lenet" in capsys.readouterr().err
     assert read(words).model == ConvNet(width=8, depth=1)
 
 

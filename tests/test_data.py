@@ -439,11 +439,19 @@ def test_some_examples_are_a_dataset_with_all_that_is_known_of_them():
     np.testing.assert_array_equal(part.mislabeled, part.true_labels != part.train.labels)
     assert part.normalization is dataset.normalization and part.test is dataset.test
     assert part.real_set().size == 6 and part.fingerprint() != dataset.fingerprint()
+    alike = data.from_arrays(*part.train, images, labels, validation=0)  # but in a normalization of their own
+    assert alike.fingerprint() != part.fingerprint()
     for wrong in ([], [0, 0], [27], [-1], [0.5]):
         with pytest.raises(ValueError, match="examples are"):
             dataset.only(wrong)
     with pytest.raises(ValueError, match="none of the class 2; every class needs one"):
         dataset.only(np.flatnonzero(dataset.train.labels != 2))
+
+
+def test_label_noise_that_changes_nothing_is_said(caplog):
+    images, labels = random_images(0, 12, 4, 4, 1), np.arange(12) % 3
+    data.from_arrays(images, labels, images, labels, label_noise=0.1, validation=0)
+    assert "no label is replaced: every class has too few examples for 0.1 of them" in caplog.text
 
 
 def test_label_noise_that_cannot_be_is_refused():
@@ -671,6 +679,27 @@ def test_tfds_set_with_train_only_gets_a_test_split_that_ignores_the_seed(tmp_pa
     assert as_set(*first.train) != as_set(*second.train)
     parts = [as_set(*part) for part in (first.train, first.validation, first.test)]
     assert sum(map(len, parts)) == 20 and set().union(*parts) == as_set(*train)
+    stored = splits.Split(*(x[first.positions] for x in tfds_order(path)))
+    for ours, theirs in zip(first.train, stored, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def tfds_order(path):
+    """The train split of a tiny set as it lies there, nothing held out."""
+    import tensorflow_datasets as tfds
+
+    records = [*tfds.data_source("tiny_set", data_dir=path, split="train")]
+    return np.stack([record["picture"] for record in records]), np.array([record["species"] for record in records])
+
+
+def test_a_folder_of_the_name_of_a_set_is_not_in_its_way(tmp_path, monkeypatch):
+    path = write_tiny_set(tmp_path / "sets", train=cats_and_dogs(20, 0))
+    for name in ("tiny_set", "nothing"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert data.load("tiny_set", data_dir=path).name == "tiny_set"
+    with pytest.raises(ValueError, match="data.name is 'nothing', a folder; to read its images give folder:nothing"):
+        data.load("nothing", data_dir=path)
 
 
 def test_tfds_images_of_different_sizes_must_be_resized(tmp_path):
@@ -766,6 +795,31 @@ def test_folder_without_test_is_split_by_class(tmp_path, below):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / file)), image)
     other = data.load(f"folder:{tmp_path}", validation=0.25, split_seed=7)
     assert as_set(*other.test) == parts[2] and as_set(*other.train) != parts[0]
+
+
+def test_folder_with_val_in_place_of_test(tmp_path):
+    write_folder(tmp_path / "train", {"ant": 4, "bee": 3})
+    held = write_folder(tmp_path / "val", {"ant": 1, "bee": 2}, seed=1)
+    dataset = data.load(f"folder:{tmp_path}", validation=0)
+    assert len(dataset.train.labels) == 7
+    np.testing.assert_array_equal(dataset.test.images, held)
+
+
+def test_linked_folders_are_read_and_hidden_ones_are_not(tmp_path):
+    write_folder(tmp_path / "data" / "train", {"ant": 2, "bee": 2, "ant/.@thumbs": 2})
+    elsewhere = write_folder(tmp_path / "elsewhere", {"more": 3}, seed=1)
+    write_folder(tmp_path / "data" / "test", {"ant": 1, "bee": 1}, seed=2)
+    (tmp_path / "data" / "train" / "bee" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "data" / "train" / "bee" / "again").symlink_to(tmp_path / "data" / "train" / "bee")
+    dataset = data.load(f"folder:{tmp_path / 'data'}", validation=0)
+    np.testing.assert_array_equal(np.bincount(dataset.train.labels), [2, 5])
+    assert as_set(elsewhere, np.ones(3)) <= as_set(*dataset.train)
+
+
+def test_a_class_folder_that_is_not_named_in_utf8_is_refused(tmp_path):
+    write_folder(tmp_path, {"ant": 2, os.fsdecode(b"caf\xe9"): 2})
+    with pytest.raises(ValueError, match="has a name with broken characters, 'caf.*'; rename it"):
+        data.load(f"folder:{tmp_path}")
 
 
 def test_folder_of_gray_images_has_one_channel(tmp_path):

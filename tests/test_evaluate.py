@@ -156,6 +156,14 @@ def test_known_accuracies_of_a_class_without_test_examples_are_read_from_json(ta
     np.testing.assert_array_equal(result["class_accuracy"]["mean"], [0.0, 1.0, np.nan])
 
 
+def test_more_items_than_a_class_has_real_ones_are_refused_at_once(task, stripes, distilled):
+    def refuse(*args):
+        raise AssertionError("trained")
+
+    with pytest.raises(ValueError, match=r"cannot draw 1000 .*; leave random real examples out \(evaluate.random_real"):
+        evaluate(task, stripes, distilled, CONFIG, ipc=1000, on_result=refuse)
+
+
 def test_nine_networks_on_eight_devices_score_as_on_one(task, stripes, distilled, scored):
     # Each network is computed whole on one device; at most an image on the border of two classes may fall either way.
     known = {"full_data": {"accuracy": scored[1]["full_data"]["runs"]}}

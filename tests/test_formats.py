@@ -289,6 +289,13 @@ def test_pictures_go_round(tmp_path, format, real):
         formats.write(path, *written, format=format)
 
 
+def test_classes_whose_names_are_numbers_go_round_as_pictures(tmp_path):
+    written = a_set(classes=tuple(f"{number:05}" for number in range(12)), M=24)
+    formats.write(tmp_path / "out", *written, format="png")
+    assert formats.detect(tmp_path / "out") == "folder"
+    assert_equal(formats.read(tmp_path / "out"), written, atol=2e-6)
+
+
 @pytest.mark.parametrize("format", ["png", "tfds"])
 def test_soft_labels_are_hardened_only_if_asked(tmp_path, format):
     distilled, card = a_set("logits")

@@ -447,6 +447,13 @@ def test_what_cannot_be_scored_is_refused(x64, problem, recorded):
         scores(influence.at(recorded.final), config)
     with pytest.raises(ValueError, match="last snapshot was taken at training time 0.35 of 9"):
         scores(recorded._replace(total_time=9.0), InfluenceConfig("tracin", end="final"))
+    one = recorded.first(1)
+    for config in (InfluenceConfig("tracin", end="final"), InfluenceConfig("second_order")):
+        with pytest.raises(ValueError, match="one of 1 snapshots of each expert is read"):
+            scores(one, config)
+    with pytest.raises(ValueError, match=r"one of \d+ snapshots of each expert is read \(influence.stride 99"):
+        scores(recorded, InfluenceConfig("tracin", end="final", stride=99))
+    config = InfluenceConfig("tracin")
     with pytest.raises(ValueError, match="influence.stride is 2, but leave_one_out"):
         scores(recorded, InfluenceConfig("leave_one_out", stride=2))
     with pytest.raises(ValueError, match=r"weights are \(30,\) for 30 training examples"):

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxdd.core import autodiff
+from jaxdd import Window, classification, influence, models
+from jaxdd.core import autodiff, sampling
 from jaxdd.core.distilled import Distilled
 from jaxdd.core.tasks import mean_loss, softened
 from jaxdd.methods import infmatch
+from jaxdd.methods.base import Sources
+from jaxdd.models import MLP
 from jaxdd.types import Examples, Snapshots
 from tests.helpers import dot, finite_difference, random_like
 
@@ -255,6 +258,18 @@ def displacement_cosines(toy, steps, lr):
         )
 
     return {estimator: cosine(estimate(estimator), truth) for estimator in ESTIMATORS}
+
+
+def test_a_cache_reads_as_many_examples_as_it_says(stripes):
+    task = classification(models.build(MLP(width=4, depth=1), (8, 8, 1), 3), 3)
+    real, params = stripes.real_set(), ravel_pytree(task.model.init(jax.random.key(1)))[0]
+    config = infmatch.Config(estimator="first_order", cache=190, real_batch=190, window=Window(start=1, end=1))
+    experts = influence.at(params)
+    method = config.build(task)
+    cached = method.prepare(jax.random.key(0), Sources(real, experts))
+    examples = sampling.take(real, jnp.arange(real.size))  # of 192, in two batches of 96
+    whole = jax.grad(lambda flat: mean_loss(task.losses, examples)(task.unravel(flat)))(params)
+    np.testing.assert_allclose(cached.gradient[0, 0], whole, rtol=1e-4, atol=1e-6)
 
 
 def test_displacements_against_true_retraining(x64, toy, record_property):

@@ -54,6 +54,21 @@ def test_a_set_of_another_size_is_refused(task, stripes):
         jaxdd.distill(task, stripes, dataclasses.replace(CONFIG, ipc=1), initial=labels, evaluate=SCORING)
 
 
+def test_items_with_hard_labels_are_put_into_the_order_of_the_classes(task, stripes):
+    images = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    mixed = jaxdd.Distilled(images, np.asarray(hard_labels(labels, 3)), np.float32(0.01))
+    order = np.argsort(labels, kind="stable")
+    ordered = mixed._replace(inputs=images[order], labels=mixed.labels[order])
+    found, expected = (
+        jaxdd.distill(task, stripes, CONFIG, initial=given, evaluate=SCORING).last for given in (mixed, ordered)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    uneven = mixed._replace(labels=np.asarray(hard_labels(np.array([0, 0, 0, 1, 2, 2]), 3)))
+    with pytest.raises(ValueError, match="has 3 items of class 0 and 1 of class 1; give equally many of each"):
+        jaxdd.distill(task, stripes, CONFIG, initial=uneven, evaluate=SCORING)
+
+
 def test_items_of_several_are_stored_as_one(task, stripes):
     config = dc.Config(ipc=1, steps=0, factor=2, network="real")
     given = jaxdd.distill(task, stripes, coresets.Config(ipc=4), evaluate=SCORING).last
@@ -131,3 +146,5 @@ def test_hard_labels_that_would_be_learned_are_refused(task, stripes):
         check_initial(given, learned, task)
     check_initial(given._replace(labels=given.labels / 32), learned, task)
     check_initial(given, dataclasses.replace(learned, labels="hard"), task)
+    free = dataclasses.replace(task, classes=None)  # whose labels may be anything
+    check_initial(given._replace(labels={"y": np.zeros(6)}), dataclasses.replace(learned, ipc=6), free)

@@ -417,6 +417,13 @@ def test_the_nearest_step_is_matched(setting, unroll):
         np.testing.assert_allclose(logged[name], same[name], rtol=1e-10)
 
 
+def test_a_student_that_diverges_behind_its_target_is_matched_before(setting):
+    made = setting(mtt.Config(**SETTINGS | ATT | dict(student_steps=40, student_lr=1e30)))
+    after, logged = made.step()
+    assert 1 <= logged["matched_step"] < 40 and np.isfinite(logged["loss"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.variables))
+
+
 def test_steps_that_are_not_taken_cannot_be_the_differentiated_ones():
     with pytest.raises(ValueError, match="method.matched_step is 'nearest' .* choose another mode"):
         mtt.Config(matched_step="nearest", unroll=Unroll("truncated"))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxdd
-from jaxdd import Card, Distilled, Recipe, data
+from jaxdd import Card, Distilled, Recipe, data, formats
+from jaxdd.app import sets
 from jaxdd.core.distilled import hard_labels
 from jaxdd.errors import SettingError
 from jaxdd.io.files import plain
@@ -102,6 +103,53 @@ def test_a_damaged_network_is_refused(saved, tmp_path, damage):
         path.write_text(path.read_text().replace("digits", "digits").replace('"width": 2', '"width": 3'))
     with pytest.raises(DamagedError, match="train it again"):
         jaxdd.Network.load(tmp_path / "net")
+
+
+def test_a_network_of_ones_own_is_run_only_where_it_is_named(saved, digits, tmp_path):
+    source = tmp_path / "networks.py"
+    code = "import flax.linen as nn\nsmall = lambda shape, classes: nn.Sequential([lambda x: x.reshape(len(x), -1), "
+    source.write_text(code + "nn.Dense(classes)])\n")
+    own = jaxdd.models.Own(f"{source}:small")
+    jaxdd.train_network(*Distilled.load(saved), own, Recipe(epochs=1)).save(tmp_path / "net")
+    source.write_text("raise SystemExit('run')\n")
+    with pytest.raises(SettingError, match="what a file says is not run unasked; give jaxdd.Network.load.*Own"):
+        jaxdd.predict(tmp_path / "net", digits.test.images)
+    with pytest.raises(SettingError, match="networks.py:small has changed since .*net was written"):
+        jaxdd.Network.load(tmp_path / "net", own)
+    source.write_text(code + "nn.Dense(classes)])\n")
+    with pytest.raises(SettingError, match=r"holds the network .*networks.py:small, not mlp"):
+        jaxdd.Network.load(tmp_path / "net", MLP())
+    found = jaxdd.predict(jaxdd.Network.load(tmp_path / "net", own), digits.test.images)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+
+
+def test_what_a_killed_training_left_is_written_over(saved, tmp_path):
+    network = jaxdd.train_network(*Distilled.load(saved), MLP(width=2, depth=1), Recipe(epochs=1))
+    (tmp_path / "net" / "arrays.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / "net" / ".network.json.0a1b2c3d.partial").write_text("{")
+    network.save(tmp_path / "net")
+    assert jaxdd.Network.load(tmp_path / "net").config == network.config
+
+
+@pytest.mark.parametrize("to", ["set.pt", "png"])
+def test_other_formats_of_a_set_tell_its_network_as_well(saved, tmp_path, to):
+    out = str(tmp_path / to)
+    assert main(["convert", str(saved), out, *(["--to", "png"] if to == "png" else [])]) == 0
+    said = sets.defaults(out)
+    assert said == sets.defaults(str(saved)) and said.model == MLP(width=8, depth=1) and said.seed == 4
+
+
+def test_a_tfds_directory_keeps_its_own_readme(saved, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["convert", str(saved), str(tmp_path), "--to", "tfds"]) == 0
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert "digits" in (tmp_path / "digits_distilled" / "1.0.0" / "README.md").read_text()
+    assert formats.detect(tmp_path) == "tfds"
+
+
+def test_the_folder_of_a_run_is_told_from_a_set(saved):
+    with pytest.raises(SettingError, match="is the folder of a run; give its set, .*distilled.npz"):
+        formats.detect(saved.parent)
 
 
 def test_what_is_no_network_or_no_image_is_refused(saved, tmp_path, capsys):

@@ -160,6 +160,19 @@ def test_an_adaptive_step_uses_the_window_that_its_norms_give(x64, stripes):
     assert sum(near.values()) == 1, near
 
 
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_truncated_gradient_of_an_adaptive_window_is_that_of_its_last_steps(x64, stripes, stage):
+    adaptive = {"schedule": "adaptive", "window": 4, "window_range": 2, "student_steps": 8}
+    found = []
+    for how in (Unroll("truncated", last=2), Unroll("full")):
+        _, method, distilled, batch = build(stripes, **adaptive, unroll=how)
+        found.append(gradient(method, distilled, batch._replace(stage=jnp.full_like(batch.stage, stage)))[0])
+    truncated, full = found
+    assert float(jnp.linalg.norm(truncated)) > 0.01 * float(jnp.linalg.norm(full)) > 0
+    if stage == 2:  # windows of 4 − 2 steps: all of them
+        np.testing.assert_allclose(truncated, full, rtol=1e-6, atol=1e-12)
+
+
 def test_large_gradients_are_cut_to_twice_their_running_mean(x64, stripes):
     _, method, distilled, batch = build(stripes, clip=2.0, clip_memory=0.5)
     state = method.init(jax.random.key(0), distilled, Sources())

@@ -10,6 +10,7 @@ import pytest
 import jaxdd
 from jaxdd import models
 from jaxdd.core import retrieval as pairs_task
+from jaxdd.core import sampling
 from jaxdd.core.retrieval import RetrievalConfig, recalls, retrieval, similarity_of
 from jaxdd.core.training import train
 from jaxdd.data import pairs
@@ -19,6 +20,7 @@ from jaxdd.methods import (
     Optimizer,
     Sources,
     analytic_parameters,
+    coresets,
     cross_covariance,
     dm,
     iadd,
@@ -407,6 +409,17 @@ def test_methods_of_pairs_alone_are_distilled(dataset, trained, module):
         assert np.abs(outcome.last.inputs[name] - outcome.first.inputs[name]).max() > 0.01
 
 
+@pytest.mark.parametrize("init", ["herding", "k_center"])
+def test_pairs_are_chosen_by_what_they_are_where_there_are_no_experts(dataset, trained, init):
+    task, real = trained[0], dataset.real_set()
+    rows = coresets.select(init, jax.random.key(0), task, Sources(real), 5)
+    assert rows.shape == (1, 5) and len({*rows.ravel().tolist()}) == 5
+    inputs = sampling.take(real, jnp.arange(real.size)).inputs
+    features = np.concatenate([np.asarray(inputs[name]).reshape(real.size, -1) for name in sorted(inputs)], axis=1)
+    first = np.argmin(np.linalg.norm(features - features.mean(0), axis=1))
+    assert rows[0, 0] == first
+
+
 def test_what_needs_classes_or_separate_losses_refuses_by_name(dataset, trained):
     task, experts = trained
     with pytest.raises(ValueError, match="'retrieval' has no classes"):
@@ -416,6 +429,9 @@ def test_what_needs_classes_or_separate_losses_refuses_by_name(dataset, trained)
         jaxdd.influence.scores(task, *sets, experts, jaxdd.InfluenceConfig())
     with pytest.raises(ValueError, match="influence.batch is 900 for 120 training examples; set it to 120 or less"):
         jaxdd.influence.scores(task, *sets, experts, jaxdd.InfluenceConfig(batch=900))
+    with pytest.raises(ValueError, match="solver.batch is 4, and the Hessian is that of whole batches of 16"):
+        solver = jaxdd.influence.Solver("lissa", batch=4)
+        jaxdd.influence.scores(task, *sets, experts, jaxdd.InfluenceConfig(batch=16, solver=solver))
     with pytest.raises(ValueError, match="influence.curvature is 30, and among fewer examples batches are others"):
         jaxdd.influence.scores(task, *sets, experts, jaxdd.InfluenceConfig("second_order", batch=20, curvature=30))
 

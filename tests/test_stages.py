@@ -97,6 +97,22 @@ def test_no_stage_begins_with_an_image_of_another(stripes, init):
         np.testing.assert_array_equal(begun.images, at_once.images)
 
 
+@pytest.mark.parametrize("init", ["correct", "herding", "k_center"])
+def test_stages_choose_by_the_experts_of_the_first_one(stripes, init):
+    task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
+    still = dm.Config(ipc=6, steps=0, init=init, labels="soft")
+    scoring = dataclasses.replace(SCORING, recipe=dataclasses.replace(RECIPE, epochs=1))
+    experts = jaxdd.ExpertsConfig(count=1, recipe=dataclasses.replace(PLAIN, epochs=1, batch=96, lr=0.01))
+    begun = progressive(task, stripes, still, experts, stages=3, evaluate=scoring).outcomes[-1].first
+    assert len(np.unique(np.asarray(begun.images), axis=0)) == begun.size == 18
+
+
+def test_a_first_set_is_not_for_stages(stripes):
+    task = classification(models.build(models.MLP(width=8, depth=1), (8, 8, 1), 3), 3)
+    with pytest.raises(ValueError, match="stages make their first sets themselves; leave initial out"):
+        progressive(task, stripes, dm.Config(ipc=6), stages=3, initial=None)
+
+
 RECIPE = jaxdd.Recipe(epochs=20, batch=64, lr=0.05, momentum=0.9, schedule="constant", augment="none")
 SCORING = jaxdd.EvaluateConfig(
     networks=3, recipe=RECIPE, validate_every=20, validate_networks=2, random_real=False, full_data=False

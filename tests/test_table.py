@@ -33,8 +33,9 @@ from jaxdd.evaluation import (
 )
 from jaxdd.evaluation.attack import accuracy_under_attack, confusion
 from jaxdd.evaluation.rows import check_fits, per_class, rows
+from jaxdd.io.lock import in_use
 from jaxdd.methods.coresets import GREEDY
-from jaxdd.models import MLP, Own
+from jaxdd.models import MLP, Own, ViT
 from jaxdd.report.table import write
 from jaxdd.types import Model
 
@@ -104,6 +105,36 @@ def test_rows_are_sets_and_what_they_are_compared_with(cells):
             for augment in ("flip", "none"):
                 expected += [(name, labels, augment, count) for labels in ("hard", "teacher")]
     assert rows == [*expected, ("full data", "hard", "none", 64)]
+
+
+def test_what_cannot_be_is_refused_before_any_training(sets, stripes, monkeypatch, tmp_path):
+    def compute(*args):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("jaxdd.evaluation.table._Column.compute", compute)
+    with pytest.raises(SettingError, match="patches of 5 pixels do not tile"):
+        evaluate_table(sets, {"small": NETWORK, "vit": ViT(patch=5)}, stripes, CONFIG)
+    many = {"hard": (sets["hard"][0], dataclasses.replace(sets["hard"][1], provenance={"stored_images": 3000}))}
+    with pytest.raises(SettingError, match="cannot draw 1000 examples .*; leave random real and coreset images out"):
+        evaluate_table(many, {"small": NETWORK}, stripes, CONFIG)
+    bare = Model(lambda key: jnp.zeros((64, 3)), lambda params, x: x.reshape(len(x), -1) @ params, None)
+    monkeypatch.setattr("jaxdd.evaluation.rows.models.build", lambda *args: bare)
+    with pytest.raises(SettingError, match="the network has no features, and features are asked for"):
+        evaluate_table(sets, {"small": NETWORK}, stripes, CONFIG)
+
+
+def test_two_tables_at_a_time_do_not_share_a_folder(sets, stripes, tmp_path):
+    with (
+        in_use(tmp_path / ".cells.lock", ""),
+        pytest.raises(SettingError, match="is in use by process .*; wait until it is done, or name another folder"),
+    ):
+        evaluate_table(sets, {"small": NETWORK}, stripes, CONFIG, out=tmp_path)
+
+
+def test_a_set_of_fewer_images_than_classes_is_compared_with_one_of_each(sets, stripes):
+    distilled, card = sets["hard"]
+    two = distilled._replace(inputs=distilled.images[:2], labels=distilled.labels[:2])
+    assert per_class(two, card) == 1
 
 
 def test_accuracies_are_those_of_evaluate(cells, sets, stripes):

@@ -109,6 +109,9 @@ def test_a_packed_whitened_set_takes_its_matrices_from_the_data(whitened):
             np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(SettingError, match="whitened by those of digits, and the data given are stripes"):
         formats.read(path, data=dataclasses.replace(dataset, name="stripes"))
+    other = data.load("digits", data_dir=str(path.parent), validation=0.2, split_seed=1)
+    with pytest.raises(SettingError, match="split of validation 0.1, split_seed 0, .* have validation 0.2"):
+        formats.read(path, data=other)
     np.testing.assert_array_equal(labeled.initial_set(str(path), dataset).images, again.images)
 
 

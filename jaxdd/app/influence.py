@@ -99,6 +99,8 @@ def influence(command: Influence) -> dict[str, Any]:
     store, ignored = expert_store(command, dataset), []
     if recipe.augment != "none":
         ignored.append("their augmentation")
+    if recipe.cutmix:
+        ignored.append("their CutMix")
     if recipe.sharpness:
         ignored.append("their sharpness-aware steps")
     if ignored:

@@ -213,7 +213,11 @@ def _distill(job: Job, stage: Stage) -> Outcome:
     initial = None if config.initial is None else kind.initial_set(config.initial, job.dataset)
     if stage.earlier is not None:
         checkpoints = checkpoints / _folder(stage)
-        initial = stage.first_set(job.dataset, trajectories, config.seed, config.evaluate.recipe.lr)
+        choosing = None
+        if trajectories is not None:
+            line = timeline(config.experts, job.dataset.real_set().size)
+            choosing = expert_store(config, job.dataset).load(1, line, 1)  # those of the first stage
+        initial = stage.first_set(job.dataset, trajectories, config.seed, config.evaluate.recipe.lr, choosing)
 
     def on_resume(step: int) -> None:
         where = f" of stage {stage.number}" if config.stages > 1 else ""

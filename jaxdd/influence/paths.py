@@ -70,10 +70,17 @@ def intervals(
         `[T']`.
 
     Raises:
-        ValueError: Nothing is recorded before the end, or the recording stops long before it.
+        ValueError: Nothing is recorded before the end, one snapshot alone is read, or the recording stops long before
+            the end.
     """
     config = settled(config, time, total_time, recorded=recorded)
     times, total = np.asarray(time, np.float64), float(total_time)
+    if recorded and total > 0 and config.end == "final" and len(times[:: config.stride]) == 1:
+        raise SettingError(
+            f"one of {len(times)} snapshots of each expert is read (influence.stride {config.stride}), but the "
+            "estimator reads the way from the first parameters to the last; record more (experts.keep), lower the "
+            "stride, or choose endpoint"
+        )
     if config.end == "last":
         times, total = times[:-1], float(times[-1])
     steps = np.diff(np.append(times, total))
@@ -129,6 +136,11 @@ def check(task: Task, config: InfluenceConfig, size: int, time: AnyArray, total_
     if config.batch is not None and config.curvature is not None:
         raise SettingError(
             f"influence.curvature is {config.curvature}, and among fewer examples batches are others; leave it out"
+        )
+    if config.batch is not None and config.solver.batch is not None:
+        raise SettingError(
+            f"solver.batch is {config.solver.batch}, and the Hessian is that of whole batches of {config.batch}; leave "
+            "it out"
         )
     if config.estimator == "leave_one_out" and size > LARGEST_RETRAINED:
         raise SettingError(

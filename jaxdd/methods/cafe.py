@@ -64,7 +64,7 @@ class Config(ClasswiseConfig):
     longest: Annotated[int, AtLeast(1)] = 100
     """Epochs after which that training ends all the same."""
     network_batch: Annotated[int, AtLeast(1)] = 256
-    """Largest batch of the network's training."""
+    """Largest batch of the network's training, of stored images with a factor."""
     network_optimizer: Optimizer = Optimizer("sgd", 0.01, 0.0)
     """Optimizer of the network's training on the distilled set."""
 

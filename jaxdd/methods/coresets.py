@@ -185,8 +185,13 @@ def by_features(name: str, real: RealSet, features: Array, ipc: int) -> Array:
 def real_features(task: Task, real: RealSet, params: Params | None) -> Array:
     """Compute the features `[N, F]` of every real example by a network, or its inputs where there are no parameters."""
     if params is None:
-        return sampling.over_all(lambda examples: examples.inputs.reshape(len(examples.indices), -1), real)
+        return sampling.over_all(_flat_inputs, real)
     return sampling.over_all(lambda examples, params: task.model.features(params, examples.inputs), real, params)
+
+
+def _flat_inputs(examples: Examples) -> Array:
+    count = len(examples.indices)
+    return jnp.concatenate([leaf.reshape(count, -1) for leaf in jax.tree.leaves(examples.inputs)], axis=-1)
 
 
 def check_features(task: Task, real: RealSet) -> None:
@@ -228,7 +233,15 @@ def check_first(task: Task, config: MethodConfig) -> None:
 
 
 @partial(jax.jit, static_argnames=("task", "config", "lr"))
-def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodConfig, *, lr: float) -> Distilled:
+def initial_distilled(
+    key: Array,
+    task: Task,
+    sources: Sources,
+    config: MethodConfig,
+    *,
+    lr: float,
+    choosing: Trajectories | None = None,
+) -> Distilled:
     """Return the distilled set before the first step, items of each class in the order of the classes.
 
     Args:
@@ -237,6 +250,7 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
         sources: The real set, and the experts for soft labels and coresets in feature space.
         config: `items_per_class`, `init`, `labels` and `teachers` say what to do.
         lr: The learning rate to record with the set, where the method learns none.
+        choosing: The experts that real examples are chosen by, those of the sources by default.
 
     Returns:
         Inputs `[M, *]`, labels `[M, *]` and the learning rate. Noise has the labels of random real examples, and is
@@ -253,7 +267,8 @@ def initial_distilled(key: Array, task: Task, sources: Sources, config: MethodCo
     real, trajectories = sources.examples, sources.trajectories
     noise = config.init == "noise"
     choice = ("real", jax.random.fold_in(key, 1)) if noise else (config.init, key)
-    chosen = select(*choice, task, sources, config.items_per_class)
+    choosers = sources if choosing is None else sources._replace(trajectories=choosing)
+    chosen = select(*choice, task, choosers, config.items_per_class)
     examples = sampling.take(real, chosen.reshape(-1))
     inputs, labels = examples.inputs, task.labels(examples.targets)
     if noise:

@@ -65,7 +65,8 @@ class Config(ClasswiseConfig):
     network: Literal["distilled", "real"] = "distilled"
     """What the network is trained on between steps: the distilled set (DC, DSA), or real data (IDC)."""
     network_batch: Annotated[int, AtLeast(1)] = 256
-    """b, largest batch of the network's training (published for IDC: 64)."""
+    """b, largest batch of the network's training, on the distilled set of stored images with a factor (published for
+    IDC: 64)."""
     network_optimizer: Optimizer = Optimizer("sgd", 0.01, 0.0)
     """Optimizer of the network's training (published: no momentum for DC and DSA, 0.9 for IDC)."""
     network_weight_decay: Annotated[float, NonNegative] = 0.0

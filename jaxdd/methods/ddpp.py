@@ -93,7 +93,7 @@ def by_depth(task: Task, amount: float) -> Mask:
 
     def depth(name: str) -> float:
         number = re.search(r"\d+", name)
-        return int(number.group()) if number else np.inf if name.startswith("linear/") else -1
+        return int(number.group()) if number else np.inf if re.search(r"(^|/)linear/", name) else -1
 
     layer = np.repeat([depth(name) for name in sizes], list(sizes.values()))
     rank = np.empty(len(layer), int)

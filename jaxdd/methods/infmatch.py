@@ -29,7 +29,7 @@ from jaxdd.core.distilled import Distilled
 from jaxdd.core.parallel import map_over, sum_over
 from jaxdd.core.sampling import RealSet
 from jaxdd.core.tasks import Task, mean_loss
-from jaxdd.core.training import shuffle
+from jaxdd.core.training import batching, shuffle
 from jaxdd.errors import SettingError
 from jaxdd.experts.trajectories import Window
 from jaxdd.methods.base import Method, Optimizer, Sources, descent, outer_optimizer
@@ -439,7 +439,7 @@ def matching_influence(task: Task, config: Config) -> Method:
     def cached(key: Array, sources: Sources, examples: int) -> Cached:
         """Average over chunks of `real_batch`, gradients and Hessians on independent draws."""
         size = sources.examples.size
-        chunks = -(-min(examples, size) // config.real_batch)
+        chunks = -(-min(examples, size) // batching(size, config.real_batch)[1])  # batches are of one size
 
         def of_checkpoint(entry: tuple[Array, Array], real: RealSet) -> Cached:
             key, params = entry

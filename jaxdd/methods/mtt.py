@@ -46,7 +46,7 @@ class Config(MethodConfig):
     expert_snapshots: Annotated[int, AtLeast(1)] = 4
     """How many snapshots ahead of its start the student's target is (the paper's M, in epochs)."""
     batch: Annotated[int | None, AtLeast(1)] = None
-    """Mini-batch of the student, drawn without replacement; the whole distilled set by default."""
+    """Largest mini-batch of the student, drawn without replacement; the whole distilled set by default."""
     pairs: Annotated[int, AtLeast(1)] = 1
     """R, pairs of a start and its target per outer step; their gradients are averaged."""
     student_lr: Annotated[float, Positive] = 0.1
@@ -265,7 +265,7 @@ def student_trainer(task: Task, config: Config) -> Callable[[Distilled, Pair], t
             return params, jnp.vdot(gap, gap)
 
         distances = jax.lax.scan(step, task.unravel(pair.start.params), (pair.indices, pair.keys))[1]
-        return jnp.argmin(distances) + 1
+        return jnp.argmin(jnp.where(jnp.isnan(distances), jnp.inf, distances)) + 1  # it may diverge behind its target
 
     def train(distilled: Distilled, pair: Pair) -> tuple[Array, dict[str, Array]]:
         draws: tuple[Array, ...] = (pair.indices, pair.keys)

@@ -62,7 +62,7 @@ class Config(MethodConfig):
     student_optimizer: Optimizer = Optimizer("adam", 1e-3)
     """The students' optimizer."""
     batch: Annotated[int | None, AtLeast(1)] = None
-    """Mini-batch of a student, drawn without replacement; the whole distilled set by default."""
+    """Largest mini-batch of a student, drawn without replacement; the whole distilled set by default."""
     real_batch: Annotated[int, AtLeast(1)] = 512
     """B, real examples of the loss at the end of the window."""
     image_optimizer: Optimizer = Optimizer("adam", 1e-3)
@@ -253,14 +253,15 @@ def through_windows(task: Task, config: Config) -> Method:
             return train_step(constant, carry, draw.indices[n], draw.keys[n])[0]
 
         def within(carry: PyTree, n: Array) -> tuple[PyTree, None]:
-            at = jnp.minimum(begin + n, config.student_steps - 1)
+            n = n - (config.longest - size)  # idle first: a truncated gradient is that of the last steps
+            at = begin + jnp.maximum(n, 0)
 
             def go_on(carry: PyTree) -> PyTree:
                 return train_step(distilled, carry, draw.indices[at], draw.keys[at])[0]
 
             if config.schedule == "random":
                 return go_on(carry), None
-            return jax.lax.cond(n < size, go_on, lambda carry: carry, carry), None
+            return jax.lax.cond(n >= 0, go_on, lambda carry: carry, carry), None
 
         carry = jax.lax.stop_gradient(jax.lax.fori_loop(0, begin, before, first))
         (params, _), _ = unroll(within, carry, jnp.arange(config.longest), how=config.unroll)
