@@ -365,7 +365,8 @@ def test_real_set_and_its_examples_score_alike():
     real = sampling.real_set(images, labels, 3, fit("standard", images))
     task = classification(models.build(MLP(width=4, depth=1), (4, 4, 1), 3), 3)
     params = ravel_pytree(task.model.init(jax.random.key(0)))[0]
-    path = influence.at(params)._replace(total_time=jnp.asarray(0.5))
+    twice, steps = jnp.stack([params, params])[None], jnp.arange(2)
+    path = Trajectories(twice, params[None], jnp.full(2, 0.25), 0.25 * steps, jnp.asarray(0.5), steps)
     config = InfluenceConfig("tracin", chunk=5)
     examples = sampling.take(real, jnp.arange(14))
     ours, theirs = (influence.scores(task, data, examples, path, config) for data in (real, examples))
