@@ -28,9 +28,9 @@ GROUPS = {
         "ConvNet of width 128 and depth 3. The set is chosen on a validation split of a tenth of the training images, "
         "the papers choose on test or take the last one. Published numbers are those of the methods' papers. The seed "
         "is 0 where a command does not say another. *Took* is distillation, and the training of experts where there "
-        "were none yet. Not measured: full data (50 epochs of one network take three hours on two busy cores) and, but "
-        "for random real images, fifty images per class; they need an accelerator. So do those at ten, of which rows "
-        "on two cores say how few of the published steps they took. What influence scores say of CIFAR-10: "
+        "were none yet. Not measured, but for random real images: fifty images per class, which need an accelerator. "
+        "So do those at ten, of which rows on two cores say how few of the published steps they took, and full data "
+        "for 50 epochs. What influence scores say of CIFAR-10: "
         "[influence](../jaxdd/influence/README.md#what-it-says-of-cifar-10).",
     ),
     "presets": (
@@ -124,7 +124,7 @@ def listed(found: list[dict[str, Any]]) -> str:
         lines.append(
             [
                 row["method"],
-                row["ipc"],
+                "" if row["method"] == "full data" else row["ipc"],
                 published,
                 accuracy(row),
                 took,
