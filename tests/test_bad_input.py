@@ -182,6 +182,7 @@ ROWS = {
     ),
     "workdir none": (lambda _: Config(workdir=None), "workdir is None; give text"),
     "workdir empty": (lambda _: Config(workdir=""), "workdir is ''; give a path on this machine's disks"),
+    "workdir of a home": (lambda _: Config(workdir="~/a"), "workdir is '~/a', which only a shell reads as a home"),
     "workdir remote": (lambda _: Config(workdir="gs://a/b"), "workdir is 'gs://a/b'; give a path on this machine's di"),
     "window": (lambda _: Window(first=3, start=2), "window has first=3, start=2, end=None; it needs 0 <= first < st"),
     "window end": (lambda _: Window(end=1.5), "window.end is 1.5; give a whole number, or leave it out"),

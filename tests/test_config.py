@@ -190,6 +190,13 @@ def test_overrides_reach_nested_fields_with_their_type():
     assert type(config.method.ipc) is int and type(config.experts.recipe.lr) is float
 
 
+def test_a_home_is_read_behind_an_equals_sign_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = read(["--workdir=~/runs", "--experts.directory=~/experts", "--data.name=folder:~/x"])
+    assert (config.workdir, config.experts.directory) == ("/home/someone/runs", "/home/someone/experts")
+    assert config.data.name == "folder:~/x"  # which the reader of folders expands
+
+
 def test_nothing_given_is_the_default():
     assert parse([]) == read([]) == read(["run"]) == Config()
 

@@ -10,6 +10,7 @@ from jaxdd import classification, models
 from jaxdd.core import sampling
 from jaxdd.core.distilled import hard_labels
 from jaxdd.core.normalization import fit
+from jaxdd.core.parallel import make_mesh
 from jaxdd.core.sampling import real_set
 from jaxdd.experts.trajectories import Trajectories
 from jaxdd.methods import MethodConfig, Sources, coresets, initial_distilled
@@ -106,6 +107,17 @@ def test_features_do_not_depend_on_the_chunk(problem, monkeypatch, chunk):
     features = coresets.real_features(task, real, None)
     expected = np.asarray(real.normalization(jnp.asarray(real.inputs))).reshape(27, -1)
     np.testing.assert_allclose(features, expected, rtol=1e-6)
+
+
+def test_features_of_a_batch_normalized_network_do_not_depend_on_the_devices(problem):
+    _, real, _ = problem
+    model = models.build(models.ConvNet(width=4, depth=1, norm="batch"), (4, 4, 1), 3)
+    task, params = classification(model, 3), model.init(jax.random.key(1))
+    images = real.normalization(jnp.asarray(real.inputs))
+    for devices in (1, 8):
+        with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+            found = coresets.real_features(task, real, params)
+        np.testing.assert_allclose(found, model.features(params, images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The commands, and how a command line becomes one of them."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple, Union
@@ -56,6 +57,12 @@ COMMANDS = {
 }
 
 
+def _at_home(word: str) -> str:
+    """Read `--workdir=~/runs` as `--workdir ~/runs` is read: there the shell does it."""
+    name, equals, value = word.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if equals and name.startswith("--") else word
+
+
 def read(words: Sequence[str]) -> Config | Influence | Evaluate | Train | Convert | Compare | List:
     """Read a command line: a name of `COMMANDS` and its options; without a name it is a run.
 
@@ -63,7 +70,7 @@ def read(words: Sequence[str]) -> Config | Influence | Evaluate | Train | Conver
         SettingError: A bad value.
         SystemExit: `--help`, or an unknown command or field.
     """
-    words = list(words)
+    words = [_at_home(word) for word in words]
     if not words or (words[0].startswith("-") and words[0] not in HELP):
         words = ["run", *words]
     choices = (

@@ -108,6 +108,8 @@ class Config(Common):
         for name in ("workdir", "initial"):
             if (path := getattr(self, name)) is not None and (not path or "://" in path):
                 raise SettingError(f"{name} is {path!r}; give a path on this machine's disks")
+            if path is not None and path.startswith("~"):
+                raise SettingError(f"{name} is {path!r}, which only a shell reads as a home; write it out")
         if self.stages > 1 and self.initial is not None:
             raise SettingError(f"initial is {self.initial!r}, and stages make their first sets; leave one of them out")
 

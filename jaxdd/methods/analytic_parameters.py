@@ -131,7 +131,8 @@ def matching_projections(task: Task, config: Config) -> Method:
         del key
 
         def of_expert(params: Array, real: RealSet) -> Projections:
-            images, texts = sampling.over_all(embedded, real, params)
+            by_batch = task.model.observe is not None
+            images, texts = sampling.over_all(embedded, real, params, exact=by_batch)
             return projections(images, texts, jnp.full(real.size, 1 / real.size), config.ridge)
 
         computed: Projections = map_over(of_expert, sources.experts.final, sources.examples)

@@ -154,7 +154,7 @@ def select(name: str, key: Array, task: Task, sources: Sources, ipc: int) -> Arr
         return sampling.balanced(key, real, ipc)
     if name == "correct":
         params = task.unravel(sources.experts.final[0])
-        found = sampling.over_all(lambda e, params: jnp.argmax(task.model.apply(params, e.inputs), -1), real, params)
+        found = _of_all(task, real, params, lambda params, inputs: jnp.argmax(task.model.apply(params, inputs), -1))
         return sampling.balanced(key, real, ipc, preferred=found == real.targets)
     trajectories = sources.trajectories
     params = None if trajectories is None else task.unravel(trajectories.final[0])
@@ -186,7 +186,13 @@ def real_features(task: Task, real: RealSet, params: Params | None) -> Array:
     """Compute the features `[N, F]` of every real example by a network, or its inputs where there are no parameters."""
     if params is None:
         return sampling.over_all(_flat_inputs, real)
-    return sampling.over_all(lambda examples, params: task.model.features(params, examples.inputs), real, params)
+    return _of_all(task, real, params, task.model.features)
+
+
+def _of_all(task: Task, real: RealSet, params: Params, function: Callable[[Params, PyTree], Array]) -> Array:
+    """Apply `(params, inputs) -> [B, *]` to every example; batches are alike on any devices where they matter."""
+    by_batch = task.model.observe is not None
+    return sampling.over_all(lambda examples, params: function(params, examples.inputs), real, params, exact=by_batch)
 
 
 def _flat_inputs(examples: Examples) -> Array:
