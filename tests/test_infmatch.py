@@ -260,10 +260,11 @@ def displacement_cosines(toy, steps, lr):
     return {estimator: cosine(estimate(estimator), truth) for estimator in ESTIMATORS}
 
 
-def test_a_cache_reads_as_many_examples_as_it_says(stripes):
+@pytest.mark.parametrize("cache", [190, 5000])
+def test_a_cache_reads_as_many_examples_as_it_says(stripes, cache):
     task = classification(models.build(MLP(width=4, depth=1), (8, 8, 1), 3), 3)
     real, params = stripes.real_set(), ravel_pytree(task.model.init(jax.random.key(1)))[0]
-    config = infmatch.Config(estimator="first_order", cache=190, real_batch=190, window=Window(start=1, end=1))
+    config = infmatch.Config(estimator="first_order", cache=cache, real_batch=190, window=Window(start=1, end=1))
     experts = influence.at(params)
     method = config.build(task)
     cached = method.prepare(jax.random.key(0), Sources(real, experts))

@@ -71,7 +71,7 @@ class Config(FormationConfig):
     (published: 50)."""
     cache: Annotated[int | None, AtLeast(1)] = None
     """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples drawn without replacement (all,
-    if there are fewer); by default every step draws its own. Without augmentation, and with the experts on the devices
+    if there are fewer; in whole batches of at most real_batch); by default every step draws its own. Without augmentation, and with the experts on the devices
     (experts.residency) only: the cache takes up to twice their size."""
     window: Window = Window(start=16)
     """Checkpoints in use, and how they progress."""
@@ -439,7 +439,8 @@ def matching_influence(task: Task, config: Config) -> Method:
     def cached(key: Array, sources: Sources, examples: int) -> Cached:
         """Average over chunks of `real_batch`, gradients and Hessians on independent draws."""
         size = sources.examples.size
-        chunks = -(-min(examples, size) // batching(size, config.real_batch)[1])  # batches are of one size
+        batches, batch = batching(size, config.real_batch)  # of one size, which may be smaller than real_batch
+        chunks = min(max(round(examples / batch), 1), batches)
 
         def of_checkpoint(entry: tuple[Array, Array], real: RealSet) -> Cached:
             key, params = entry
