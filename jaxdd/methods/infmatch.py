@@ -71,8 +71,9 @@ class Config(FormationConfig):
     (published: 50)."""
     cache: Annotated[int | None, AtLeast(1)] = None
     """Compute G_D and H_D G_D of every checkpoint once, each on this many real examples drawn without replacement (all,
-    if there are fewer; in whole batches of at most real_batch); by default every step draws its own. Without augmentation, and with the experts on the devices
-    (experts.residency) only: the cache takes up to twice their size."""
+    if there are fewer; in whole batches of at most real_batch); by default every step draws its own. Without
+    augmentation, and with the experts on the devices (experts.residency) only: the cache takes up to twice their
+    size."""
     window: Window = Window(start=16)
     """Checkpoints in use, and how they progress."""
     hvp: Literal["exact", "finite_difference"] = "exact"
