@@ -11,8 +11,8 @@ Published  72.5 % test accuracy (random real images 26.0, full data 84.8). The p
            soft labels from the final model, early checkpoints first and SGD (images 50, labels 7, momentum 0.9, batch
            50), but neither the number of checkpoints and iterations nor the normalization of its objective, on which
            those learning rates depend.
-Measured   38.9 ± 0.4 % with one image per class, budget=cpu and --method.steps 400, in 44 minutes on one of two cores,
-           24 of them for experts (MTT on such experts 39.9 ± 1.3). Before, 28.5 ± 0.6 % after 800 steps with
+Measured   40.6 ± 0.6 % with one image per class and budget=cpu, in 70 minutes on one of two cores, other work beside,
+           and half an hour for experts (MTT on such experts 39.9 ± 1.3); 38.9 ± 0.4 after 400 steps. 28.5 ± 0.6 % with
            --method.factor 1; with the field's constants of normalization, and 400 steps, 33.1 ± 0.3 (22.2 ± 0.5 with
            factor 1). As it stands not yet: it needs an accelerator.
            With learning rates of 0.1 second_order gains nothing there (20.3 ± 0.2 %, the first set): the whitened
