@@ -416,14 +416,14 @@ def check_initial(given: Distilled, config: MethodConfig, task: Task) -> None:
         raise SettingError(
             f"the initial set has {given.size} items, but the method makes {items}; give a set of the same ipc"
         )
-    if task.classes is None or not np.isin(given.targets, (0, 1)).all():
+    if not _has_hard_labels(given, task):
         return
     if config.labels == "learned" and task.soft_labels:
         raise SettingError(
             "method.labels is 'learned', and the labels of the initial set are hard: the softmax of such logits has no "
             "slope, they would never move; give a set with soft labels, or choose hard"
         )
-    counts = np.bincount(np.argmax(given.labels, -1), minlength=task.classes)
+    counts = np.bincount(np.argmax(given.labels, -1), minlength=task.items(1))
     if len({*counts.tolist()}) > 1:
         least, most = int(counts.argmin()), int(counts.argmax())
         raise SettingError(
@@ -437,10 +437,15 @@ def in_class_order(given: Distilled, task: Task) -> Distilled:
 
     Items whose labels are soft are taken to be in that order: what a label has learned need not be the item's class.
     """
-    if task.classes is None or not np.isin(given.targets, (0, 1)).all():
+    if not _has_hard_labels(given, task):
         return given
     order = np.argsort(np.argmax(given.labels, -1), kind="stable")
     return given._replace(inputs=given.inputs[order], labels=given.labels[order])
+
+
+def _has_hard_labels(given: Distilled, task: Task) -> bool:
+    """Return whether a set of classes has labels whose softmax is 0 or 1."""
+    return task.classes is not None and bool(np.isin(given.targets, (0, 1)).all())
 
 
 def _check_shapes(given: Distilled, expected: Distilled) -> None:
